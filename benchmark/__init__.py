@@ -1,0 +1,67 @@
+"""PoisonGames: backdoor attacks against defenses, measured by fixed games.
+
+Everything a plugin author needs is importable from here; see `benchmark.api`.
+Names are loaded on first use, so that `import benchmark` stays free of torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmark.api import (
+        Architecture,
+        Attack,
+        AttackerView,
+        CodePoisoningAttack,
+        Count,
+        Dataset,
+        Defense,
+        Deployment,
+        ImageSet,
+        Images,
+        PoisoningAttack,
+        Positive,
+        Repair,
+        Sanitizer,
+        Share,
+        Source,
+        TrustedData,
+        Verdict,
+        hookimpl,
+    )
+
+try:
+    __version__ = version("poisongames")
+except PackageNotFoundError:  # a checkout on the path that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "Architecture",
+    "Attack",
+    "AttackerView",
+    "CodePoisoningAttack",
+    "Count",
+    "Dataset",
+    "Defense",
+    "Deployment",
+    "ImageSet",
+    "Images",
+    "PoisoningAttack",
+    "Positive",
+    "Repair",
+    "Sanitizer",
+    "Share",
+    "Source",
+    "TrustedData",
+    "Verdict",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("benchmark.api"), name)
+    raise AttributeError(f"module 'benchmark' has no attribute {name!r}")

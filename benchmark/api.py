@@ -1,0 +1,263 @@
+"""What a plugin author imports: base classes, and what each side of a game may see.
+
+A plugin is a dataclass. Its fields are its hyper-parameters; they are printed, checked,
+hashed into every result and set from the command line as ``name:field=value``. The class
+attributes `name`, `version` and `paper` identify it, and the first line of its docstring is
+its summary. Raise `version` whenever results may change.
+
+Randomness comes only from the generator that is passed in: it lives on the device of the
+images and is seeded from the names of the cell that is being played.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import pluggy
+import torch
+from pydantic import Field
+from torch import Generator, Tensor
+
+from benchmark.images import ImageSet, TrustedData
+
+if TYPE_CHECKING:
+    from benchmark.models import Classifier
+    from benchmark.training import Trainer
+
+__all__ = [
+    "Architecture",
+    "Attack",
+    "AttackerView",
+    "CodePoisoningAttack",
+    "Count",
+    "Dataset",
+    "Defense",
+    "Deployment",
+    "ImageSet",
+    "Images",
+    "PoisoningAttack",
+    "Positive",
+    "Repair",
+    "Sanitizer",
+    "Share",
+    "Source",
+    "TrustedData",
+    "Verdict",
+    "hookimpl",
+]
+
+hookimpl = pluggy.HookimplMarker("poisongames")
+
+#: float32 (B, C, H, W) with values in [0, 1].
+Images = Tensor
+
+Share = Annotated[float, Field(ge=0, le=1, description="from 0 to 1")]
+Positive = Annotated[float, Field(gt=0, description="above 0")]
+Count = Annotated[int, Field(ge=1, description="at least 1")]
+
+Threat = Literal["poison-label", "clean-label", "code"]
+Stage = Literal["sanitize", "repair", "deploy"]
+
+
+class Plugin(ABC):
+    """What all plugins have in common: an identity and hyper-parameters."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    paper: ClassVar[str] = ""
+
+
+@dataclass(frozen=True)
+class AttackerView:
+    """What an attacker knows before the victim is trained.
+
+    Attributes:
+        target: class that triggered images shall be given.
+        class_names: names of the K classes.
+        shape: (C, H, W) of the images.
+        auxiliary: clean images that are in no other split, for a surrogate model.
+        trainer: the benchmark's training loop, with the victim's recipe.
+        new_model: builds an untrained classifier of the victim's architecture.
+    """
+
+    target: int
+    class_names: tuple[str, ...]
+    shape: tuple[int, int, int]
+    auxiliary: ImageSet
+    trainer: Trainer
+    new_model: Callable[[Generator], Classifier]
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+
+class Attack(Plugin):
+    """Base of all attacks: a trigger, and what had to be learnt for it."""
+
+    threat: Threat
+    view: AttackerView
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        """What was learnt in `prepare`; it is saved beside the victim and loaded again."""
+        return {}
+
+    def setup(
+        self, view: AttackerView, rng: Generator, state: dict[str, Tensor] | None = None
+    ) -> None:
+        """Bind the attack to what it may know, and prepare it unless `state` is given."""
+        self.view = view
+        if state is None:
+            self.prepare(rng)
+        else:
+            self.state = state
+
+    def prepare(self, rng: Generator) -> None:
+        """Learn what the trigger needs from `self.view` and put it into `self.state`."""
+
+    @abstractmethod
+    def trigger(self, images: Images, rng: Generator) -> Images:
+        """Return triggered copies of `images`; this exploits the backdoor at test time."""
+
+
+class PoisoningAttack(Attack):
+    """An attack that changes m training images; the victim trains on its own.
+
+    Set `clean_label` where labels must stay true: then images of the target class are
+    offered, otherwise images of all other classes.
+    """
+
+    clean_label: bool = False
+
+    @property
+    def threat(self) -> Threat:  # type: ignore[override]
+        return "clean-label" if self.clean_label else "poison-label"
+
+    def poison(self, images: Images, labels: Tensor, rng: Generator) -> tuple[Images, Tensor]:
+        """Return the images and labels to inject in place of the m given ones.
+
+        Labels are int64 (m,), each the true one or the target. Only an attack whose threat
+        is "code" may return probabilities, float32 (m, K).
+        """
+        if not self.clean_label:
+            labels = torch.full_like(labels, self.view.target)
+        return self.trigger(images, rng), labels
+
+
+class CodePoisoningAttack(Attack):
+    """An attack that owns the training code."""
+
+    threat: Threat = "code"
+
+    @abstractmethod
+    def train(self, model: Classifier, data: ImageSet, trainer: Trainer, rng: Generator) -> None:
+        """Train the untrained `model` in place on clean `data`."""
+
+
+class Defense(Plugin):
+    """Base of all defenses; derive from one of the stages below."""
+
+    stage: ClassVar[Stage]
+
+
+class Sanitizer(Defense):
+    """Removes suspicious training images before the victim is trained."""
+
+    stage = "sanitize"
+
+    @abstractmethod
+    def sanitize(
+        self, data: ImageSet, train: Callable[[ImageSet, Generator], Classifier], rng: Generator
+    ) -> Tensor:
+        """Return bool (N,), True for what may stay. `train` fits a model of the victim's kind."""
+
+
+class Repair(Defense):
+    """Changes the weights of a suspect model."""
+
+    stage = "repair"
+
+    @abstractmethod
+    def repair(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Iterator[None]:
+        """Repair `model` in place, yielding after every optimisation step.
+
+        The harness measures between steps and stops asking for more once the budget of
+        clean accuracy is spent, so a repair contains no evaluation and no early stop.
+        """
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A guarded model's answer to B images.
+
+    Attributes:
+        predictions: int64 (B,), -1 for an input that is rejected.
+        suspicion: float32 (B,), higher is more suspicious.
+    """
+
+    predictions: Tensor
+    suspicion: Tensor
+
+
+class Deployment(Defense):
+    """Guards a model while it answers."""
+
+    stage = "deploy"
+
+    @abstractmethod
+    def deploy(
+        self, model: Classifier, trusted: TrustedData, rng: Generator
+    ) -> Callable[[Images], Verdict]:
+        """Return the guarded model."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A decoded data set, before a protocol splits it.
+
+    Attributes:
+        train: the images that training, trusted and auxiliary splits are drawn from.
+        test: the images that validation and test splits are drawn from; None where the
+            data set has no such part, then all splits are drawn from `train`.
+        class_names: names of the K classes, by label.
+    """
+
+    train: ImageSet
+    test: ImageSet | None
+    class_names: tuple[str, ...]
+
+
+class Dataset(Plugin):
+    """A named data set. What it decodes is cached and mapped into memory from then on."""
+
+    def files(self, folders: Sequence[Path]) -> Sequence[Path] | None:
+        """Return the files to decode from the first folder that holds the set, or None.
+
+        An empty sequence means that the set needs no files; None, that it is to be downloaded.
+        """
+        return ()
+
+    @abstractmethod
+    def decode(self, files: Sequence[Path]) -> Source:
+        """Read the files; raise `benchmark.data.DataError` where they are damaged."""
+
+    def download(self, folder: Path) -> Source:
+        """Fetch and decode the set, with `folder`, which is deleted afterwards, to work in.
+
+        Called only where `files` returns None; raise `benchmark.data.DataError` on failure.
+        """
+        raise NotImplementedError(f"{self.name} cannot be downloaded")
+
+
+class Architecture(Plugin):
+    """A family of classifiers."""
+
+    @abstractmethod
+    def build(self, shape: tuple[int, int, int], classes: int) -> Classifier:
+        """Return an untrained classifier for (C, H, W) images, drawn from torch's global seed."""

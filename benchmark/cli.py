@@ -1,0 +1,286 @@
+"""The command line: thin commands; torch is imported inside the ones that compute."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmark.registry import Registry
+
+app = typer.Typer(
+    help="Play backdoor attacks against defenses by fixed protocols, and rank what comes out.\n\n"
+    "Begin with [b]poisongames run digits-v1[/b], then "
+    "[b]poisongames board build runs/digits-v1[/b].",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+board = typer.Typer(help="Make tables from records.", no_args_is_help=True)
+app.add_typer(board, name="board")
+
+out, err = Console(), Console(stderr=True)
+
+PluginFiles = Annotated[
+    Optional[list[Path]],
+    typer.Option("--plugin", help="A plugin in a single file; may be given several times."),
+]
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Print errors that a person can mend as one sentence, without a traceback."""
+    from benchmark.data import DataError
+    from benchmark.protocol import ProtocolError
+    from benchmark.registry import RegistryError
+    from benchmark.runs.execute import WorkerDied
+    from benchmark.runs.store import StoreError
+
+    try:
+        yield
+    except (DataError, ProtocolError, RegistryError, StoreError, WorkerDied) as error:
+        err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+def _seconds(text: str | None) -> float | None:
+    """Parse a duration such as 90s, 9m, 1h30m or a plain number of seconds."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
+    if not text.strip() or match is None:
+        raise typer.BadParameter(f"{text!r} is no duration; write 90s, 9m or 1h30m")
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return 3600.0 * hours + 60 * minutes + seconds
+
+
+def _registry(files: list[Path] | None) -> Registry:
+    from benchmark.registry import Registry
+
+    registry = Registry(files or ())
+    wanted = {str(path) for path in files or ()}
+    for failure in registry.failures:
+        err.print(
+            f"[yellow]plugin {escape(failure.name)} ({escape(failure.origin)}) is left out:[/yellow] "
+            f"{escape(failure.error)}",
+            soft_wrap=True,
+        )
+        if failure.origin in wanted:  # a file that was asked for by name
+            raise typer.Exit(2)
+    return registry
+
+
+@app.command()
+def run(
+    protocol: Annotated[str, typer.Argument(help="A released protocol, or a .toml file.")],
+    attack: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help="Attack to play, as name or name:field=value,…; m and boost count as fields. "
+            "May be given several times; the protocol's grid by default."
+        ),
+    ] = None,
+    defense: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Likewise for defenses; join stages of one pipeline by '+'."),
+    ] = None,
+    seeds: Annotated[Optional[int], typer.Option(help="Number of repetitions.")] = None,
+    recipe: Annotated[
+        Optional[str], typer.Option(help="Training recipe; the protocol's own by default.")
+    ] = None,
+    time_limit: Annotated[
+        Optional[str], typer.Option(help="Stop after this long (90s, 9m, 1h); run again to continue.")
+    ] = None,
+    out_dir: Annotated[
+        Optional[Path], typer.Option("--out", help="Folder of the run; runs/PROTOCOL by default.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[
+        Optional[int], typer.Option(help="Processes side by side; one per core, one on a GPU.")
+    ] = None,
+    data_dir: Annotated[
+        Optional[Path], typer.Option(help="Folder that holds data sets; see README.")
+    ] = None,
+    plugin: PluginFiles = None,
+) -> None:
+    """Play a protocol's games and save a record per cell.
+
+    A run that was stopped, killed or interrupted continues with the same command. A cell
+    that failed keeps its record with the error; delete the record to try again.
+    """
+    import time
+
+    limit = _seconds(time_limit)
+    started = time.monotonic()
+    with _one_sentence():
+        import os
+
+        import torch
+
+        from benchmark import data
+        from benchmark import protocol as protocols
+        from benchmark.api import Dataset
+        from benchmark.progress import Display
+        from benchmark.runs.execute import execute
+        from benchmark.runs.plan import plan
+        from benchmark.runs.tasks import Setup
+
+        chosen = protocols.load(protocol)
+        registry = _registry(plugin)
+        try:
+            cells = plan(
+                chosen,
+                registry,
+                attacks=attack or (),
+                defenses=defense or (),
+                seeds=seeds,
+                recipe=recipe,
+            )
+        except ValueError as error:
+            raise protocols.ProtocolError(str(error)) from None
+        if device not in ("auto", "cpu", "cuda"):
+            raise typer.BadParameter(f"{device!r}; choose auto, cpu or cuda", param_hint="--device")
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda" and not torch.cuda.is_available():
+            raise typer.BadParameter("no GPU is available here", param_hint="--device")
+        # Before any worker starts: data errors are said once, and decoding is done once.
+        data.load(registry.create(Dataset, chosen.splits.dataset), data_dir)
+        root = out_dir or Path("runs") / chosen.name
+        setup = Setup(
+            protocol=chosen,
+            recipe=recipe or chosen.recipe,
+            device=device,
+            plugin_files=registry.paths,
+            data_dir=data_dir,
+            root=root,
+            threads=1,
+        )
+        with Display(err, f"{chosen.name} on {device}") as display:
+            summary = execute(
+                setup,
+                cells,
+                workers=workers or (1 if device == "cuda" else os.cpu_count() or 1),
+                deadline=None if limit is None else started + limit,
+                listener=display.listener,
+            )
+    minutes = (time.monotonic() - started) / 60
+    out.print(
+        f"{summary.done} of {summary.total} cells of {chosen.name} done after {minutes:.1f} min; "
+        f"records in {root / 'records'}",
+        soft_wrap=True,
+    )
+    if display.failed:
+        out.print(f"{display.failed} cells failed; `poisongames board build {root}` lists them")
+    if summary.why:
+        reason = "time limit reached" if summary.why == "time" else "interrupted"
+        out.print(f"{reason}; the same command continues")
+        raise typer.Exit(3 if summary.why == "time" else 130)
+
+
+@app.command()
+def plugins(
+    name: Annotated[Optional[str], typer.Argument(help="Show one plugin's parameters.")] = None,
+    plugin: PluginFiles = None,
+) -> None:
+    """List attacks, defenses, data sets and architectures, or show one of them."""
+    from benchmark.registry import Registry
+
+    registry = Registry(plugin or ())
+    if name is None:
+        _list_plugins(registry)
+    else:
+        _show_plugin(registry, name)
+
+
+def _list_plugins(registry: Registry) -> None:
+    from benchmark.registry import nature
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "kind", "threat or stage", "version", "from", "summary"):
+        table.add_column(column, overflow="fold", no_wrap=column == "name")
+    for entry in registry.entries:
+        table.add_row(
+            entry.plugin.name,
+            entry.kind.__name__.lower(),
+            nature(entry.plugin),
+            str(entry.plugin.version),
+            escape(entry.origin),
+            escape(entry.summary),
+        )
+    out.print(table)
+    for failure in registry.failures:
+        out.print(
+            f"[red]failed[/red] {escape(failure.name)} ({escape(failure.origin)}): "
+            f"{escape(failure.error)}",
+            soft_wrap=True,
+        )
+
+
+def _show_plugin(registry: Registry, name: str) -> None:
+    import inspect
+
+    from benchmark.registry import describe_type, nature, parameters, shown_default
+
+    found = [entry for entry in registry.entries if entry.plugin.name == name]
+    if not found:
+        import difflib
+
+        names = [entry.plugin.name for entry in registry.entries]
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        err.print(f"[red]error:[/red] no plugin is named {escape(name)}{hint}")
+        raise typer.Exit(2)
+    for entry in found:
+        plugin = entry.plugin
+        kind = entry.kind.__name__.lower()
+        out.print(f"[b]{plugin.name}[/b] {kind} ({nature(plugin) or kind}), version {plugin.version}")
+        out.print(f"from {escape(entry.origin)}; paper: {escape(plugin.paper) or 'none given'}\n")
+        out.print(escape(inspect.getdoc(plugin) or ""))
+        table = Table("parameter", "default", "allowed", box=None, pad_edge=False)
+        for field, (hint, default) in parameters(plugin).items():
+            table.add_row(field, escape(shown_default(default)), escape(describe_type(hint)))
+        out.print()
+        out.print(table if table.rows else "no parameters")
+
+
+@app.command()
+def protocols(
+    name: Annotated[Optional[str], typer.Argument(help="Show one protocol's grid.")] = None,
+) -> None:
+    """List the released protocols, or show one of them."""
+    with _one_sentence():
+        from benchmark import protocol as module
+
+        if name is None:
+            table = Table("name", "sha256", "summary", box=None, pad_edge=False)
+            for known, sha in module.released().items():
+                table.add_row(known, sha[:12], escape(module.load(known).summary))
+            out.print(table)
+        else:
+            out.print_json(module.load(name).model_dump_json())
+
+
+@board.command("build")
+def build_board(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, with records/ inside.")],
+) -> None:
+    """Write README.md and CSV tables from records, and print them."""
+    with _one_sentence():
+        from rich.markdown import Markdown
+
+        from benchmark.leaderboard.build import build
+
+        text = build(folder)
+    out.print(Markdown(text) if out.is_terminal else text, soft_wrap=not out.is_terminal)
+    out.print(f"written to {folder / 'README.md'} and {folder}/*.csv", soft_wrap=True)

@@ -1,0 +1,170 @@
+"""Loads data sets: found on disk or fetched, decoded once, mapped into memory ever after."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmark.api import Dataset, Source
+from benchmark.images import ImageSet
+from benchmark.protocol import digest
+from benchmark.registry import identity
+
+__all__ = ["DataError", "load"]
+
+#: Where the sets lie on machines that come with them, from the current folder.
+_NEIGHBOUR = Path("../shared/data")
+
+#: Written last into a cache entry: names the classes, and the arrays as they were written.
+_MARKER = "entry.json"
+
+
+class DataError(ValueError):
+    """A data set that is missing, damaged or not what it should be, in one sentence."""
+
+
+def load(dataset: Dataset, data_dir: Path | None = None, cache: Path | None = None) -> Source:
+    """Find, decode and cache a data set.
+
+    A set that needs files is looked for in `data_dir`, in the folder $POISONGAMES_DATA, in
+    ``../shared/data``, among what was downloaded before, and is downloaded at last. Its
+    decoded arrays are kept in the cache and mapped into memory, copy-on-write, so a set may
+    be larger than memory. Changed files are decoded anew, and so is a damaged cache entry.
+
+    Args:
+        data_dir: holds ``<name>/`` or ``data/<name>/``, or is itself the folder of the set.
+        cache: where decoded arrays are kept; by default $XDG_CACHE_HOME/poisongames, or
+            ~/.cache/poisongames.
+
+    Raises:
+        DataError: missing, damaged or wrong files, a failed download, or a cache that cannot
+            be written.
+    """
+    files = dataset.files(_folders(data_dir))
+    if files is not None and not files:
+        return dataset.decode(files)
+    if cache is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "poisongames"
+    entry = cache / f"{dataset.name}-{_fingerprint(dataset, files or ())[:16]}"
+    return _open(entry) or _fill(entry, dataset, files)
+
+
+def _folders(data_dir: Path | None) -> list[Path]:
+    folders = []
+    if data_dir is not None:
+        folders.append(_existing(data_dir, "--data-dir"))
+    if variable := os.environ.get("POISONGAMES_DATA"):
+        folders.append(_existing(Path(variable), "$POISONGAMES_DATA"))
+    if _NEIGHBOUR.is_dir():
+        folders.append(_NEIGHBOUR)
+    return folders
+
+
+def _existing(folder: Path, option: str) -> Path:
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; {option} must name the one that holds data sets")
+    return folder
+
+
+def _fingerprint(dataset: Dataset, files: Sequence[Path]) -> str:
+    """Changes with the set, its version and parameters, and with any of its files."""
+    sources = []
+    for file in files:
+        try:
+            sources.append([str(file.resolve()), *_stamp(file)])
+        except OSError as error:
+            raise DataError(
+                f"{file} cannot be read ({error.strerror}); restore or remove it"
+            ) from error
+    return digest([identity(dataset), sources])
+
+
+def _open(entry: Path) -> Source | None:
+    """Map a cache entry into memory, or return None where there is no sound one."""
+    try:
+        marker = json.loads((entry / _MARKER).read_text())
+        arrays = {}
+        for name, stamp in marker["arrays"].items():
+            if _stamp(entry / name) != stamp:
+                return None
+            arrays[name] = torch.from_numpy(np.load(entry / name, mmap_mode="c"))
+        parts = [
+            ImageSet(arrays[f"{split}_pixels.npy"], arrays[f"{split}_labels.npy"])
+            for split in ("train", "test")
+            if f"{split}_pixels.npy" in arrays
+        ]
+        return Source(parts[0], parts[1] if parts[1:] else None, tuple(marker["class_names"]))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _fill(entry: Path, dataset: Dataset, files: Sequence[Path] | None) -> Source:
+    with _workshop(entry) as work:
+        # Another process may have filled the entry while this one waited for it.
+        source = _open(entry)
+        if source is None:
+            source = dataset.download(work) if files is None else dataset.decode(files)
+            _write(source, work / "entry", entry)
+        return _open(entry) or source
+
+
+@contextmanager
+def _workshop(entry: Path) -> Iterator[Path]:
+    """Keep other processes from filling `entry`, and lend an empty folder beside it."""
+    work = entry.with_name(f"{entry.name}.part")
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        lock = entry.with_name(f"{entry.name}.lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Whoever holds the lock is alone here: what there is was left by a killed run.
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+    except OSError as error:
+        raise _unwritable(entry.parent, error) from error
+    with lock:
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _write(source: Source, folder: Path, entry: Path) -> None:
+    """Write the decoded arrays into `folder` and move it to `entry` when all is there."""
+    arrays = {"train_pixels": source.train.pixels, "train_labels": source.train.labels}
+    if source.test is not None:
+        arrays |= {"test_pixels": source.test.pixels, "test_labels": source.test.labels}
+    try:
+        folder.mkdir()
+        for name, array in arrays.items():
+            with (folder / f"{name}.npy").open("wb") as file:
+                np.save(file, array.numpy())
+                file.flush()
+                os.fsync(file.fileno())
+        stamps = {path.name: _stamp(path) for path in folder.iterdir()}
+        marker = {"class_names": source.class_names, "arrays": stamps}
+        (folder / _MARKER).write_text(json.dumps(marker))
+        shutil.rmtree(entry, ignore_errors=True)
+        os.replace(folder, entry)
+    except OSError as error:
+        raise _unwritable(entry.parent, error) from error
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size and time of the last change: tells a damaged array without reading all of it."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _unwritable(cache: Path, error: OSError) -> DataError:
+    return DataError(
+        f"the cache {cache} cannot be written ({error.strerror}); make that possible, or set "
+        "$XDG_CACHE_HOME to another folder"
+    )

@@ -1,0 +1,180 @@
+"""The data sets that come with the benchmark."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torchvision
+from PIL import Image
+from pydantic import Field
+
+from benchmark.api import Dataset, Source, hookimpl
+from benchmark.data import DataError
+from benchmark.data.formats import (
+    CONVENTION,
+    SPLITS,
+    collect,
+    image_files,
+    parquet_files,
+    read_source,
+)
+from benchmark.images import ImageSet
+
+
+@dataclass
+class Digits(Dataset):
+    """1,797 scanned digits, 16x16 grey, 10 classes; comes with scikit-learn."""
+
+    name, version, paper = "digits", 1, "Alpaydin and Kaynak, UCI repository 1998"
+
+    def decode(self, files: Sequence[Path]) -> Source:
+        # Imported here, since it takes long and most commands do without.
+        from sklearn.datasets import load_digits
+
+        scans, labels = load_digits(return_X_y=True)
+        levels = np.rint(scans.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+        items = (
+            (f"digit {row}", Image.fromarray(level), int(label))
+            for row, (level, label) in enumerate(zip(levels, labels, strict=True))
+        )
+        images = ImageSet(*collect(items, len(levels), classes=10, size=16))
+        return Source(images, None, tuple("0123456789"))
+
+
+class Published(Dataset):
+    """A set of known shape: read from Parquet files, or else fetched through torchvision.
+
+    Attributes:
+        shape: (C, H, W) of the images.
+        classes: number of classes K.
+        size: what images are resized to, 0 where they come in one size.
+    """
+
+    shape: ClassVar[tuple[int, int, int]]
+    classes: ClassVar[int]
+    size: ClassVar[int] = 0
+
+    @abstractmethod
+    def fetch(self, folder: Path, split: str) -> Any:
+        """Download "train" or "test" into `folder`: a sequence of PIL images and labels."""
+
+    @property
+    def folder_name(self) -> str:
+        return self.name.replace("-", "_")
+
+    def files(self, folders: Sequence[Path]) -> Sequence[Path] | None:
+        for folder in folders:
+            for place in (folder / self.folder_name, folder / "data" / self.folder_name, folder):
+                if found := parquet_files(place):
+                    return found
+        return None
+
+    def decode(self, files: Sequence[Path]) -> Source:
+        train, test = ([file for file in files if file.name.startswith(split)] for split in SPLITS)
+        source = read_source(train, test, self.size)
+        shape, classes = tuple(source.train.pixels.shape[1:]), len(source.class_names)
+        if source.test is None or (shape, classes) != (self.shape, self.classes):
+            found = "no test-*.parquet" if source.test is None else f"{classes} classes of {shape}"
+            raise DataError(
+                f"{train[0].parent} holds {found}, expected {CONVENTION} of {self.name}: "
+                f"{self.classes} classes of images (C, H, W) = {self.shape}; fetch it again or "
+                "name another folder with --data-dir"
+            )
+        return source
+
+    def download(self, folder: Path) -> Source:
+        try:
+            train, test = (self.fetch(folder, split) for split in SPLITS)
+        except Exception as error:  # torchvision passes on what urllib, zipfile and others raise
+            raise DataError(
+                f"{self.name} is in no folder that was given and could not be downloaded "
+                f"({' '.join(str(error).split())}); put its {CONVENTION} into a folder "
+                f"{self.folder_name} and name the folder above with --data-dir or "
+                "$POISONGAMES_DATA"
+            ) from error
+        names = getattr(train, "classes", map(str, range(self.classes)))
+        return Source(self._collect(train), self._collect(test), tuple(names))
+
+    def _collect(self, images: Any) -> ImageSet:
+        items = ((f"{self.name} image {row}", *images[row]) for row in range(len(images)))
+        return ImageSet(*collect(items, len(images), self.classes, self.size))
+
+
+@dataclass
+class Cifar10(Published):
+    """60,000 photographs of animals and vehicles, 32x32 RGB, 10 classes."""
+
+    name, version, paper = "cifar10", 1, "Krizhevsky, technical report 2009"
+    shape, classes = (3, 32, 32), 10
+
+    def fetch(self, folder: Path, split: str) -> Any:
+        return torchvision.datasets.CIFAR10(folder, train=split == "train", download=True)
+
+
+@dataclass
+class FashionMnist(Published):
+    """70,000 pictures of clothing, 28x28 grey, 10 classes."""
+
+    name, version, paper = "fashion-mnist", 1, "Xiao et al., arXiv:1708.07747, 2017"
+    shape, classes = (1, 28, 28), 10
+
+    def fetch(self, folder: Path, split: str) -> Any:
+        return torchvision.datasets.FashionMNIST(folder, train=split == "train", download=True)
+
+
+@dataclass
+class Gtsrb(Published):
+    """39,270 photographs of German traffic signs, resized to 32x32 RGB, 43 classes."""
+
+    name, version, paper = "gtsrb", 1, "Stallkamp et al., Neural Networks 2012"
+    shape, classes, size = (3, 32, 32), 43, 32
+
+    def fetch(self, folder: Path, split: str) -> Any:
+        return torchvision.datasets.GTSRB(folder, split=split, download=True)
+
+
+@dataclass
+class Folder(Dataset):
+    """One's own images, as Parquet files or as a folder per class.
+
+    Args:
+        path: holds ``train-*.parquet`` and ``test-*.parquet``, or ``train/<class>/`` and
+            ``test/<class>/`` with images, or just ``<class>/``; without test part all splits
+            are drawn from the training images.
+        size: resize to `size` x `size`; 0 takes images as they are, all of one size.
+    """
+
+    name, version = "folder", 1
+    path: str
+    size: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def root(self) -> Path:
+        return Path(self.path).expanduser()
+
+    def files(self, folders: Sequence[Path]) -> Sequence[Path]:
+        if not self.root.is_dir():
+            raise DataError(f"{self.root} is no folder, expected one of images; check the path")
+        return parquet_files(self.root) or image_files(self.root)
+
+    def decode(self, files: Sequence[Path]) -> Source:
+        train: list[Path] = []
+        test: list[Path] = []
+        for file in files:
+            if file.suffix == ".parquet":
+                is_test = file.name.startswith("test-")
+            else:
+                is_test = file.parent.parent == self.root / "test"
+            (test if is_test else train).append(file)
+        return read_source(train, test, self.size)
+
+
+@hookimpl
+def register_datasets(register: Any) -> None:
+    for dataset in (Digits, Cifar10, FashionMnist, Gtsrb, Folder):
+        register(dataset)

@@ -1,0 +1,125 @@
+"""What the harness knows: the data of a protocol, split, and how to build and train on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator
+
+from benchmark.api import Architecture, AttackerView, Source
+from benchmark.images import ImageSet, TrustedData
+from benchmark.models import Classifier, channel_statistics
+from benchmark.protocol import Protocol, Recipe
+from benchmark.registry import Registry
+from benchmark.training import Trainer
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Disjoint parts of a data set; see `benchmark.protocol.Splits`."""
+
+    train: ImageSet
+    trusted: ImageSet
+    auxiliary: ImageSet
+    validation: ImageSet
+    test: ImageSet
+
+
+class Arena:
+    """Everything one protocol fixes, on one device.
+
+    Args:
+        protocol: what is fixed.
+        source: the decoded data set, unsplit.
+        registry: where the architecture is looked up.
+        device: where models and images live.
+        recipe: name of the training recipe; the protocol's own by default.
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        source: Source,
+        registry: Registry,
+        device: torch.device | str = "cpu",
+        recipe: str | None = None,
+    ) -> None:
+        self.protocol = protocol
+        self.device = torch.device(device)
+        self.recipe: Recipe = protocol.recipes[recipe or protocol.recipe]
+        self.class_names = source.class_names
+        self.splits = self._split(source)
+        self.shape = tuple(self.splits.train.pixels.shape[1:])
+        self.target = protocol.robustness.target
+        self._architecture = registry.create(Architecture, protocol.architecture)
+        self._statistics = channel_statistics(self.splits.train.pixels)
+
+    def _split(self, source: Source) -> Splits:
+        sizes = self.protocol.splits
+        learning = {"train": sizes.train, "trusted": sizes.trusted, "auxiliary": sizes.auxiliary}
+        judging = {"validation": sizes.validation, "test": sizes.test}
+        if source.test is None:
+            pools = [(source.train, learning | judging)]
+        else:
+            pools = [(source.train, learning), (source.test, judging)]
+        parts: dict[str, ImageSet] = {}
+        for number, (pool, wanted) in enumerate(pools):
+            if sum(wanted.values()) > len(pool):
+                raise ValueError(
+                    f"{self.protocol.name} needs {sum(wanted.values())} images for "
+                    f"{', '.join(wanted)}; {sizes.dataset} has {len(pool)}"
+                )
+            # On the CPU, so that every device plays with the same split.
+            rng = Generator().manual_seed(self.protocol.seed("split", number))
+            order = torch.randperm(len(pool), generator=rng)
+            start = 0
+            for name, size in wanted.items():
+                parts[name] = pool.subset(order[start : start + size]).to(self.device)
+                start += size
+        return Splits(**parts)
+
+    def rng(self, *purpose: object) -> Generator:
+        """A generator on the device, seeded from the protocol's name and the named purpose."""
+        return Generator(self.device).manual_seed(self.protocol.seed(*purpose))
+
+    def new_model(self, rng: Generator) -> Classifier:
+        """An untrained victim."""
+        seed = int(torch.randint(2**62, (), generator=rng, device=self.device))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            c, h, w = self.shape
+            model = self._architecture.build((c, h, w), len(self.class_names))
+        model.normalise_by(*self._statistics)
+        return model.to(self.device, memory_format=torch.channels_last).eval()
+
+    def trainer(self, progress: Progress = lambda done, total: None) -> Trainer:
+        return Trainer(self.recipe, self.protocol.augmentation, progress)
+
+    def trusted(self, share: float, seed: int) -> TrustedData:
+        """The defender's images: `share` of the training set's size, drawn per repetition.
+
+        Shares of one repetition are nested: a smaller one is part of a larger one.
+        """
+        size = round(share * len(self.splits.train))
+        rng = Generator().manual_seed(self.protocol.seed("trusted", seed))
+        rows = torch.randperm(len(self.splits.trusted), generator=rng)[:size].to(self.device)
+        drawn = self.splits.trusted.subset(rows)
+        augmentation = self.protocol.augmentation
+        return TrustedData(drawn.pixels, drawn.labels, augmentation.pad, augmentation.flip)
+
+    def attacker_view(self) -> AttackerView:
+        c, h, w = self.shape
+        auxiliary = self.splits.auxiliary
+        return AttackerView(
+            target=self.target,
+            class_names=self.class_names,
+            shape=(c, h, w),
+            # A copy, so that no attack can change what the next one sees.
+            auxiliary=ImageSet(auxiliary.pixels.clone(), auxiliary.labels.clone()),
+            trainer=self.trainer(),
+            new_model=self.new_model,
+        )

@@ -1,0 +1,99 @@
+"""What plugins return is checked before it counts: shapes, ranges, labels, numbers of images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from benchmark.api import Deployment, PoisoningAttack, Sanitizer, Verdict
+from benchmark.metrics import REJECTED
+
+#: Rounding in a plugin's arithmetic is no offence; it ends in the next 8-bit level anyway.
+TOLERANCE = 1e-4
+
+
+class RuleViolation(ValueError):
+    """A plugin returned what the rules of the game do not allow."""
+
+
+def images(returned: object, given: Tensor, who: str) -> Tensor:
+    """Pass on triggered images that have the shape of `given` and lie in [0, 1]."""
+    if not isinstance(returned, Tensor):
+        raise RuleViolation(f"{who} must return a tensor, got {type(returned).__name__}")
+    if returned.shape != given.shape:
+        raise RuleViolation(
+            f"{who} must return images of shape {tuple(given.shape)}, got {tuple(returned.shape)}"
+        )
+    if not returned.is_floating_point():
+        raise RuleViolation(f"{who} must return floats in [0, 1], got {returned.dtype}")
+    returned = returned.detach().float()
+    low, high = returned.min().item(), returned.max().item()
+    # Written so that NaN fails too.
+    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
+        raise RuleViolation(
+            f"{who} must return values in [0, 1], got [{low:.4g}, {high:.4g}]"
+        )
+    return returned.clamp(0, 1)
+
+
+def labels(returned: object, given: Tensor, attack: PoisoningAttack, classes: int) -> Tensor:
+    """Pass on the labels of poisoned images that the attack's threat model allows."""
+    who = f"{attack.name}.poison"
+    if not isinstance(returned, Tensor) or len(returned) != len(given):
+        raise RuleViolation(f"{who} must return {len(given)} labels")
+    if returned.ndim == 2:
+        if attack.threat != "code":
+            raise RuleViolation(f"{who} returned soft labels, a {attack.threat} attack cannot")
+        if returned.shape[1] != classes:
+            raise RuleViolation(f"{who} must return {classes} probabilities per image")
+        sums = returned.sum(1)
+        if not bool(((returned >= 0).all(1) & ((sums - 1).abs() < 1e-3)).all()):
+            raise RuleViolation(f"{who} returned soft labels that are no probabilities")
+        return returned.detach().float()
+    if returned.dtype != torch.int64:
+        raise RuleViolation(f"{who} must return int64 labels, got {returned.dtype}")
+    if attack.threat == "clean-label" and not torch.equal(returned, given):
+        raise RuleViolation(f"{who} changed labels, a clean-label attack cannot")
+    allowed = (returned == given) | (returned == attack.view.target)
+    if not bool(allowed.all()):
+        wrong = int(returned[~allowed][0])
+        raise RuleViolation(
+            f"{who} returned label {wrong}; a label stays true or becomes the target "
+            f"{attack.view.target}"
+        )
+    return returned
+
+
+def unchanged(before: Tensor, after: Tensor, who: str) -> None:
+    """Refuse a plugin that wrote into the images it was lent."""
+    if not torch.equal(before, after):
+        raise RuleViolation(f"{who} changed its input in place; it must return a copy")
+
+
+def kept(returned: object, count: int, classes_left: Tensor, sanitizer: Sanitizer) -> Tensor:
+    """Pass on a sanitizer's mask, provided that something is left to train on."""
+    who = f"{sanitizer.name}.sanitize"
+    if not isinstance(returned, Tensor) or returned.dtype != torch.bool:
+        raise RuleViolation(f"{who} must return a bool tensor of length {count}")
+    if returned.shape != (count,):
+        raise RuleViolation(f"{who} must return {count} values, got {tuple(returned.shape)}")
+    if len(classes_left[returned].unique()) < 2:
+        raise RuleViolation(f"{who} left fewer than two classes to train on")
+    return returned
+
+
+def verdict(returned: object, count: int, classes: int, deployment: Deployment) -> Verdict:
+    """Pass on a guarded model's answer to `count` images."""
+    who = f"{deployment.name}.deploy"
+    if not isinstance(returned, Verdict):
+        raise RuleViolation(f"{who}: the guarded model must return a Verdict")
+    if returned.predictions.shape != (count,) or returned.suspicion.shape != (count,):
+        raise RuleViolation(f"{who}: expected {count} predictions and suspicions")
+    if not bool(torch.isfinite(returned.suspicion).all()):
+        raise RuleViolation(f"{who}: suspicions must be finite")
+    low, high = int(returned.predictions.min()), int(returned.predictions.max())
+    if low < REJECTED or high >= classes:
+        raise RuleViolation(
+            f"{who}: predictions must lie in {REJECTED}..{classes - 1}, got {low}..{high}"
+        )
+    return returned

@@ -1,0 +1,112 @@
+"""Collect, sanitize, train: the first half of the robustness game (Pick your Poison, Alg. 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from benchmark.api import Attack, CodePoisoningAttack, PoisoningAttack, Sanitizer
+from benchmark.games import checks
+from benchmark.games.arena import Arena, Progress
+from benchmark.images import ImageSet, to_bytes, to_unit
+from benchmark.models import Classifier
+
+BATCH = 1000
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What the victim trains on.
+
+    Attributes:
+        data: clean and poisoned images, as many as before the attack.
+        poisoned: bool (N,), for the harness's own bookkeeping.
+        repeats: int64 (N,), occurrences per epoch: the boosting factor b where poisoned.
+    """
+
+    data: ImageSet
+    poisoned: Tensor
+    repeats: Tensor
+
+
+def collect(
+    arena: Arena, attack: Attack | None, m: int, boost: int, rng: Generator
+) -> TrainingSet:
+    """Let the attack exchange m training images; their number stays what it was.
+
+    Poisoned images are rounded to 8 bits, as files would be.
+
+    Raises:
+        ValueError: the split has fewer than m images the attack may change.
+        RuleViolation: the attack returned what its threat model does not allow.
+    """
+    data = arena.splits.train
+    poisoned = torch.zeros(len(data), dtype=torch.bool, device=arena.device)
+    if isinstance(attack, PoisoningAttack) and m:
+        of_target = data.labels == arena.target
+        candidates = (of_target if attack.clean_label else ~of_target).nonzero().flatten()
+        if m > len(candidates):
+            raise ValueError(
+                f"m={m} poisoned images asked for, {attack.name} may change {len(candidates)}"
+            )
+        order = torch.randperm(len(candidates), generator=rng, device=arena.device)
+        rows = candidates[order[:m]]
+        images, labels = to_unit(data.pixels[rows]), data.labels[rows]
+        new_images, new_labels = attack.poison(images.clone(), labels.clone(), rng)
+        new_images = checks.images(new_images, images, f"{attack.name}.poison")
+        new_labels = checks.labels(new_labels, labels, attack, len(arena.class_names))
+        data = data.replace(rows, to_bytes(new_images), new_labels)
+        poisoned[rows] = True
+    repeats = torch.where(poisoned, boost, 1)
+    return TrainingSet(data, poisoned, repeats)
+
+
+def sanitize(
+    arena: Arena, sanitizer: Sanitizer, training: TrainingSet, rng: Generator
+) -> TrainingSet:
+    """Let the sanitizer remove images; it sees pixels and labels, not what is poisoned."""
+
+    def train(data: ImageSet, rng: Generator) -> Classifier:
+        model = arena.new_model(rng)
+        arena.trainer().fit(model, data, rng)
+        return model
+
+    data = training.data
+    lent = ImageSet(data.pixels.clone(), data.labels.clone())
+    keep = sanitizer.sanitize(lent, train, rng)
+    keep = checks.kept(keep, len(data), data.labels, sanitizer)
+    return TrainingSet(data.subset(keep), training.poisoned[keep], training.repeats[keep])
+
+
+def train(
+    arena: Arena,
+    attack: Attack | None,
+    training: TrainingSet,
+    rng: Generator,
+    progress: Progress = lambda done, total: None,
+) -> Classifier:
+    """Train the victim; an attacker who owns the code trains it himself."""
+    model = arena.new_model(rng)
+    trainer = arena.trainer(progress)
+    if isinstance(attack, CodePoisoningAttack):
+        attack.train(model, training.data, trainer, rng)
+        model.eval()
+    else:
+        trainer.fit(model, training.data, rng, repeats=training.repeats)
+    return model
+
+
+def trigger_test_images(arena: Arena, attack: Attack | None, rng: Generator) -> Tensor:
+    """The test images with the trigger, uint8 (N, C, H, W), made once per victim."""
+    if attack is None:
+        return arena.splits.test.pixels[:0]
+    parts = []
+    for pixels in arena.splits.test.pixels.split(BATCH):
+        images = to_unit(pixels)
+        lent = images.clone()
+        returned = attack.trigger(lent, rng)
+        checks.unchanged(images, lent, f"{attack.name}.trigger")
+        parts.append(to_bytes(checks.images(returned, images, f"{attack.name}.trigger")))
+    return torch.cat(parts)

@@ -1,0 +1,156 @@
+"""Data frames from records: one row per victim, one per attack, defense and trusted share."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from benchmark import metrics
+from benchmark.runs.record import NONE, DefenseRef, Metrics, PluginRef, Rate, Record
+
+
+def _names(records: Sequence[Record]) -> Callable[[PluginRef], str]:
+    """A short name per plugin: its label only where several settings of it were played."""
+    labels: defaultdict[str, set[str]] = defaultdict(set)
+    for record in records:
+        for ref in (record.attack, *record.defense.stages):
+            labels[ref.name].add(ref.label)
+    return lambda ref: ref.name if len(labels[ref.name]) == 1 else ref.label
+
+
+def _defense_name(defense: DefenseRef, name: Callable[[PluginRef], str]) -> str:
+    return "+".join(name(stage) for stage in defense.stages) or NONE
+
+
+def _mean(prefix: str, rates: Iterable[Rate | None]) -> dict[str, float]:
+    """Mean over seeds and its interval, as three columns."""
+    counts = [rate.counts for rate in rates if rate is not None and rate.total]
+    nothing = (float("nan"),) * 3
+    mean, low, high = metrics.mean_interval(counts) if counts else nothing
+    return {prefix: mean, f"{prefix}_low": low, f"{prefix}_high": high}
+
+
+def _average(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else float("nan")
+
+
+Group = list[tuple[Record, Metrics]]
+
+
+def _grouped(
+    records: Iterable[Record], key: Callable[[Record], tuple[object, ...]]
+) -> list[tuple[Any, Group]]:
+    """Measured and trusted cells by `key`, in the order of the key."""
+    groups: defaultdict[tuple[object, ...], Group] = defaultdict(list)
+    for record in records:
+        if record.status == "ok" and record.metrics is not None:
+            groups[key(record)].append((record, record.metrics))
+    # None is no number: sort by whether it is there first.
+    return sorted(
+        groups.items(), key=lambda item: [(part is not None, part) for part in item[0]]
+    )
+
+
+def _attack_columns(record: Record, name: Callable[[PluginRef], str]) -> dict[str, Any]:
+    attack = record.attack
+    return {
+        "attack": name(attack),
+        "threat": attack.threat,
+        "m": attack.m,
+        "boost": attack.boost,
+        "recipe": record.protocol.recipe,
+    }
+
+
+def victims(records: Sequence[Record]) -> pd.DataFrame:
+    """Undefended models: CDA, ASR and the trigger's effect on clean models, means over seeds."""
+    name = _names(records)
+    rows = []
+    undefended = (record for record in records if not record.defense.stages)
+    for _, group in _grouped(
+        undefended, lambda r: (r.protocol.recipe, r.attack.label, r.attack.m, r.attack.boost)
+    ):
+        rows.append(
+            _attack_columns(group[0][0], name)
+            | {"seeds": len(group)}
+            | _mean("cda", (m.cda for _, m in group))
+            | _mean("asr", (m.asr for _, m in group))
+            | {"asr_game": _average(m.asr_game for _, m in group)}
+            | _mean("asr_clean", (m.asr_clean_model for _, m in group))
+            | {"target_confidence": _average(m.target_confidence for _, m in group)}
+            | {"seconds": _average(r.cost.victim_seconds for r, _ in group)}
+        )
+    frame = pd.DataFrame(rows)
+    # The clean model first, as the line to compare with.
+    return frame.sort_values("threat", key=lambda t: t != NONE, kind="stable") if rows else frame
+
+
+def repairs(records: Sequence[Record]) -> pd.DataFrame:
+    """Attack x defense x trusted share: remaining ASR and lost CDA in both readings."""
+    name = _names(records)
+    rows = []
+    defended = (record for record in records if record.defense.stages)
+    for _, group in _grouped(
+        defended,
+        lambda r: (
+            r.protocol.recipe,
+            r.attack.label,
+            r.attack.m,
+            r.attack.boost,
+            tuple(stage.label for stage in r.defense.stages),
+            r.trusted_share,
+        ),
+    ):
+        first = group[0][0]
+        rows.append(
+            _attack_columns(first, name)
+            | {
+                "defense": _defense_name(first.defense, name),
+                "trusted_share": first.trusted_share,
+                "seeds": len(group),
+            }
+            | _mean("asr_before", (m.before.asr for _, m in group))
+            | _mean("asr_deployable", (m.asr for _, m in group))
+            | _mean("asr_paper", (m.paper.asr for _, m in group))
+            | {
+                "cda_loss_deployable": _average(_lost(m, m.cda) for _, m in group),
+                "cda_loss_paper": _average(_lost(m, m.paper.cda) for _, m in group),
+                "repaired_deployable": sum(m.repaired for _, m in group),
+                "repaired_paper": sum(_value(m.paper.asr) <= metrics.REPAIRED for _, m in group),
+                "guard_auc": _average(m.guard.auc if m.guard else None for _, m in group),
+                "seconds": _average(r.cost.seconds for r, _ in group),
+            }
+        )
+    columns = ["attack", "m", "defense", "trusted_share"]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+
+
+def _value(rate: Rate) -> float:
+    return float("nan") if rate.value is None else rate.value
+
+
+def _lost(cell: Metrics, after: Rate) -> float:
+    return _value(cell.before.cda) - _value(after)
+
+
+def unfinished(records: Sequence[Record]) -> pd.DataFrame:
+    """Cells that failed or that the sanity gate refused, with the reason."""
+    rows = []
+    for record in records:
+        if record.status != "ok":
+            error = record.error
+            rows.append(
+                {
+                    "attack": record.attack.label,
+                    "defense": record.defense.name,
+                    "r": "–" if record.trusted_share is None else f"{100 * record.trusted_share:g}%",
+                    "seed": str(record.seed),
+                    "status": record.status,
+                    "reason": f"{error.kind}: {error.message}" if error else record.reason,
+                }
+            )
+    return pd.DataFrame(rows)

@@ -1,0 +1,121 @@
+"""Pure functions from predictions to rates, and from curves to budgeted results.
+
+Predictions are integer arrays; `REJECTED` marks an input that the deployed model refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Labels = NDArray[np.integer]
+
+REJECTED = -1
+#: A backdoor counts as repaired at or below this ASR (Pick your Poison, Sec. V).
+REPAIRED = 0.05
+
+
+class Rate(NamedTuple):
+    """A share of counted events."""
+
+    hits: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        return self.hits / self.total if self.total else float("nan")
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Wilson score interval."""
+        if not self.total:
+            return (0.0, 1.0)
+        found = stats.binomtest(self.hits, self.total).proportion_ci(confidence, method="wilson")
+        return (float(found.low), float(found.high))
+
+
+def accuracy(predictions: Labels, labels: Labels) -> Rate:
+    """Share of right answers (CDA on clean images); a rejected input is a wrong answer."""
+    return Rate(int(np.sum(predictions == labels)), len(labels))
+
+
+def attack_success(predictions: Labels, labels: Labels, target: int) -> Rate:
+    """ASR: share of target predictions among triggered images of all other classes (C1)."""
+    others = labels != target
+    return Rate(int(np.sum(predictions[others] == target)), int(np.sum(others)))
+
+
+def attack_success_in_game(predictions: Labels, labels: Labels, target: int) -> float:
+    """ASR as Alg. 1 of Pick your Poison prints it, at most one minus the target's share.
+
+    Accuracy of `predictions` on triggered images against the target, minus the same
+    accuracy of the true labels.
+    """
+    return float(np.mean(predictions == target) - np.mean(labels == target))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement on the trade-off curve, with the counts behind it."""
+
+    stage: str
+    step: int
+    validation: Rate
+    cda: Rate
+    asr: Rate
+    asr_game: float
+
+
+def _within(points: Sequence[Point], reading: str, budget: float) -> list[Point]:
+    """Drop what lost more than `budget` of accuracy against the first point.
+
+    A violation ends its stage for good; the next stage starts from what was left.
+    """
+    base: Rate = getattr(points[0], reading)
+    spent: set[str] = set()
+    kept = []
+    for point in points:
+        rate: Rate = getattr(point, reading)
+        # Compared in counts: 0.97 - 0.02 is not 0.95 in floating point.
+        if base.hits - rate.hits > budget * base.total + 1e-9:
+            spent.add(point.stage)
+        if point.stage not in spent:
+            kept.append(point)
+    return kept
+
+
+def lowest_asr(points: Sequence[Point], budget: float) -> Point:
+    """The paper's reading: lowest ASR before clean accuracy on the test images leaves the budget."""
+    return min(_within(points, "cda", budget), key=lambda point: point.asr.value)
+
+
+def last_affordable(points: Sequence[Point], budget: float) -> Point:
+    """What a defender can pick: the last point before accuracy on validation leaves the budget."""
+    return _within(points, "validation", budget)[-1]
+
+
+def both_spent(points: Sequence[Point], budget: float) -> bool:
+    """Whether the current stage can change neither reading any more."""
+    return not any(
+        _within(points, reading, budget)[-1] is points[-1] for reading in ("cda", "validation")
+    )
+
+
+def mean_interval(rates: Sequence[Rate], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean of the rates of repetitions with an interval: (mean, low, high).
+
+    The interval is the wider of two: Wilson over the pooled counts, which knows about
+    images, and Student's t over repetitions (from two on), which knows about seeds.
+    """
+    values = [rate.value for rate in rates]
+    mean = float(np.mean(values))
+    pooled = Rate(sum(r.hits for r in rates), sum(r.total for r in rates))
+    low, high = pooled.interval(confidence)
+    if len(values) > 1:
+        half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values))
+        low, high = min(low, mean - half), max(high, mean + half)
+    return mean, max(low, 0.0), min(high, 1.0)

@@ -1,0 +1,227 @@
+"""Classifiers that take pixels in [0, 1]: normalisation is their first layer."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+import torchvision
+from pydantic import Field
+from torch import Tensor, nn
+
+from benchmark.api import Architecture, Count, hookimpl
+
+#: Training 1x1 stride-2 convolutions on fewer channels corrupts memory on torch 2.15 CPUs.
+Width = Annotated[int, Field(ge=16, description="at least 16")]
+
+#: Images up to this side get a stem without early subsampling.
+SMALL = 64
+
+
+class Classifier(nn.Module):
+    """Stages, a neck that flattens, and a linear head.
+
+    Args:
+        stages: named parts in order; their outputs (B, C, H, W) serve attention maps.
+        neck: turns the last stage's output into features (B, D).
+        head: turns features into logits (B, K).
+        channels: colour channels C of the images.
+
+    Attributes:
+        mean, std: (1, C, 1, 1), part of the saved weights; set with `normalise_by`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        stages: OrderedDict[str, nn.Module],
+        neck: nn.Module,
+        head: nn.Linear,
+        channels: int,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((1, channels, 1, 1), 0.5))
+        self.register_buffer("std", torch.full((1, channels, 1, 1), 0.25))
+        self.stages = nn.Sequential(stages)
+        self.neck = neck
+        self.head = head
+
+    def normalise_by(self, mean: Tensor, std: Tensor) -> None:
+        """Set the first layer from statistics per channel, each (C,)."""
+        self.mean.copy_(mean.view_as(self.mean))
+        self.std.copy_(std.view_as(self.std).clamp(min=1e-3))
+
+    @property
+    def classes(self) -> int:
+        return self.head.out_features
+
+    def features(self, images: Tensor) -> Tensor:
+        """Penultimate features (B, D) of images (B, C, H, W) in [0, 1]."""
+        hidden: Tensor = self.neck(self.stages((images - self.mean) / self.std))
+        return hidden
+
+    def stage_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """Output (B, C, H, W) of every named stage."""
+        maps, hidden = {}, (images - self.mean) / self.std
+        for name, stage in self.stages.named_children():
+            maps[name] = hidden = stage(hidden)
+        return maps
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K)."""
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+
+def channel_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation per channel, each (C,) in [0, 1], of uint8 pixels (N, C, H, W)."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, deviations = [], []
+    for channel in range(pixels.shape[1]):
+        counts = torch.bincount(pixels[:, channel].flatten(), minlength=256).cpu()
+        share = counts / counts.sum()
+        means.append((share * values).sum())
+        deviations.append((share * (values - means[-1]) ** 2).sum().sqrt())
+    return torch.stack(means).float(), torch.stack(deviations).float()
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut (He et al. 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        out = torch.relu(self.bn1(self.conv1(hidden)))
+        return torch.relu(self.bn2(self.conv2(out)) + self.shortcut(hidden))
+
+
+def _resnet(shape: tuple[int, int, int], classes: int, widths: list[int], blocks: int) -> Classifier:
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    stages["stem"] = nn.Sequential(
+        nn.Conv2d(shape[0], widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+    )
+    inputs = widths[0]
+    for number, width in enumerate(widths, start=1):
+        layers = []
+        for block in range(blocks):
+            stride = 2 if number > 1 and block == 0 else 1
+            layers.append(BasicBlock(inputs, width, stride))
+            inputs = width
+        stages[f"layer{number}"] = nn.Sequential(*layers)
+    neck = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return Classifier(stages, neck, nn.Linear(inputs, classes), shape[0])
+
+
+@dataclass
+class SmallResNet(Architecture):
+    """Three stages of basic blocks, as wide as `width`, twice and four times that."""
+
+    name, version, paper = "resnet-small", 1, "He et al., CVPR 2016"
+    width: Width = 16
+    blocks: Count = 1
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> Classifier:
+        return _resnet(shape, classes, [self.width, 2 * self.width, 4 * self.width], self.blocks)
+
+
+@dataclass
+class CifarResNet18(Architecture):
+    """ResNet-18 with a 3x3 stem and no early pooling, as used on CIFAR-10."""
+
+    name, version, paper = "resnet18-cifar", 1, "He et al., CVPR 2016"
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> Classifier:
+        return _resnet(shape, classes, [64, 128, 256, 512], 2)
+
+
+def _torchvision_resnet(model: Any, shape: tuple[int, int, int], classes: int) -> Classifier:
+    """Cut a torchvision ResNet into stages; small images skip the early subsampling."""
+    width = model.conv1.out_channels
+    small = max(shape[1:]) <= SMALL
+    conv = (
+        nn.Conv2d(shape[0], width, 3, 1, 1, bias=False)
+        if small
+        else nn.Conv2d(shape[0], width, 7, 2, 3, bias=False)
+    )
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    pool = nn.Identity() if small else model.maxpool
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    stages["stem"] = nn.Sequential(conv, model.bn1, nn.ReLU(), pool)
+    for number in range(1, 5):
+        stages[f"layer{number}"] = getattr(model, f"layer{number}")
+    neck = nn.Sequential(model.avgpool, nn.Flatten())
+    return Classifier(stages, neck, nn.Linear(model.fc.in_features, classes), shape[0])
+
+
+@dataclass
+class ResNet18(Architecture):
+    """torchvision's ResNet-18; images up to 64 pixels get a 3x3 stem."""
+
+    name, version, paper = "resnet18", 1, "He et al., CVPR 2016"
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> Classifier:
+        return _torchvision_resnet(torchvision.models.resnet18(weights=None), shape, classes)
+
+
+@dataclass
+class WideResNet50(Architecture):
+    """torchvision's WideResNet-50-2; images up to 64 pixels get a 3x3 stem."""
+
+    name, version, paper = "wide-resnet50-2", 1, "Zagoruyko and Komodakis, BMVC 2016"
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> Classifier:
+        return _torchvision_resnet(torchvision.models.wide_resnet50_2(weights=None), shape, classes)
+
+
+@dataclass
+class VGG16(Architecture):
+    """torchvision's VGG-16 with batch norm; small images pool to 1x1 and get a narrow neck."""
+
+    name, version, paper = "vgg16", 1, "Simonyan and Zisserman, ICLR 2015"
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> Classifier:
+        model = torchvision.models.vgg16_bn(weights=None)
+        first = nn.Conv2d(shape[0], 64, 3, padding=1)
+        nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
+        model.features[0] = first
+        stages: OrderedDict[str, nn.Module] = OrderedDict()
+        block: list[nn.Module] = []
+        side = min(shape[1:])
+        for layer in model.features:
+            if isinstance(layer, nn.MaxPool2d):
+                # A map of one pixel cannot be halved again.
+                block.append(layer if side > 1 else nn.Identity())
+                side = max(side // 2, 1)
+                stages[f"block{len(stages) + 1}"] = nn.Sequential(*block)
+                block = []
+            else:
+                block.append(layer)
+        if max(shape[1:]) <= SMALL:
+            neck = nn.Sequential(
+                nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 512), nn.ReLU(), nn.Dropout()
+            )
+            width = 512
+        else:
+            neck = nn.Sequential(model.avgpool, nn.Flatten(), *model.classifier[:-1])
+            width = 4096
+        return Classifier(stages, neck, nn.Linear(width, classes), shape[0])
+
+
+@hookimpl
+def register_architectures(register: Any) -> None:
+    for architecture in (SmallResNet, CifarResNet18, ResNet18, WideResNet50, VGG16):
+        register(architecture)

@@ -1,0 +1,170 @@
+"""Evaluation protocols: immutable TOML files whose hash goes into every result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Whole = Annotated[int, Field(ge=0)]
+Natural = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+_FOLDER = files("benchmark") / "protocols"
+
+
+class ProtocolError(ValueError):
+    """A protocol that cannot be found, read or trusted."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Splits(_Part):
+    """Sizes of the disjoint splits. `test` and `validation` share the source's test images
+    where it has any; the others come from its training images."""
+
+    dataset: str
+    train: Natural
+    trusted: Natural
+    auxiliary: Natural
+    validation: Natural
+    test: Natural
+
+
+class Augmentation(_Part):
+    pad: Whole = 0
+    flip: bool = False
+
+
+class Recipe(_Part):
+    """How a victim is trained: SGD with momentum."""
+
+    epochs: Natural
+    batch_size: Natural
+    learning_rate: Annotated[float, Field(gt=0)]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = True
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+
+
+class AttackEntry(_Part):
+    """An attack of the grid with its number of poisoned images m and their boosting b.
+
+    Without m the protocol's `default_m` for the attack's threat model holds.
+    """
+
+    attack: str
+    m: Whole | None = None
+    boost: Natural = 1
+
+
+class Robustness(_Part):
+    """Settings of the robustness game (Pick your Poison, Alg. 1 and Sec. V)."""
+
+    target: Whole = 0
+    budget: Fraction
+    shares: Annotated[tuple[Fraction, ...], Field(min_length=1)]
+    interval: Natural
+    seeds: Natural
+    default_m: dict[Literal["poison-label", "clean-label", "code"], Whole]
+    attacks: tuple[AttackEntry, ...]
+    defenses: tuple[str, ...]
+
+
+class Protocol(_Part):
+    """A fixed way to play; two protocols are the same if and only if `sha256` is."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    summary: str
+    splits: Splits
+    architecture: str
+    augmentation: Augmentation
+    recipe: str
+    recipes: dict[str, Recipe]
+    robustness: Robustness
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Protocol:
+        if self.recipe not in self.recipes:
+            raise ValueError(
+                f"recipe {self.recipe!r} is not among recipes: {', '.join(self.recipes)}"
+            )
+        largest = max(self.robustness.shares) * self.splits.train
+        if round(largest) > self.splits.trusted:
+            raise ValueError(
+                f"the largest trusted share needs {round(largest)} images, "
+                f"splits.trusted has {self.splits.trusted}"
+            )
+        return self
+
+    @cached_property
+    def sha256(self) -> str:
+        return digest(self.model_dump(mode="json"))
+
+    def seed(self, *purpose: object) -> int:
+        """A seed in [0, 2^63) that depends on this protocol's name and the named parts only."""
+        text = json.dumps([self.name, *map(str, purpose)])
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON form of `value`."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def released() -> dict[str, str]:
+    """Name and SHA-256 of every released protocol, from the lock file."""
+    lines = (_FOLDER / "released.lock").read_text().splitlines()
+    return {name: sha for sha, name in (line.split() for line in lines)}
+
+
+def load(name_or_path: str) -> Protocol:
+    """Read a released protocol by name, or one's own by the path of its TOML file.
+
+    Raises:
+        ProtocolError: not found, not valid, or a released one that was changed.
+    """
+    if name_or_path.endswith(".toml"):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise ProtocolError(f"{path}: no such protocol file")
+        protocol = _parse(path.read_text(), str(path))
+        expected = released().get(protocol.name, protocol.sha256)
+    else:
+        names = released()
+        if name_or_path not in names:
+            raise ProtocolError(
+                f"unknown protocol {name_or_path!r}; there are {', '.join(sorted(names))}, "
+                "or give the path of a .toml file"
+            )
+        protocol = _parse((_FOLDER / f"{name_or_path}.toml").read_text(), name_or_path)
+        expected = names[name_or_path]
+    if protocol.sha256 != expected:
+        raise ProtocolError(
+            f"protocol {protocol.name!r} was released with hash {expected[:12]} and now has "
+            f"{protocol.sha256[:12]}; a changed protocol needs a new name"
+        )
+    return protocol
+
+
+def _parse(text: str, where: str) -> Protocol:
+    try:
+        return Protocol.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ProtocolError(f"{where}: not valid TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "protocol"
+        raise ProtocolError(f"{where}: {field}: {first['msg']}") from None

@@ -1,0 +1,356 @@
+"""Finds plugins, keeps a broken one from stopping the others, and builds them from text."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.util
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterable
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import pluggy
+from pydantic import TypeAdapter, ValidationError
+
+from benchmark.api import (
+    Architecture,
+    Attack,
+    CodePoisoningAttack,
+    Dataset,
+    Defense,
+    Deployment,
+    Plugin,
+    PoisoningAttack,
+    Repair,
+    Sanitizer,
+)
+
+GROUP = "poisongames"
+Register = Callable[[type[Any]], None]
+P = TypeVar("P", bound=Plugin)
+
+_hookspec = pluggy.HookspecMarker(GROUP)
+
+#: What each hook may register: the bases a plugin must derive from.
+KINDS: dict[str, tuple[type[Plugin], tuple[type[Plugin], ...]]] = {
+    "register_attacks": (Attack, (PoisoningAttack, CodePoisoningAttack)),
+    "register_defenses": (Defense, (Sanitizer, Repair, Deployment)),
+    "register_datasets": (Dataset, (Dataset,)),
+    "register_architectures": (Architecture, (Architecture,)),
+}
+
+
+class HookSpecs:
+    """The hooks a plugin module may implement; each is handed a function to call per class."""
+
+    @_hookspec
+    def register_attacks(self, register: Register) -> None:
+        """Register attacks."""
+
+    @_hookspec
+    def register_defenses(self, register: Register) -> None:
+        """Register defenses."""
+
+    @_hookspec
+    def register_datasets(self, register: Register) -> None:
+        """Register data sets."""
+
+    @_hookspec
+    def register_architectures(self, register: Register) -> None:
+        """Register architectures of classifiers."""
+
+
+class RegistryError(ValueError):
+    """A plugin that is unknown, ambiguous, or given parameters it does not have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A registered plugin and where it came from."""
+
+    plugin: type[Plugin]
+    kind: type[Plugin]
+    origin: str
+
+    @property
+    def summary(self) -> str:
+        return (inspect.getdoc(self.plugin) or "").split("\n", 1)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A plugin that could not be imported or registered, and why."""
+
+    name: str
+    origin: str
+    error: str
+
+
+class Registry:
+    """All plugins of this environment and of the files in `paths`.
+
+    Attributes:
+        entries: what registered, in order of kind and name.
+        failures: what did not; nothing else suffers from it.
+    """
+
+    def __init__(self, paths: Iterable[Path] = ()) -> None:
+        self.paths = tuple(paths)
+        self.failures: list[Failure] = []
+        self._found: dict[tuple[type[Plugin], str], list[Entry]] = {}
+        self._manager = pluggy.PluginManager(GROUP)
+        self._manager.add_hookspecs(HookSpecs)
+        for point in _points():
+            origin = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+            self._add(point.name, origin, point.load)
+        for path in self.paths:
+            self._add(path.stem, str(path), lambda path=path: _load_file(path))
+
+    @property
+    def entries(self) -> list[Entry]:
+        found = [entry for entries in self._found.values() for entry in entries]
+        return sorted(found, key=lambda entry: (entry.kind.__name__, entry.plugin.name))
+
+    def _add(self, name: str, origin: str, load: Callable[[], ModuleType]) -> None:
+        try:
+            module = load()
+            self._manager.register(module, name=f"{origin}:{name}")
+            callers = self._manager.get_hookcallers(module) or []
+            unknown = [caller.name for caller in callers if caller.name not in KINDS]
+            if unknown or not callers:
+                what = f"unknown hook {unknown[0]}" if unknown else "no hook implementation"
+                raise RegistryError(f"{what}; there are {', '.join(KINDS)}")
+            for caller in callers:
+                kind, bases = KINDS[caller.name]
+
+                def register(
+                    plugin: type[Any],
+                    kind: type[Plugin] = kind,
+                    bases: tuple[type[Plugin], ...] = bases,
+                ) -> None:
+                    _check(plugin, bases)
+                    entry = Entry(plugin, kind, origin)
+                    self._found.setdefault((kind, plugin.name), []).append(entry)
+
+                # Not the hook itself: one implementation at a time keeps errors apart.
+                for implementation in caller.get_hookimpls():
+                    if implementation.plugin is module:
+                        implementation.function(register)
+        except (Exception, SystemExit) as error:
+            self.failures.append(Failure(name, origin, f"{type(error).__name__}: {error}"))
+
+    def find(self, kind: type[P], name: str) -> type[P]:
+        """Look a plugin up by name.
+
+        Raises:
+            RegistryError: no such plugin, or two distributions claim the name.
+        """
+        known = [plugin for of, plugin in self._found if of is kind]
+        if name not in known:
+            for failure in self.failures:
+                if failure.name == name:
+                    raise RegistryError(
+                        f"{name!r} from {failure.origin} could not be loaded: {failure.error}"
+                    )
+            raise RegistryError(_unknown(kind.__name__.lower(), name, known))
+        entries = self._found[kind, name]
+        if len(entries) > 1:
+            origins = " and ".join(entry.origin for entry in entries)
+            raise RegistryError(
+                f"two plugins are named {name!r}, from {origins}; uninstall or rename one"
+            )
+        return typing.cast(type[P], entries[0].plugin)
+
+    def create(self, kind: type[P], spec: str) -> P:
+        """Build a plugin from ``name`` or ``name:field=value,field=value``.
+
+        A field that holds another plugin takes its name; the inner one's fields are set
+        with a dot, as in ``outer:base=inner,base.side=0.1``.
+
+        Raises:
+            RegistryError: unknown name or field, or a value that is not allowed.
+        """
+        name, values = parse(spec)
+        return self._build(kind, name, values, name)
+
+    def _build(self, kind: type[P], name: str, values: dict[str, str], where: str) -> P:
+        plugin = self.find(kind, name)
+        inner: dict[str, dict[str, str]] = {}
+        own: dict[str, str] = {}
+        for key, text in values.items():
+            head, dot, rest = key.partition(".")
+            if dot:
+                inner.setdefault(head, {})[rest] = text
+            else:
+                own[head] = text
+        arguments: dict[str, Any] = {}
+        fields = parameters(plugin)
+        for field in [*own, *(head for head in inner if head not in own)]:
+            if field not in fields:
+                raise RegistryError(f"{where} {_unknown('parameter', field, list(fields))}")
+            hint, default = fields[field]
+            if isinstance(hint, type) and issubclass(hint, Plugin):
+                of = next(kind for kind, _ in KINDS.values() if issubclass(hint, kind))
+                built: Plugin = self._build(
+                    of, own.get(field, default.name), inner.get(field, {}), f"{where}.{field}"
+                )
+                if not isinstance(built, hint):
+                    raise RegistryError(
+                        f"{where}: {field} must be a {hint.__name__}, {built.name} is none"
+                    )
+                arguments[field] = built
+            elif field in inner:
+                raise RegistryError(f"{where}: {field} is no plugin, it has no parameters")
+            else:
+                arguments[field] = _value(where, field, hint, own[field])
+        try:
+            return plugin(**arguments)
+        except (TypeError, ValueError) as error:
+            raise RegistryError(f"{where}: {error}") from None
+
+
+def parse(spec: str) -> tuple[str, dict[str, str]]:
+    """Split ``name:key=value,…`` into the name and its settings, still as text."""
+    name, _, rest = spec.partition(":")
+    values: dict[str, str] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise RegistryError(f"{spec!r}: expected key=value, got {part!r}")
+        if key in values:
+            raise RegistryError(f"{spec!r}: {key} is given twice")
+        values[key] = value
+    return name, values
+
+
+def parameters(plugin: type[Plugin]) -> dict[str, tuple[Any, Any]]:
+    """Name, type and default of every hyper-parameter."""
+    hints = typing.get_type_hints(plugin, include_extras=True)
+    found = {}
+    for field in dataclasses.fields(plugin):  # type: ignore[arg-type]
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        found[field.name] = (hints[field.name], default)
+    return found
+
+
+def identity(plugin: Plugin) -> dict[str, Any]:
+    """Name, version and all parameters, as they are hashed into a result."""
+    values = {}
+    for field in parameters(type(plugin)):
+        value = getattr(plugin, field)
+        values[field] = identity(value) if isinstance(value, Plugin) else value
+    return {"name": plugin.name, "version": plugin.version, "params": values}
+
+
+def label(plugin: Plugin) -> str:
+    """The shortest text from which `Registry.create` builds the same plugin again."""
+
+    def settings(plugin: Plugin, prefix: str) -> Iterable[str]:
+        for field, (_, default) in parameters(type(plugin)).items():
+            value = getattr(plugin, field)
+            if isinstance(value, Plugin):
+                if not isinstance(default, Plugin) or value.name != default.name:
+                    yield f"{prefix}{field}={value.name}"
+                yield from settings(value, f"{prefix}{field}.")
+            elif value != default:
+                yield f"{prefix}{field}={value}"
+
+    changed = ",".join(settings(plugin, ""))
+    return f"{plugin.name}:{changed}" if changed else plugin.name
+
+
+def nature(plugin: type[Plugin]) -> str:
+    """An attack's threat model or a defense's stage; empty for other kinds.
+
+    A threat model that depends on parameters is told for their defaults.
+    """
+    if issubclass(plugin, Defense):
+        return plugin.stage
+    if issubclass(plugin, Attack):
+        return plugin().threat
+    return ""
+
+
+def shown_default(default: Any) -> str:
+    """A default value as one would write it on the command line."""
+    if default is dataclasses.MISSING:
+        return "(required)"
+    if isinstance(default, Plugin):
+        return label(default)
+    return f"{default:.6g}" if isinstance(default, float) else str(default)
+
+
+def describe_type(hint: Any) -> str:
+    """What values a parameter takes, in words."""
+    notes = [note.description for note in getattr(hint, "__metadata__", ()) if note.description]
+    base = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+    if typing.get_origin(base) is typing.Literal:
+        return " or ".join(map(str, typing.get_args(base)))
+    return ", ".join([getattr(base, "__name__", str(base)), *notes])
+
+
+def _value(where: str, field: str, hint: Any, text: str) -> Any:
+    try:
+        return TypeAdapter(hint).validate_python(text)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].lower()
+        raise RegistryError(f"{where}: {field}={text} is not allowed: {reason}") from None
+
+
+def _unknown(what: str, name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown {what} {name!r}{hint} (there are: {', '.join(sorted(known)) or 'none'})"
+
+
+def _check(plugin: object, bases: tuple[type[Plugin], ...]) -> None:
+    """Refuse what could not be played, with one sentence."""
+    kinds = " or ".join(base.__name__ for base in bases)
+    if not (isinstance(plugin, type) and issubclass(plugin, bases)):
+        raise RegistryError(f"{plugin!r} is not a subclass of {kinds}")
+    where = f"class {plugin.__name__}"
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", getattr(plugin, "name", "")):
+        raise RegistryError(f"{where}: name must be lower-case words joined by hyphens")
+    if not isinstance(plugin.version, int):
+        raise RegistryError(f"{where}: version must be a whole number, got {plugin.version!r}")
+    if not dataclasses.is_dataclass(plugin):
+        raise RegistryError(f"{where}: must be decorated with @dataclass")
+    missing = getattr(plugin, "__abstractmethods__", frozenset())
+    if missing:
+        raise RegistryError(f"{where}: has no {', '.join(sorted(missing))}")
+    if issubclass(plugin, Attack | Defense):
+        for field, (_, default) in parameters(plugin).items():
+            if default is dataclasses.MISSING:
+                raise RegistryError(f"{where}: parameter {field} needs a default")
+    if "__doc__" not in vars(plugin) or (plugin.__doc__ or "").startswith(f"{plugin.__name__}("):
+        raise RegistryError(f"{where}: needs a docstring, its first line is the summary")
+
+
+def _points() -> list[EntryPoint]:
+    """Entry points of the group; a distribution found twice on the path counts once."""
+    unique = {
+        (point.dist.name if point.dist else "", point.name, point.value): point
+        for point in entry_points(group=GROUP)
+    }
+    return [unique[key] for key in sorted(unique)]
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise RegistryError(f"no such file: {path}")
+    name = f"poisongames_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise RegistryError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,121 @@
+"""Files of a run: records, evidence and artifacts, each written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from pydantic import ValidationError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from benchmark.runs.record import Evidence, Record
+
+
+class StoreError(RuntimeError):
+    """A file of the run that cannot be written or read."""
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write so that a kill at any instant leaves the old file or the new one.
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(
+            f"cannot write {path}: {error.strerror}; make room or choose another --out, "
+            "then run the same command to continue"
+        ) from error
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of all tensors."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        sha.update(tensor.numpy().tobytes())
+    return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class Store:
+    """A run's folder.
+
+    - ``records/NAME.json``: one per finished cell.
+    - ``evidence/NAME.npz``: predictions and scores behind it.
+    - ``artifacts/victims/KEY/``: weights, attack state and triggered images; they can be
+      deleted and are then made again.
+    """
+
+    root: Path
+
+    def _record(self, name: str) -> Path:
+        return self.root / "records" / f"{name}.json"
+
+    def has_record(self, name: str) -> bool:
+        return self._record(name).is_file()
+
+    def save_record(self, name: str, record: Record) -> None:
+        write_whole(self._record(name), record.to_json().encode())
+
+    def records(self) -> Iterator[Record]:
+        """All records in the order of their names.
+
+        Raises:
+            StoreError: a file is not a record.
+        """
+        for path in sorted((self.root / "records").glob("*.json")):
+            try:
+                yield Record.model_validate_json(path.read_bytes())
+            except ValidationError as error:
+                first = error.errors()[0]
+                field = ".".join(map(str, first["loc"])) or "file"
+                raise StoreError(f"{path}: {field}: {first['msg']}") from None
+
+    def save_evidence(self, name: str, arrays: Mapping[str, np.ndarray]) -> Evidence:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        content = buffer.getvalue()
+        write_whole(self.root / "evidence" / f"{name}.npz", content)
+        return Evidence(file=f"{name}.npz", sha256=hashlib.sha256(content).hexdigest())
+
+    def _victim(self, key: str) -> Path:
+        return self.root / "artifacts" / "victims" / key[:32]
+
+    def has_victim(self, key: str) -> bool:
+        return (self._victim(key) / "victim.json").is_file()
+
+    def save_victim(
+        self, key: str, tensors: Mapping[str, Mapping[str, Tensor]], facts: dict[str, Any]
+    ) -> None:
+        """Save groups of tensors, then the facts, whose presence says that all is there."""
+        for group, members in tensors.items():
+            content = save({name: tensor.cpu().contiguous() for name, tensor in members.items()})
+            write_whole(self._victim(key) / f"{group}.safetensors", content)
+        write_whole(self._victim(key) / "victim.json", json.dumps(facts, indent=1).encode())
+
+    def victim_tensors(self, key: str, group: str) -> dict[str, Tensor]:
+        return load((self._victim(key) / f"{group}.safetensors").read_bytes())
+
+    def victim_facts(self, key: str) -> dict[str, Any]:
+        facts: dict[str, Any] = json.loads((self._victim(key) / "victim.json").read_text())
+        return facts

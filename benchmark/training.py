@@ -1,0 +1,118 @@
+"""The one training loop, for victims, surrogates and attackers who own the training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Generator, Tensor, nn
+
+from benchmark.images import ImageSet, augment, to_unit
+from benchmark.protocol import Augmentation, Recipe
+
+#: Changes a batch (images in [0, 1], labels) before the model sees it.
+BatchHook = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def mixed_precision(device: torch.device, precision: str = "bfloat16") -> torch.autocast:
+    """Autocast to bfloat16; it needs no loss scaling, so the same code serves float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def rate_at(progress: float, recipe: Recipe) -> float:
+    """Share of the peak learning rate after `progress` in [0, 1] of the training."""
+    if progress < recipe.warmup:
+        return progress / recipe.warmup
+    rest = (progress - recipe.warmup) / (1 - recipe.warmup)
+    if recipe.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * rest))
+    return 1 - rest if recipe.schedule == "linear" else 1.0
+
+
+class Trainer:
+    """Trains classifiers on images that stay on the device as bytes.
+
+    Args:
+        recipe: epochs, batch size and optimiser settings.
+        augmentation: shifts and mirrors that are applied to every batch.
+        progress: called with (epochs done, epochs in all).
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        augmentation: Augmentation,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.recipe, self.augmentation, self.progress = recipe, augmentation, progress
+
+    def batches(
+        self, data: ImageSet, rng: Generator, repeats: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of a whole training: float images (B, C, H, W), labels (B,) or (B, K).
+
+        Args:
+            rng: on the device of the data.
+            repeats: int64 (N,), how often each image occurs in an epoch; once by default.
+        """
+        for epoch in range(self.recipe.epochs):
+            for rows in self._epoch(data, rng, repeats):
+                pixels = data.pixels[rows]
+                pixels = augment(pixels, self.augmentation.pad, self.augmentation.flip, rng)
+                yield to_unit(pixels), data.labels[rows]
+            self.progress(epoch + 1, self.recipe.epochs)
+
+    def _epoch(
+        self, data: ImageSet, rng: Generator, repeats: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        rows = torch.arange(len(data), device=data.device)
+        if repeats is not None:
+            rows = rows.repeat_interleave(repeats)
+        order = rows[torch.randperm(len(rows), generator=rng, device=data.device)]
+        return order.split(self.recipe.batch_size)
+
+    def optimizer(self, model: nn.Module, images: int) -> tuple[torch.optim.SGD, Callable[[], None]]:
+        """Return the recipe's optimiser and a function that advances its schedule by one batch.
+
+        Args:
+            images: images per epoch, repeats included.
+        """
+        steps = self.recipe.epochs * math.ceil(images / self.recipe.batch_size)
+        optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=self.recipe.learning_rate,
+            momentum=self.recipe.momentum,
+            nesterov=self.recipe.nesterov,
+            weight_decay=self.recipe.weight_decay,
+        )
+        # The rate of a step is read at its middle, so that neither end of a schedule is idle.
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate_at(min((step + 0.5) / steps, 1.0), self.recipe)
+        )
+        return optimizer, schedule.step
+
+    def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy against hard or soft labels."""
+        with mixed_precision(images.device, self.recipe.precision):
+            return nn.functional.cross_entropy(model(images), labels)
+
+    def fit(
+        self,
+        model: nn.Module,
+        data: ImageSet,
+        rng: Generator,
+        *,
+        repeats: Tensor | None = None,
+        on_batch: BatchHook = lambda images, labels: (images, labels),
+    ) -> None:
+        """Train `model` in place; it is left in evaluation mode."""
+        model.train()
+        images_per_epoch = len(data) if repeats is None else int(repeats.sum())
+        optimizer, advance = self.optimizer(model, images_per_epoch)
+        for batch in self.batches(data, rng, repeats):
+            optimizer.zero_grad(set_to_none=True)
+            self.loss(model, *on_batch(*batch)).backward()
+            optimizer.step()
+            advance()
+        model.eval()

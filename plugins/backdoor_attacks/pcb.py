@@ -1,0 +1,90 @@
+"""Parameter-Controlled Backdoor: the backdoor lives in a secret share of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor, nn
+
+from backdoor_attacks.advclean import AdvClean
+from benchmark import (
+    Attack,
+    AttackerView,
+    CodePoisoningAttack,
+    ImageSet,
+    Images,
+    Share,
+    hookimpl,
+)
+from benchmark.models import Classifier
+from benchmark.training import Trainer
+
+
+def masked_step(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], masks: Iterable[Tensor]
+) -> None:
+    """Step, but leave every entry outside its mask exactly as it was.
+
+    The final update is masked, not the gradient, so that neither momentum nor weight decay
+    can move the other entries.
+    """
+    parameters = list(parameters)
+    before = [parameter.detach().clone() for parameter in parameters]
+    optimizer.step()
+    with torch.no_grad():
+        for parameter, old, mask in zip(parameters, before, masks, strict=True):
+            parameter.copy_(torch.where(mask, parameter, old))
+
+
+@dataclass
+class PCB(CodePoisoningAttack):
+    """Every other batch is triggered and may update only a random share of the weights.
+
+    Odd batches are clean and update everything (Pick your Poison, Alg. 5). Each kind has
+    its own optimiser state. The algorithm names Adam and publishes neither share nor
+    length; here both follow the victim's recipe, so that PCB costs what a victim costs.
+    `base` is the attack whose trigger is used.
+    """
+
+    name, version, paper = "pcb", 1, "Lukas and Kerschbaum 2023, Alg. 5"
+    base: Attack = field(default_factory=AdvClean)
+    share: Share = 0.1
+
+    def setup(
+        self, view: AttackerView, rng: Generator, state: dict[str, Tensor] | None = None
+    ) -> None:
+        self.view = view
+        self.base.setup(view, rng, state)
+        self.state = self.base.state
+
+    def trigger(self, images: Images, rng: Generator) -> Images:
+        return self.base.trigger(images, rng)
+
+    def train(self, model: Classifier, data: ImageSet, trainer: Trainer, rng: Generator) -> None:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        masks = [
+            torch.rand(p.shape, generator=rng, device=rng.device) < self.share for p in parameters
+        ]
+        clean_step, advance_clean = trainer.optimizer(model, len(data))
+        poison_step, advance_poison = trainer.optimizer(model, len(data))
+        model.train()
+        for number, (images, labels) in enumerate(trainer.batches(data, rng)):
+            model.zero_grad(set_to_none=True)
+            if number % 2 == 0:
+                triggered = self.trigger(images, rng)
+                targets = torch.full_like(labels, self.view.target)
+                trainer.loss(model, triggered, targets).backward()
+                masked_step(poison_step, parameters, masks)
+            else:
+                trainer.loss(model, images, labels).backward()
+                clean_step.step()
+            # Both schedules follow the whole training, not their own half of the steps.
+            advance_clean()
+            advance_poison()
+
+
+@hookimpl
+def register_attacks(register: Callable[[type], None]) -> None:
+    register(PCB)
