@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmark import images
 from benchmark.api import Dataset, Source
 from benchmark.images import ImageSet
 from benchmark.protocol import digest
@@ -36,8 +38,8 @@ def load(dataset: Dataset, data_dir: Path | None = None, cache: Path | None = No
 
     A set that needs files is looked for in `data_dir`, in the folder $POISONGAMES_DATA, in
     ``../shared/data``, among what was downloaded before, and is downloaded at last. Its
-    decoded arrays are kept in the cache and mapped into memory, copy-on-write, so a set may
-    be larger than memory. Changed files are decoded anew, and so is a damaged cache entry.
+    decoded arrays are kept in the cache and mapped into memory, so a set may be larger than
+    memory; do not write to them. Changed files are decoded anew, and so is a damaged cache entry.
 
     Args:
         data_dir: holds ``<name>/`` or ``data/<name>/``, or is itself the folder of the set.
@@ -95,7 +97,7 @@ def _open(entry: Path) -> Source | None:
         for name, stamp in marker["arrays"].items():
             if _stamp(entry / name) != stamp:
                 return None
-            arrays[name] = torch.from_numpy(np.load(entry / name, mmap_mode="c"))
+            arrays[name] = _map(entry / name)
         parts = [
             ImageSet(arrays[f"{split}_pixels.npy"], arrays[f"{split}_labels.npy"])
             for split in ("train", "test")
@@ -104,6 +106,15 @@ def _open(entry: Path) -> Source | None:
         return Source(parts[0], parts[1] if parts[1:] else None, tuple(marker["class_names"]))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
+
+
+def _map(path: Path) -> torch.Tensor:
+    """Map an array into memory; writing to it changes a copy, or is forbidden where it is large."""
+    # Linux refuses a copy-on-write mapping that could outgrow the memory, a read-only one never.
+    large = path.stat().st_size > images.RESIDENT_BYTES
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(np.load(path, mmap_mode="r" if large else "c"))
 
 
 def _fill(entry: Path, dataset: Dataset, files: Sequence[Path] | None) -> Source:

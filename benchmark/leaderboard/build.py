@@ -8,18 +8,21 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.leaderboard.tables import repairs, unfinished, victims
+from benchmark.metrics import REPAIRED
 from benchmark.runs.record import ProtocolRef, Record
 from benchmark.runs.store import Store, StoreError, write_whole
 
 INTRODUCTION = """\
 ASR is the share of triggered test images of other classes that the model puts into the
 target class; CDA is its accuracy on clean test images. A cell shows the ASR that remains
-after the best the defense may do within {budget}: `deployable` is the last checkpoint whose
-accuracy on held-out validation images was in budget, which a defender can really choose;
-`paper` is the lowest ASR of any checkpoint in budget on the test images, as Pick your
-Poison reads it. A backdoor counts as repaired at an ASR of at most 5 %. All rates are in
-percent. Brackets are 95 % intervals: the wider of Wilson's over all images and Student's t
-over seeds. r is the number of trusted images as a share of the training set.
+after the best the defense may do within the budget
+of clean accuracy: the deployable reading takes the last checkpoint whose accuracy on held-out
+validation images was in budget, which a defender can really choose; the paper's reading
+takes the lowest ASR of any checkpoint in budget on the test images, as Pick your Poison
+does. A backdoor that worked counts as repaired, in bold, at an ASR of at most 5 %. Rates are
+in percent and means over seeds; brackets are 95 % intervals, the wider of Wilson's over all
+images and Student's t over seeds. r is the number of trusted images as a share of the
+training set.
 """
 
 
@@ -63,7 +66,7 @@ def _markdown(
         f"# {protocol.name}",
         f"{len(records)} cells, {seeds} seed{'s' if seeds > 1 else ''}, "
         f"protocol `{protocol.sha256[:12]}`.",
-        INTRODUCTION.format(budget="the budget of clean accuracy").rstrip(),
+        INTRODUCTION.rstrip(),
         "## Victims before any defense",
         _victims_table(frames["victims"]),
     ]
@@ -120,7 +123,8 @@ def _grid(frame: pd.DataFrame, reading: str) -> str:
         text = _percent(
             mean, getattr(row, f"asr_{reading}_low"), getattr(row, f"asr_{reading}_high")
         )
-        texts.append(f"**{text}**" if mean <= 0.05 else text)
+        repaired = row.asr_before > REPAIRED >= mean
+        texts.append(f"**{text}**" if repaired else text)
     share = ["" if pd.isna(r) else f" r={100 * r:g}%" for r in frame.trusted_share]
     cells = pd.DataFrame(
         {
@@ -154,12 +158,18 @@ def _spent_table(frame: pd.DataFrame) -> str:
                 "r": "–" if pd.isna(share) else f"{100 * share:g}%",
                 "CDA loss, deployable (points)": _number(100 * group.cda_loss_deployable.mean(), 2),
                 "CDA loss, paper (points)": _number(100 * group.cda_loss_paper.mean(), 2),
-                "repaired, deployable": f"{int((group.asr_deployable <= 0.05).sum())} of {len(group)}",
-                "repaired, paper": f"{int((group.asr_paper <= 0.05).sum())} of {len(group)}",
+                "repaired, deployable": _repaired(group, "deployable"),
+                "repaired, paper": _repaired(group, "paper"),
                 "seconds": _number(group.seconds.mean()),
             }
         )
     return _plain(pd.DataFrame(rows))
+
+
+def _repaired(group: pd.DataFrame, reading: str) -> str:
+    """Count attacks that worked and no longer do."""
+    working = group[group.asr_before > REPAIRED]
+    return f"{int((working[f'asr_{reading}'] <= REPAIRED).sum())} of {len(working)}"
 
 
 def _cell_text(text: str) -> str:

@@ -40,17 +40,20 @@ def masked_step(
 
 @dataclass
 class PCB(CodePoisoningAttack):
-    """Every other batch is triggered and may update only a random share of the weights.
+    """Every other batch is triggered and may update only some of the weights.
 
     Odd batches are clean and update everything (Pick your Poison, Alg. 5). Each kind has
     its own optimiser state. The algorithm names Adam and publishes neither share nor
-    length; here both follow the victim's recipe, so that PCB costs what a victim costs.
+    length; here rate and length follow the victim's recipe, so that PCB costs what a victim
+    costs. `batch_share` of a poisoned batch is triggered: the listing's whole batches of one
+    class collapse the clean accuracy, since batch norm tells them apart from clean ones.
     `base` is the attack whose trigger is used.
     """
 
     name, version, paper = "pcb", 1, "Lukas and Kerschbaum 2023, Alg. 5"
     base: Attack = field(default_factory=AdvClean)
     share: Share = 0.1
+    batch_share: Share = 0.1
 
     def setup(
         self, view: AttackerView, rng: Generator, state: dict[str, Tensor] | None = None
@@ -73,9 +76,7 @@ class PCB(CodePoisoningAttack):
         for number, (images, labels) in enumerate(trainer.batches(data, rng)):
             model.zero_grad(set_to_none=True)
             if number % 2 == 0:
-                triggered = self.trigger(images, rng)
-                targets = torch.full_like(labels, self.view.target)
-                trainer.loss(model, triggered, targets).backward()
+                trainer.loss(model, *self._poisoned(images, labels, rng)).backward()
                 masked_step(poison_step, parameters, masks)
             else:
                 trainer.loss(model, images, labels).backward()
@@ -83,6 +84,13 @@ class PCB(CodePoisoningAttack):
             # Both schedules follow the whole training, not their own half of the steps.
             advance_clean()
             advance_poison()
+
+    def _poisoned(self, images: Images, labels: Tensor, rng: Generator) -> tuple[Images, Tensor]:
+        count = max(1, round(self.batch_share * len(images)))
+        images, labels = images.clone(), labels.clone()
+        images[:count] = self.trigger(images[:count], rng)
+        labels[:count] = self.view.target
+        return images, labels
 
 
 @hookimpl
