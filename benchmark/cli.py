@@ -99,7 +99,8 @@ def run(
         Optional[str], typer.Option(help="Training recipe; the protocol's own by default.")
     ] = None,
     time_limit: Annotated[
-        Optional[str], typer.Option(help="Stop after this long (90s, 9m, 1h); run again to continue.")
+        Optional[str],
+        typer.Option(help="Stop after this long (90s, 9m, 1h); run again to continue."),
     ] = None,
     out_dir: Annotated[
         Optional[Path], typer.Option("--out", help="Folder of the run; runs/PROTOCOL by default.")
@@ -244,7 +245,9 @@ def _show_plugin(registry: Registry, name: str) -> None:
     for entry in found:
         plugin = entry.plugin
         kind = entry.kind.__name__.lower()
-        out.print(f"[b]{plugin.name}[/b] {kind} ({nature(plugin) or kind}), version {plugin.version}")
+        out.print(
+            f"[b]{plugin.name}[/b] {kind} ({nature(plugin) or kind}), version {plugin.version}"
+        )
         out.print(f"from {escape(entry.origin)}; paper: {escape(plugin.paper) or 'none given'}\n")
         out.print(escape(inspect.getdoc(plugin) or ""))
         table = Table("parameter", "default", "allowed", box=None, pad_edge=False)

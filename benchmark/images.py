@@ -30,9 +30,10 @@ def empty_bytes(shape: tuple[int, ...], device: torch.device | str = "cpu") -> T
     size = int(np.prod(shape))
     if size <= RESIDENT_BYTES or torch.device(device).type != "cpu":
         return torch.empty(shape, dtype=torch.uint8, device=device)
-    backing = tempfile.TemporaryFile(prefix="poisongames-")
-    backing.truncate(size)
-    return torch.from_numpy(np.memmap(backing, dtype=np.uint8, mode="r+", shape=shape))
+    with tempfile.TemporaryFile(prefix="poisongames-") as backing:  # the map outlives the file
+        backing.truncate(size)
+        mapped = np.memmap(backing, dtype=np.uint8, mode="r+", shape=shape)
+    return torch.from_numpy(mapped)
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def _within(points: Sequence[Point], reading: str, budget: float) -> list[Point]
 
 
 def lowest_asr(points: Sequence[Point], budget: float) -> Point:
-    """The paper's reading: lowest ASR before clean accuracy on the test images leaves the budget."""
+    """The paper's reading: lowest ASR before accuracy on the test images leaves the budget."""
     return min(_within(points, "cda", budget), key=lambda point: point.asr.value)
 
 

@@ -109,7 +109,9 @@ class BasicBlock(nn.Module):
         return torch.relu(self.bn2(self.conv2(out)) + self.shortcut(hidden))
 
 
-def _resnet(shape: tuple[int, int, int], classes: int, widths: list[int], blocks: int) -> Classifier:
+def _resnet(
+    shape: tuple[int, int, int], classes: int, widths: list[int], blocks: int
+) -> Classifier:
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     stages["stem"] = nn.Sequential(
         nn.Conv2d(shape[0], widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()

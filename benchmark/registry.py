@@ -10,6 +10,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -110,7 +111,7 @@ class Registry:
             origin = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
             self._add(point.name, origin, point.load)
         for path in self.paths:
-            self._add(path.stem, str(path), lambda path=path: _load_file(path))
+            self._add(path.stem, str(path), partial(_load_file, path))
 
     @property
     def entries(self) -> list[Entry]:
@@ -317,8 +318,8 @@ def _check(plugin: object, bases: tuple[type[Plugin], ...]) -> None:
     if not (isinstance(plugin, type) and issubclass(plugin, bases)):
         raise RegistryError(f"{plugin!r} is not a subclass of {kinds}")
     where = f"class {plugin.__name__}"
-    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", getattr(plugin, "name", "")):
-        raise RegistryError(f"{where}: name must be lower-case words joined by hyphens")
+    if not re.fullmatch(r"[a-z0-9]+([-_][a-z0-9]+)*", getattr(plugin, "name", "")):
+        raise RegistryError(f"{where}: name must be lower-case words joined by - or _")
     if not isinstance(plugin.version, int):
         raise RegistryError(f"{where}: version must be a whole number, got {plugin.version!r}")
     if not dataclasses.is_dataclass(plugin):

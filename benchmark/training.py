@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Generator, Tensor, nn
@@ -63,16 +63,16 @@ class Trainer:
                 yield to_unit(pixels), data.labels[rows]
             self.progress(epoch + 1, self.recipe.epochs)
 
-    def _epoch(
-        self, data: ImageSet, rng: Generator, repeats: Tensor | None
-    ) -> tuple[Tensor, ...]:
+    def _epoch(self, data: ImageSet, rng: Generator, repeats: Tensor | None) -> Sequence[Tensor]:
         rows = torch.arange(len(data), device=data.device)
         if repeats is not None:
             rows = rows.repeat_interleave(repeats)
         order = rows[torch.randperm(len(rows), generator=rng, device=data.device)]
-        return order.split(self.recipe.batch_size)
+        return torch.split(order, self.recipe.batch_size)
 
-    def optimizer(self, model: nn.Module, images: int) -> tuple[torch.optim.SGD, Callable[[], None]]:
+    def optimizer(
+        self, model: nn.Module, images: int
+    ) -> tuple[torch.optim.SGD, Callable[[], None]]:
         """Return the recipe's optimiser and a function that advances its schedule by one batch.
 
         Args:

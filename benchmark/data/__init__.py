@@ -42,7 +42,8 @@ def load(dataset: Dataset, data_dir: Path | None = None, cache: Path | None = No
     memory; do not write to them. Changed files are decoded anew, and so is a damaged cache entry.
 
     Args:
-        data_dir: holds ``<name>/`` or ``data/<name>/``, or is itself the folder of the set.
+        data_dir: holds ``<name>/`` or ``data/<name>/``, a hyphen in the name written as an
+            underscore, or is itself the folder of the set.
         cache: where decoded arrays are kept; by default $XDG_CACHE_HOME/poisongames, or
             ~/.cache/poisongames.
 

@@ -120,7 +120,7 @@ class Cifar10(Published):
 class FashionMnist(Published):
     """70,000 pictures of clothing, 28x28 grey, 10 classes."""
 
-    name, version, paper = "fashion-mnist", 1, "Xiao et al., arXiv:1708.07747, 2017"
+    name, version, paper = "fashion_mnist", 1, "Xiao et al., arXiv:1708.07747, 2017"
     shape, classes = (1, 28, 28), 10
 
     def fetch(self, folder: Path, split: str) -> Any:

@@ -94,7 +94,7 @@ class Arena:
             c, h, w = self.shape
             model = self._architecture.build((c, h, w), len(self.class_names))
         model.normalise_by(*self._statistics)
-        return model.to(self.device, memory_format=torch.channels_last).eval()
+        return model.to(self.device).to(memory_format=torch.channels_last).eval()
 
     def trainer(self, progress: Progress = lambda done, total: None) -> Trainer:
         return Trainer(self.recipe, self.protocol.augmentation, progress)

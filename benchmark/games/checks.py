@@ -30,9 +30,7 @@ def images(returned: object, given: Tensor, who: str) -> Tensor:
     low, high = returned.min().item(), returned.max().item()
     # Written so that NaN fails too.
     if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
-        raise RuleViolation(
-            f"{who} must return values in [0, 1], got [{low:.4g}, {high:.4g}]"
-        )
+        raise RuleViolation(f"{who} must return values in [0, 1], got [{low:.4g}, {high:.4g}]")
     return returned.clamp(0, 1)
 
 

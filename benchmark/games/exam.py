@@ -91,7 +91,7 @@ def predictor(model: Classifier, precision: str) -> Callable[[Tensor], Tensor]:
         modes = {module: module.training for module in model.modules()}
         model.eval()
         with torch.inference_mode(), mixed_precision(images.device, precision):
-            predicted = model(images).argmax(1)
+            predicted: Tensor = model(images).argmax(1)
         for module, training in modes.items():
             module.training = training
         return predicted

@@ -31,9 +31,7 @@ class TrainingSet:
     repeats: Tensor
 
 
-def collect(
-    arena: Arena, attack: Attack | None, m: int, boost: int, rng: Generator
-) -> TrainingSet:
+def collect(arena: Arena, attack: Attack | None, m: int, boost: int, rng: Generator) -> TrainingSet:
     """Let the attack exchange m training images; their number stays what it was.
 
     Poisoned images are rounded to 8 bits, as files would be.

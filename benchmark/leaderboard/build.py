@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -58,9 +59,7 @@ def _common_protocol(folder: Path, records: Iterable[Record]) -> ProtocolRef:
     return next(iter(protocols.values()))
 
 
-def _markdown(
-    protocol: ProtocolRef, records: list[Record], frames: dict[str, pd.DataFrame]
-) -> str:
+def _markdown(protocol: ProtocolRef, records: list[Record], frames: dict[str, pd.DataFrame]) -> str:
     seeds = len({record.seed for record in records})
     parts = [
         f"# {protocol.name}",
@@ -76,94 +75,90 @@ def _markdown(
     ):
         parts += [f"## {title}", _grid(frames["repairs"], reading)]
     parts += ["## Accuracy spent and backdoors repaired", _spent_table(frames["repairs"])]
-    problems = unfinished(records)
-    if len(problems):
-        parts += ["## Failed and invalid cells", _plain(problems)]
+    if problems := unfinished(records):
+        rows = [{key: _cell_text(value) for key, value in row.items()} for row in problems]
+        parts += ["## Failed and invalid cells", _table(rows)]
     return "\n\n".join(parts) + "\n"
 
 
-def _percent(mean: float, low: float, high: float) -> str:
-    if pd.isna(mean):
-        return "–"
-    return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _plain(frame: pd.DataFrame) -> str:
-    return frame.to_markdown(index=False, disable_numparse=True)
-
-
-def _victims_table(frame: pd.DataFrame) -> str:
-    shown = pd.DataFrame(
-        {
-            "attack": [_cell_text(name) for name in frame.attack],
-            "threat": frame.threat,
-            "m": frame.m.astype(str),
-            "CDA": [_percent(*row) for row in zip(frame.cda, frame.cda_low, frame.cda_high)],
-            "ASR": [_percent(*row) for row in zip(frame.asr, frame.asr_low, frame.asr_high)],
-            "ASR as in the game": [_number(100 * v) for v in frame.asr_game],
-            "ASR on clean model": [
-                _percent(*row)
-                for row in zip(frame.asr_clean, frame.asr_clean_low, frame.asr_clean_high)
-            ],
-            "target confidence": [_number(v, 3) for v in frame.target_confidence],
-        }
-    )
-    return _plain(shown)
+def _percent(row: Any, column: str) -> str:
+    """Mean and interval of one of a row's rates, in percent."""
+    mean, low, high = (row[column + suffix] for suffix in ("", "_low", "_high"))
+    return "–" if pd.isna(mean) else f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _number(value: float, digits: int = 1) -> str:
     return "–" if pd.isna(value) else f"{value:.{digits}f}"
 
 
+def _share(share: float | None) -> str:
+    return "–" if pd.isna(share) else f"{100 * share:g}%"
+
+
+def _table(rows: list[dict[str, str]]) -> str:
+    if not rows:
+        return "No defense was played."
+    text: str = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+    return text
+
+
+def _victims_table(frame: pd.DataFrame) -> str:
+    return _table(
+        [
+            {
+                "attack": _cell_text(row["attack"]),
+                "threat": row["threat"],
+                "m": str(row["m"]),
+                "CDA": _percent(row, "cda"),
+                "ASR": _percent(row, "asr"),
+                "ASR as in the game": _number(100 * row["asr_game"]),
+                "ASR on clean model": _percent(row, "asr_clean"),
+                "target confidence": _number(row["target_confidence"], 3),
+            }
+            for row in frame.to_dict("records")
+        ]
+    )
+
+
 def _grid(frame: pd.DataFrame, reading: str) -> str:
     """Attacks down, defenses with their trusted shares across; repaired cells in bold."""
-    texts = []
-    for row in frame.itertuples():
-        mean = getattr(row, f"asr_{reading}")
-        text = _percent(
-            mean, getattr(row, f"asr_{reading}_low"), getattr(row, f"asr_{reading}_high")
-        )
-        repaired = row.asr_before > REPAIRED >= mean
-        texts.append(f"**{text}**" if repaired else text)
-    share = ["" if pd.isna(r) else f" r={100 * r:g}%" for r in frame.trusted_share]
-    cells = pd.DataFrame(
-        {
-            "attack": [
-                f"{_cell_text(name)} (m={m})" for name, m in zip(frame.attack, frame.m)
-            ],
-            "column": [_cell_text(name) + s for name, s in zip(frame.defense, share)],
-            "text": texts,
-        }
-    )
-    if cells.empty:
-        return "No defense was played."
-    wide = cells.pivot(index="attack", columns="column", values="text")
-    wide = wide.reindex(index=cells.attack.unique(), columns=cells.column.unique())
-    return wide.fillna("–").reset_index().rename_axis(columns=None).to_markdown(
-        index=False, disable_numparse=True
+    lines: dict[str, dict[str, str]] = {}
+    columns: dict[str, None] = {}
+    for row in frame.to_dict("records"):
+        share = "" if pd.isna(row["trusted_share"]) else f" r={_share(row['trusted_share'])}"
+        column = _cell_text(row["defense"]) + share
+        attack = f"{_cell_text(row['attack'])} (m={row['m']})"
+        text = _percent(row, f"asr_{reading}")
+        repaired = row["asr_before"] > REPAIRED >= row[f"asr_{reading}"]
+        lines.setdefault(attack, {})[column] = f"**{text}**" if repaired else text
+        columns[column] = None
+    return _table(
+        [
+            {"attack": attack} | {column: line.get(column, "–") for column in columns}
+            for attack, line in lines.items()
+        ]
     )
 
 
 def _spent_table(frame: pd.DataFrame) -> str:
     """Per defense and share: mean loss of CDA in points, and how many attacks are repaired."""
     if frame.empty:
-        return "No defense was played."
-    rows = []
-    for (defense, share), group in frame.groupby(
-        ["defense", "trusted_share"], sort=False, dropna=False
-    ):
-        rows.append(
+        return _table([])
+    groups = frame.groupby(["defense", "trusted_share"], sort=False, dropna=False)
+    return _table(
+        [
             {
-                "defense": _cell_text(str(defense)),
-                "r": "–" if pd.isna(share) else f"{100 * share:g}%",
+                "defense": _cell_text(defense),
+                "r": _share(share),
                 "CDA loss, deployable (points)": _number(100 * group.cda_loss_deployable.mean(), 2),
                 "CDA loss, paper (points)": _number(100 * group.cda_loss_paper.mean(), 2),
                 "repaired, deployable": _repaired(group, "deployable"),
                 "repaired, paper": _repaired(group, "paper"),
                 "seconds": _number(group.seconds.mean()),
             }
-        )
-    return _plain(pd.DataFrame(rows))
+            for (defense, share), group in groups
+        ]
+    )
 
 
 def _repaired(group: pd.DataFrame, reading: str) -> str:

@@ -50,9 +50,7 @@ def _grouped(
         if record.status == "ok" and record.metrics is not None:
             groups[key(record)].append((record, record.metrics))
     # None is no number: sort by whether it is there first.
-    return sorted(
-        groups.items(), key=lambda item: [(part is not None, part) for part in item[0]]
-    )
+    return sorted(groups.items(), key=lambda item: [(part is not None, part) for part in item[0]])
 
 
 def _attack_columns(record: Record, name: Callable[[PluginRef], str]) -> dict[str, Any]:
@@ -137,20 +135,20 @@ def _lost(cell: Metrics, after: Rate) -> float:
     return _value(cell.before.cda) - _value(after)
 
 
-def unfinished(records: Sequence[Record]) -> pd.DataFrame:
+def unfinished(records: Sequence[Record]) -> list[dict[str, str]]:
     """Cells that failed or that the sanity gate refused, with the reason."""
     rows = []
     for record in records:
         if record.status != "ok":
-            error = record.error
+            error, share = record.error, record.trusted_share
             rows.append(
                 {
                     "attack": record.attack.label,
                     "defense": record.defense.name,
-                    "r": "–" if record.trusted_share is None else f"{100 * record.trusted_share:g}%",
+                    "r": "–" if share is None else f"{100 * share:g}%",
                     "seed": str(record.seed),
                     "status": record.status,
-                    "reason": f"{error.kind}: {error.message}" if error else record.reason,
+                    "reason": f"{error.kind}: {error.message}" if error else record.reason or "",
                 }
             )
-    return pd.DataFrame(rows)
+    return rows

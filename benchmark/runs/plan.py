@@ -11,9 +11,11 @@ from pydantic import ValidationError
 from benchmark.api import Attack, CodePoisoningAttack, Defense
 from benchmark.protocol import AttackEntry, Protocol, digest
 from benchmark.registry import Registry, RegistryError, identity, label, parse
-from benchmark.runs.record import NONE, SCHEMA, AttackRef, DefenseRef, StageRef
+from benchmark.runs.record import NONE, AttackRef, DefenseRef, StageRef
 
 GAME = "robustness"
+#: Part of every key; raise it when the meaning of a record changes.
+KEY_VERSION = 1
 _ORDER = ("sanitize", "repair", "deploy")
 
 
@@ -36,7 +38,7 @@ class Victim:
     def key(self) -> str:
         parts = [self.attack.model_dump(exclude={"label"}), self.seed, self.recipe]
         cleaned = self.sanitizer.model_dump(exclude={"label"}) if self.sanitizer else None
-        return digest([SCHEMA, self.protocol_sha256, *parts, cleaned])
+        return digest([KEY_VERSION, self.protocol_sha256, *parts, cleaned])
 
     @property
     def clean(self) -> Victim:
@@ -59,7 +61,7 @@ class Cell:
     @cached_property
     def key(self) -> str:
         stages = [stage.model_dump(exclude={"label"}) for stage in self.defense.stages]
-        return digest([SCHEMA, GAME, self.victim.key, stages, self.trusted_share])
+        return digest([KEY_VERSION, GAME, self.victim.key, stages, self.trusted_share])
 
     @property
     def name(self) -> str:
@@ -185,7 +187,9 @@ def _attack(registry: Registry, protocol: Protocol, entry: AttackEntry) -> Attac
     m = protocol.robustness.default_m[attack.threat] if entry.m is None else entry.m
     if isinstance(attack, CodePoisoningAttack):
         if entry.m:
-            raise RegistryError(f"{attack.name} owns the training, it poisons no files: m must be 0")
+            raise RegistryError(
+                f"{attack.name} owns the training, it poisons no files: m must be 0"
+            )
         m = 0
     return AttackRef(
         label=label(attack), threat=attack.threat, m=m, boost=entry.boost, **identity(attack)

@@ -133,9 +133,7 @@ class Worker:
         tensors = {"model": model.state_dict(), "state": state, "exam": {"triggered": triggered}}
         self.store.save_victim(victim.key, tensors, facts)
 
-    def play_cell(
-        self, cell: Cell, progress: Progress = lambda done, total: None
-    ) -> Error | None:
+    def play_cell(self, cell: Cell, progress: Progress = lambda done, total: None) -> Error | None:
         """Play a cell whose victims are trained, and save its record.
 
         Returns:
@@ -214,9 +212,7 @@ class Worker:
             "env": environment(),
         }
 
-    def _record(
-        self, cell: Cell, outcome: Outcome, evidence: Evidence, started: float
-    ) -> Record:
+    def _record(self, cell: Cell, outcome: Outcome, evidence: Evidence, started: float) -> Record:
         facts = self.store.victim_facts((cell.sanitized_victim or cell.victim).key)
         budget = self.setup.protocol.robustness.budget
         before = outcome.curve[0]
@@ -304,7 +300,10 @@ class Worker:
         others = triggered[self.arena.splits.test.labels != self.arena.target]
         total = 0.0
         for pixels in others.split(victims.BATCH):
-            with torch.inference_mode(), mixed_precision(pixels.device, self.arena.recipe.precision):
+            with (
+                torch.inference_mode(),
+                mixed_precision(pixels.device, self.arena.recipe.precision),
+            ):
                 logits = model(to_unit(pixels)).float()
             total += logits.softmax(1)[:, self.arena.target].sum().item()
         return total / len(others)
@@ -318,7 +317,7 @@ def _describe(error: Exception) -> Error:
 
 def _evidence(outcome: Outcome) -> dict[str, np.ndarray]:
     """Predictions at every point of the curve, with the labels to judge them by."""
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "labels_validation": outcome.key.validation,
         "labels_test": outcome.key.test,
         "target": np.array(outcome.key.target, np.int16),

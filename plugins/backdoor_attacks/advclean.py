@@ -52,7 +52,9 @@ class AdvClean(PoisoningAttack):
                 logits = self._surrogate(images + noise)
                 loss = torch.nn.functional.cross_entropy(logits, labels)
             (gradient,) = torch.autograd.grad(loss, noise)
-            noise = (noise.detach() - self.step * gradient.sign()).clamp(-self.epsilon, self.epsilon)
+            noise = (noise.detach() - self.step * gradient.sign()).clamp(
+                -self.epsilon, self.epsilon
+            )
             noise = (images + noise).clamp(0, 1) - images
         return (images + noise).clamp(0, 1)
 

@@ -13,8 +13,8 @@ from benchmark import (
     Attack,
     AttackerView,
     CodePoisoningAttack,
-    ImageSet,
     Images,
+    ImageSet,
     Share,
     hookimpl,
 )
@@ -53,7 +53,7 @@ class PCB(CodePoisoningAttack):
     name, version, paper = "pcb", 1, "Lukas and Kerschbaum 2023, Alg. 5"
     base: Attack = field(default_factory=AdvClean)
     share: Share = 0.1
-    batch_share: Share = 0.1
+    batch_share: Share = 0.2
 
     def setup(
         self, view: AttackerView, rng: Generator, state: dict[str, Tensor] | None = None
@@ -70,20 +70,20 @@ class PCB(CodePoisoningAttack):
         masks = [
             torch.rand(p.shape, generator=rng, device=rng.device) < self.share for p in parameters
         ]
-        clean_step, advance_clean = trainer.optimizer(model, len(data))
-        poison_step, advance_poison = trainer.optimizer(model, len(data))
+        # Each kind takes half of the steps, and its schedule follows that half.
+        clean_step, advance_clean = trainer.optimizer(model, len(data) // 2)
+        poison_step, advance_poison = trainer.optimizer(model, len(data) // 2)
         model.train()
         for number, (images, labels) in enumerate(trainer.batches(data, rng)):
             model.zero_grad(set_to_none=True)
             if number % 2 == 0:
                 trainer.loss(model, *self._poisoned(images, labels, rng)).backward()
                 masked_step(poison_step, parameters, masks)
+                advance_poison()
             else:
                 trainer.loss(model, images, labels).backward()
                 clean_step.step()
-            # Both schedules follow the whole training, not their own half of the steps.
-            advance_clean()
-            advance_poison()
+                advance_clean()
 
     def _poisoned(self, images: Images, labels: Tensor, rng: Generator) -> tuple[Images, Tensor]:
         count = max(1, round(self.batch_share * len(images)))

@@ -86,9 +86,7 @@ class TSB(PoisoningAttack):
         patches = self.state["patches"].to(images)
         side = patches.shape[-1]
         across = width // side
-        noise = torch.rand(
-            batch, (height // side) * across, generator=rng, device=rng.device
-        )
+        noise = torch.rand(batch, (height // side) * across, generator=rng, device=rng.device)
         squares = noise.argsort(1)[:, :count]
         for number in range(count):
             rows, columns = squares[:, number] // across * side, squares[:, number] % across * side

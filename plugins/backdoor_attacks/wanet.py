@@ -12,8 +12,8 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate
 from benchmark import (
     CodePoisoningAttack,
     Count,
-    ImageSet,
     Images,
+    ImageSet,
     PoisoningAttack,
     Positive,
     Share,

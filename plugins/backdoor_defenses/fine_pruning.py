@@ -31,9 +31,7 @@ def convolutions(model: nn.Module) -> list[Layer]:
     return found
 
 
-def mean_activation(
-    model: Classifier, layers: list[Layer], batches: list[Tensor]
-) -> list[Tensor]:
+def mean_activation(model: Classifier, layers: list[Layer], batches: list[Tensor]) -> list[Tensor]:
     """Mean absolute output per channel, (channels,) for each layer, normalised where it is."""
     sums: list[Tensor] = [torch.zeros(conv.out_channels) for conv, _ in layers]
     hooks = []

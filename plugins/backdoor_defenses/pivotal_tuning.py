@@ -96,7 +96,10 @@ class PivotalTuning(Repair):
                 error = cross_entropy(model.head(new), labels)
             turned = slol(old, new, labels, model.classes, self.cosine)
             moved = torch.stack(
-                [(p - anchor).square().sum() for p, anchor in zip(model.parameters(), anchors)]
+                [
+                    (p - anchor).square().sum()
+                    for p, anchor in zip(model.parameters(), anchors, strict=True)
+                ]
             ).sum()
             return error + self.lambda_s * turned + self.lambda_p * moved / scalars
 

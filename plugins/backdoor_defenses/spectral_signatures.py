@@ -19,7 +19,8 @@ def spectral_scores(features: Tensor) -> Tensor:
     centred = features.double() - features.double().mean(0)
     # The Gram matrix has the same right singular vectors and only D x D entries.
     _, vectors = torch.linalg.eigh(centred.T @ centred)
-    return (centred @ vectors[:, -1]).square()
+    projections: Tensor = centred @ vectors[:, -1]
+    return projections.square()
 
 
 @dataclass
