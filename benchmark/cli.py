@@ -71,8 +71,8 @@ def _registry(files: list[Path] | None) -> Registry:
     wanted = {str(path) for path in files or ()}
     for failure in registry.failures:
         err.print(
-            f"[yellow]plugin {escape(failure.name)} ({escape(failure.origin)}) is left out:[/yellow] "
-            f"{escape(failure.error)}",
+            f"[yellow]left out:[/yellow] plugin {escape(failure.name)} "
+            f"({escape(failure.origin)}): {escape(failure.error)}",
             soft_wrap=True,
         )
         if failure.origin in wanted:  # a file that was asked for by name
@@ -287,3 +287,7 @@ def build_board(
         text = build(folder)
     out.print(Markdown(text) if out.is_terminal else text, soft_wrap=not out.is_terminal)
     out.print(f"written to {folder / 'README.md'} and {folder}/*.csv", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app()

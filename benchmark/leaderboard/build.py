@@ -92,7 +92,7 @@ def _number(value: float, digits: int = 1) -> str:
 
 
 def _share(share: float | None) -> str:
-    return "–" if pd.isna(share) else f"{100 * share:g}%"
+    return "–" if share is None or pd.isna(share) else f"{100 * share:g}%"
 
 
 def _table(rows: list[dict[str, str]]) -> str:

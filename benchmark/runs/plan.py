@@ -151,7 +151,10 @@ def plan(
 def _merge(base: str, spec: str) -> str:
     """Lay the settings of `spec` over those of `base`."""
     name, settings = parse(base)
-    return _join(name, settings | parse(spec)[1])
+    new = parse(spec)[1]
+    # Another inner plugin does not inherit the settings of the one it replaces.
+    kept = {key: value for key, value in settings.items() if key.split(".")[0] not in new}
+    return _join(name, kept | new)
 
 
 def _join(name: str, settings: dict[str, str]) -> str:

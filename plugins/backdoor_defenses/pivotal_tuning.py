@@ -95,12 +95,8 @@ class PivotalTuning(Repair):
                 old, new = pivot.features(images), model.features(images)
                 error = cross_entropy(model.head(new), labels)
             turned = slol(old, new, labels, model.classes, self.cosine)
-            moved = torch.stack(
-                [
-                    (p - anchor).square().sum()
-                    for p, anchor in zip(model.parameters(), anchors, strict=True)
-                ]
-            ).sum()
+            pairs = zip(model.parameters(), anchors, strict=True)
+            moved = torch.stack([(p - anchor).square().sum() for p, anchor in pairs]).sum()
             return error + self.lambda_s * turned + self.lambda_p * moved / scalars
 
         return fine_tune(

@@ -1,0 +1,78 @@
+"""A protocol that is played in seconds, and the registry, for all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import protocol as protocols
+from benchmark.protocol import Protocol
+from benchmark.registry import Registry
+
+TINY = """
+name = "tiny"
+summary = "digits, hardly trained: for tests of the machinery"
+architecture = "resnet-small:width=16"
+recipe = "standard"
+
+[splits]
+dataset = "digits"
+train = 400
+trusted = 60
+auxiliary = 60
+validation = 100
+test = 120
+
+[augmentation]
+pad = 1
+
+[recipes.standard]
+epochs = 3
+batch_size = 50
+learning_rate = 0.1
+
+[recipes.short]
+epochs = 2
+batch_size = 50
+learning_rate = 0.1
+
+[robustness]
+budget = 0.1
+shares = [0.05, 0.15]
+interval = 2
+seeds = 1
+defenses = ["weight-decay:steps=5,batch_size=16", "spectral-signatures", "strip:overlays=4"]
+
+[robustness.default_m]
+poison-label = 30
+clean-label = 20
+code = 30
+
+[[robustness.attacks]]
+attack = "badnets:side=0.25"
+m = 40
+"""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    return Registry()
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("protocol") / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_file: Path) -> Protocol:
+    return protocols.load(str(tiny_file))

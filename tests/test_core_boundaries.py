@@ -1,0 +1,122 @@
+"""The core knows no plugin, rooms import only from rooms below, and help needs no torch."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmark.api import Attack, Defense
+from benchmark.registry import Registry
+
+ROOT = Path(__file__).parent.parent
+CORE = sorted((ROOT / "benchmark").rglob("*.py"))
+
+#: Rooms from the ground up; see README, "How it is built".
+FLOORS = [
+    {"images", "metrics", "protocol"},
+    {"api"},
+    {"models", "training", "registry"},
+    {"data"},
+    {"games"},
+    {"runs"},
+    {"leaderboard", "progress"},
+    {"cli"},
+]
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_core_contains_no_plugin_name(path: Path, registry: Registry) -> None:
+    text = path.read_text()
+    ours = [entry for entry in registry.entries if issubclass(entry.plugin, Attack | Defense)]
+    assert ours
+    for entry in ours:
+        name, cls = entry.plugin.name, entry.plugin.__name__
+        assert not re.search(rf"\b{cls}\b", text), f"{path} names class {cls}"
+        assert not re.search(rf"""["'`]{re.escape(name)}[:"'`]""", text), f"{path} names {name}"
+    assert not re.search(r"backdoor_(attacks|defenses)", text)
+
+
+def floor_of(module: str) -> int:
+    return next(i for i, rooms in enumerate(FLOORS) if module in rooms)
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms_import_only_from_below(path: Path) -> None:
+    room = path.relative_to(ROOT / "benchmark").parts[0].removesuffix(".py")
+    if room in ("__init__", "protocols"):
+        return
+    tree = ast.parse(path.read_text())
+    only_for_types = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node not in only_for_types:
+            module = node.module or ""
+            names = [module] if module != "benchmark" else [f"benchmark.{a.name}" for a in node.names]
+            for name in names:
+                parts = name.split(".")
+                if parts[0] == "benchmark" and len(parts) > 1:
+                    assert floor_of(parts[1]) <= floor_of(room), f"{path} imports {name}"
+
+
+def imported_by(code: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after `code`."""
+    script = f"import json, sys\n{code}\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+
+
+def test_help_does_not_import_torch() -> None:
+    code = (
+        "from typer.testing import CliRunner\nfrom benchmark.cli import app\n"
+        "for words in ([], ['run'], ['plugins'], ['board', 'build']):\n"
+        "    assert CliRunner().invoke(app, [*words, '--help']).exit_code == 0"
+    )
+    assert {"torch", "pandas", "numpy"}.isdisjoint(imported_by(code))
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    assert "torch" not in imported_by("import benchmark")
+
+
+def test_a_separate_distribution_plays_without_a_change_to_the_core(
+    tmp_path: Path, tiny_file: Path
+) -> None:
+    site = tmp_path / "site"
+    source = tmp_path / "source"
+    subprocess.run(["cp", "-r", str(ROOT / "tests" / "outside_plugin"), str(source)], check=True)
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    install += ["--no-build-isolation", "--target", str(site), str(source)]
+    subprocess.run(install, check=True)
+    env = os.environ | {"PYTHONPATH": str(site)}
+    command = [sys.executable, "-m", "benchmark.cli"]
+
+    listed = subprocess.run(
+        [*command, "plugins"], env=env | {"COLUMNS": "200"}, capture_output=True, text=True
+    )
+    assert "checkerboard" in listed.stdout
+    assert "poisongames-checkerboard 1.2.3" in listed.stdout
+
+    out = tmp_path / "run"
+    words = ["run", str(tiny_file), "--attack", "checkerboard", "--defense", "weight-noise"]
+    done = subprocess.run(
+        [*command, *words, "--out", str(out), "--workers", "1"],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(path.read_text()) for path in (out / "records").glob("*.json")]
+    played = {(r["attack"]["name"], r["defense"]["name"]): r["status"] for r in records}
+    assert played[("checkerboard", "weight-noise")] == "ok"
+    assert played[("checkerboard", "none")] == "ok"

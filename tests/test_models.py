@@ -1,0 +1,154 @@
+"""Architectures: shapes, stages, normalisation inside, statistics."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmark.api import Architecture
+from benchmark.models import Classifier, SmallResNet, channel_statistics
+from benchmark.registry import Registry
+
+SHAPES = [(1, 16, 16), (3, 32, 32)]
+RESNET_STAGES = ["stem", "layer1", "layer2", "layer3", "layer4"]
+STAGES = {
+    "resnet-small": RESNET_STAGES[:4],
+    "resnet18": RESNET_STAGES,
+    "resnet18-cifar": RESNET_STAGES,
+    "wide-resnet50-2": RESNET_STAGES,
+    "vgg16": [f"block{number}" for number in range(1, 6)],
+}
+#: Sides of the stages' maps for images of 32 pixels: a stride of two halves them.
+SIDES = {
+    "resnet-small": [32, 32, 16, 8],
+    "resnet18": [32, 32, 16, 8, 4],
+    "resnet18-cifar": [32, 32, 16, 8, 4],
+    "wide-resnet50-2": [32, 32, 16, 8, 4],
+    "vgg16": [16, 8, 4, 2, 1],
+}
+#: Trainable scalars for 3x32x32 and 10 classes, by adding up the layers in the papers' tables.
+SCALARS = {"resnet18-cifar": 11_173_962, "resnet18": 11_173_962}
+
+registered = [entry.plugin.name for entry in Registry().entries if entry.kind is Architecture]
+
+
+def test_every_architecture_is_tested_here() -> None:
+    assert set(registered) <= set(STAGES)
+
+
+def images(shape: tuple[int, int, int], count: int = 2) -> torch.Tensor:
+    return torch.rand(count, *shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [(name, shape) for name in registered for shape in SHAPES] + [("vgg16", (1, 28, 28))],
+)
+def test_architecture(name: str, shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    model = Registry().create(Architecture, name).build(shape, 7).eval()
+    batch = images(shape)
+    with torch.no_grad():
+        logits, features = model(batch), model.features(batch)
+        maps = model.stage_maps(batch)
+        assert logits.shape == (2, 7)
+        assert model.classes == 7
+        assert features.shape == (2, model.head.in_features)
+        torch.testing.assert_close(model.head(features), logits)
+        assert not torch.allclose(logits[0], logits[1])
+
+        assert list(maps) == STAGES[name]
+        assert all(found.ndim == 4 and len(found) == 2 for found in maps.values())
+        torch.testing.assert_close(model.neck(list(maps.values())[-1]), features)
+        if shape[1] == 32:
+            assert [found.shape[2] for found in maps.values()] == SIDES[name]
+
+        # Pixels in, normalisation inside: the bare net on normalised images is the same.
+        mean, std = torch.rand(shape[0]) * 0.4 + 0.3, torch.rand(shape[0]) * 0.2 + 0.1
+        bare = copy.deepcopy(model)
+        bare.normalise_by(torch.zeros(shape[0]), torch.ones(shape[0]))
+        model.normalise_by(mean, std)
+        normalised = torch.empty_like(batch)
+        for channel in range(shape[0]):
+            normalised[:, channel] = (batch[:, channel] - mean[channel]) / std[channel]
+        torch.testing.assert_close(model(batch), bare(normalised), rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(model(batch), bare(batch))
+    if name in SCALARS and shape == (3, 32, 32):
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        assert trainable == SCALARS[name] - 3 * 513  # 7 classes here, not 10
+
+
+def small(width: int = 16) -> Classifier:
+    torch.manual_seed(0)
+    return SmallResNet(width=width).build((1, 16, 16), 4)
+
+
+def test_normalisation_is_saved_with_the_weights_but_never_trained() -> None:
+    model, other = small(), small()
+    model.normalise_by(torch.tensor([0.1]), torch.tensor([0.2]))
+    other.load_state_dict(model.state_dict())
+    assert other.mean.flatten().tolist() == pytest.approx([0.1])
+    assert other.std.flatten().tolist() == pytest.approx([0.2])
+    assert not {"mean", "std"} & {name for name, _ in model.named_parameters()}
+
+
+def test_a_constant_channel_cannot_divide_by_zero() -> None:
+    model = small().eval()
+    model.normalise_by(torch.tensor([0.5]), torch.tensor([0.0]))
+    assert torch.isfinite(model(images((1, 16, 16)))).all()
+
+
+def test_torchs_seed_draws_the_weights() -> None:
+    torch.manual_seed(1)
+    first = SmallResNet().build((1, 16, 16), 4).head.weight
+    torch.manual_seed(1)
+    again = SmallResNet().build((1, 16, 16), 4).head.weight
+    other = SmallResNet().build((1, 16, 16), 4).head.weight
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_block_is_relu_of_two_convolutions_plus_shortcut() -> None:
+    """He et al., fig. 2, written out in doubles with the batch norm's own formula."""
+    block = small().stages.layer2[0].double().eval()
+
+    def conv(images: np.ndarray, weight: torch.Tensor, stride: int, pad: int) -> np.ndarray:
+        w = weight.detach().numpy()
+        padded = np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+        size = (padded.shape[2] - w.shape[2]) // stride + 1
+        out = np.zeros((len(images), len(w), size, size))
+        for row in range(size):
+            for column in range(size):
+                top, left = row * stride, column * stride
+                window = padded[:, :, top : top + w.shape[2], left : left + w.shape[3]]
+                out[:, :, row, column] = np.einsum("bcij,ocij->bo", window, w)
+        return out
+
+    def norm(images: np.ndarray, layer: torch.nn.BatchNorm2d) -> np.ndarray:
+        with torch.no_grad():
+            layer.running_mean.uniform_(-1, 1), layer.running_var.uniform_(0.5, 2)
+            layer.weight.uniform_(0.5, 2), layer.bias.uniform_(-1, 1)
+            scale = layer.weight / (layer.running_var + layer.eps).sqrt()
+            shift = layer.bias - layer.running_mean * scale
+        return images * scale.numpy()[:, None, None] + shift.numpy()[:, None, None]
+
+    x = torch.randn(2, 16, 6, 6, dtype=torch.float64)
+    hidden = np.maximum(norm(conv(x.numpy(), block.conv1.weight, 2, 1), block.bn1), 0)
+    out = norm(conv(hidden, block.conv2.weight, 1, 1), block.bn2)
+    out += norm(conv(x.numpy(), block.shortcut[0].weight, 2, 0), block.shortcut[1])
+    np.testing.assert_allclose(block(x).detach().numpy(), np.maximum(out, 0), atol=1e-9)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 3), st.integers(0, 2**32 - 1), st.integers(1, 255))
+def test_channel_statistics_equal_numpys(channels: int, seed: int, levels: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, levels + 1, (5, channels, 4, 3), np.uint8)
+    mean, std = channel_statistics(torch.from_numpy(pixels))
+    expected = pixels.astype(np.float64) / 255
+    np.testing.assert_allclose(mean.numpy(), expected.mean((0, 2, 3)), atol=1e-6)
+    np.testing.assert_allclose(std.numpy(), expected.std((0, 2, 3)), atol=1e-6)

@@ -1,0 +1,297 @@
+"""Protocols: a hash of all that is fixed, errors that name the field, seeds from names alone."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import benchmark.protocol
+from benchmark.protocol import Protocol, ProtocolError, digest, load, released
+
+FOLDER = Path(benchmark.protocol.__file__).parent / "protocols"
+
+TOML = """
+name = "tiny-v1"
+summary = "A protocol of this test"
+architecture = "resnet-small:width=16"
+recipe = "short"
+
+[splits]
+dataset = "digits"
+train = 100
+trusted = 20
+auxiliary = 10
+validation = 10
+test = 10
+
+[augmentation]
+pad = 1
+flip = true
+
+[recipes.short]
+epochs = 1
+batch_size = 32
+learning_rate = 0.1
+
+[recipes.long]
+epochs = 9
+batch_size = 32
+learning_rate = 0.1
+warmup = 0.5
+
+[robustness]
+target = 3
+budget = 0.02
+shares = [0.05, 0.1]
+interval = 10
+seeds = 2
+defenses = ["weight-decay", "strip:overlays=20"]
+
+[robustness.default_m]
+poison-label = 5
+clean-label = 6
+code = 7
+
+[[robustness.attacks]]
+attack = "badnets"
+m = 4
+boost = 2
+"""
+
+
+@pytest.fixture
+def parsed(tmp_path: Path) -> Callable[[str], Protocol]:
+    def parse(text: str) -> Protocol:
+        path = tmp_path / "mine.toml"
+        path.write_text(text)
+        return load(str(path))
+
+    return parse
+
+
+@pytest.fixture
+def tiny(parsed: Callable[[str], Protocol]) -> Protocol:
+    return parsed(TOML)
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces, written out."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f'"{k}":{canonical(value[k])}' for k in sorted(value)) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(canonical, value)) + "]"
+    if isinstance(value, str):
+        return '"' + value + '"'
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(value)
+
+
+def test_the_hash_is_that_of_the_canonical_form(tiny: Protocol) -> None:
+    text = canonical(tiny.model_dump(mode="json"))
+    assert tiny.sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+def shuffled(value: Any, order: random.Random) -> Any:
+    """The same mappings with their keys in another order; lists keep theirs."""
+    if isinstance(value, dict):
+        keys = list(value)
+        order.shuffle(keys)
+        return {key: shuffled(value[key], order) for key in keys}
+    if isinstance(value, list):
+        return [shuffled(item, order) for item in value]
+    return value
+
+
+def test_the_order_of_keys_does_not_matter(tiny: Protocol) -> None:
+    raw = tiny.model_dump(mode="json")
+    for seed in range(20):
+        other = shuffled(raw, random.Random(seed))
+        assert list(other) != list(raw) or seed
+        assert Protocol.model_validate(other).sha256 == tiny.sha256
+
+
+def test_comments_defaults_and_ways_to_write_a_number_do_not_matter(
+    tiny: Protocol, parsed: Callable[[str], Protocol]
+) -> None:
+    same = TOML.replace("epochs = 9", "epochs = 9  # long\nmomentum = 0.9\nnesterov = true")
+    same = same.replace("budget = 0.02", "budget = 2e-2")
+    assert parsed(same).sha256 == tiny.sha256
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from leaves(value[key], (*path, key))
+    else:
+        yield path, value
+
+
+def another(path: tuple[Any, ...], value: Any) -> Any:
+    """A valid value that differs."""
+    special = {
+        "recipe": "long",
+        "schedule": "linear",
+        "precision": "float32",
+        # Larger shares would need more trusted images.
+        "trusted": 21,
+    }
+    if path[-1] in special:
+        return special[path[-1]]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return value + "x"
+    if isinstance(value, int):
+        return value + 1
+    return value / 2 if value else 0.25
+
+
+def changed(raw: Any, path: tuple[Any, ...], value: Any) -> Any:
+    other = copy.deepcopy(raw)
+    place = other
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return other
+
+
+def test_every_single_field_matters(tiny: Protocol) -> None:
+    raw = tiny.model_dump(mode="json")
+    hashes = {tiny.sha256}
+    paths = list(leaves(raw))
+    for path, value in paths:
+        hashes.add(Protocol.model_validate(changed(raw, path, another(path, value))).sha256)
+    raw["robustness"]["attacks"].append({"attack": "badnets"})
+    hashes.add(Protocol.model_validate(raw).sha256)
+    raw["robustness"]["shares"].reverse()
+    hashes.add(Protocol.model_validate(raw).sha256)
+    assert len(hashes) == len(paths) + 3
+    assert len(paths) > 40
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(json_values, st.integers())
+def test_digest_is_insensitive_to_key_order(value: Any, seed: int) -> None:
+    assert digest(shuffled(value, random.Random(seed))) == digest(value)
+    assert digest([value]) != digest(value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "tiny-v1"', "", "name: Field required"),
+        ('name = "tiny-v1"', 'name = "Tiny V1"', "name: String should match pattern"),
+        ("train = 100", "train = 0", "splits.train: .* greater than or equal to 1"),
+        ("train = 100", 'train = "many"', "splits.train: .* valid integer"),
+        ("pad = 1", "pads = 1", "augmentation.pads: Extra inputs"),
+        ("interval = 10", "", "robustness.interval: Field required"),
+        ("budget = 0.02", "budget = 2", "robustness.budget: .* less than 1"),
+        ("seeds = 2", "seeds = 0", "robustness.seeds"),
+        ("shares = [0.05, 0.1]", "shares = []", "robustness.shares"),
+        ("shares = [0.05, 0.1]", "shares = [0.05, 0.0]", r"robustness.shares.1: .* greater than 0"),
+        ("boost = 2", "boost = 0", "robustness.attacks.0.boost"),
+        ("boost = 2", "bost = 2", "robustness.attacks.0.bost: Extra inputs"),
+        ("warmup = 0.5", "warmup = 1.0", "recipes.long.warmup: .* less than 1"),
+        ("warmup = 0.5", 'schedule = "odd"', "recipes.long.schedule: .* 'cosine'"),
+        ("code = 7", "codes = 7", "robustness.default_m.codes"),
+        ("trusted = 20", "trusted = 9", "share needs 10 images, splits.trusted has 9"),
+        ('recipe = "short"', 'recipe = "brief"', "'brief' is not among recipes: short, long"),
+        ("train = 100", "train = ", "not valid TOML"),
+    ],
+)
+def test_errors_name_file_and_field(
+    old: str, new: str, message: str, parsed: Callable[[str], Protocol]
+) -> None:
+    assert old in TOML
+    with pytest.raises(ProtocolError, match=rf"mine\.toml: .*{message}"):
+        parsed(TOML.replace(old, new))
+
+
+def test_what_cannot_be_found_is_said() -> None:
+    with pytest.raises(ProtocolError, match=r"gone\.toml: no such protocol file"):
+        load("gone.toml")
+    with pytest.raises(ProtocolError, match=r"unknown protocol 'gone'.*path of a \.toml file"):
+        load("gone")
+
+
+def test_a_released_protocol_cannot_be_changed(
+    tiny: Protocol, parsed: Callable[[str], Protocol], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark.protocol, "released", lambda: {"tiny-v1": tiny.sha256})
+    assert parsed(TOML) == tiny
+    with pytest.raises(ProtocolError, match="'tiny-v1' was released .* needs a new name"):
+        parsed(TOML.replace("seeds = 2", "seeds = 3"))
+    renamed = parsed(TOML.replace("seeds = 2", "seeds = 3").replace("tiny-v1", "tiny-v2"))
+    assert renamed.robustness.seeds == 3
+
+
+def test_seeds_are_the_first_bytes_of_a_hash_of_names(tiny: Protocol) -> None:
+    text = '["tiny-v1", "train", "badnets", "50", "0"]'
+    expected = int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) // 2
+    assert tiny.seed("train", "badnets", 50, 0) == expected
+
+
+def test_seeds_depend_on_names_only(tiny: Protocol) -> None:
+    raw = tiny.model_dump(mode="json")
+    for path, value in leaves(raw):
+        other = Protocol.model_validate(changed(raw, path, another(path, value)))
+        assert (other.seed("train", 1) == tiny.seed("train", 1)) == (path != ("name",))
+
+
+parts = st.lists(st.text(max_size=4), max_size=4)
+
+
+@given(parts, parts)
+def test_different_parts_get_different_seeds(one: list[str], other: list[str]) -> None:
+    protocol = Protocol.model_construct(name="tiny-v1")
+    assert (protocol.seed(*one) == protocol.seed(*other)) == (one == other)
+    assert 0 <= protocol.seed(*one) < 2**63
+
+
+def test_parts_do_not_run_together(tiny: Protocol) -> None:
+    assert len({tiny.seed("ab", "c"), tiny.seed("a", "bc"), tiny.seed("abc")}) == 3
+
+
+# What was released.
+
+LOCK = [line.split() for line in (FOLDER / "released.lock").read_text().splitlines()]
+
+
+def test_every_protocol_file_is_locked_and_every_locked_one_has_its_file() -> None:
+    files = {path.stem for path in FOLDER.glob("*.toml")}
+    assert files
+    assert {name for _, name in LOCK} == files
+    assert len(LOCK) == len(files)
+
+
+def test_every_line_of_the_lock_is_the_hash_of_its_file() -> None:
+    for sha256, name in LOCK:
+        protocol = load(str(FOLDER / f"{name}.toml"))
+        assert protocol.name == name
+        found = hashlib.sha256(canonical(protocol.model_dump(mode="json")).encode()).hexdigest()
+        assert found == sha256, f"{name} was changed after its release; make it a new protocol"
+        assert load(name) == protocol
+    assert released() == {name: sha256 for sha256, name in LOCK}
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_protocol_file_is_valid_and_named_by_its_file(path: Path) -> None:
+    raw = load(str(path)).model_dump(mode="json")
+    assert raw["name"] == path.stem
+    assert json.loads(json.dumps(raw)) == raw

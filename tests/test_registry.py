@@ -1,0 +1,475 @@
+"""Discovery that survives broken plugins, look-up that helps, specs that round-trip."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from benchmark import registry as registry_module
+from benchmark.api import (
+    Architecture,
+    Attack,
+    CodePoisoningAttack,
+    Dataset,
+    Defense,
+    Plugin,
+    PoisoningAttack,
+    hookimpl,
+)
+from benchmark.registry import (
+    Entry,
+    Registry,
+    RegistryError,
+    describe_type,
+    identity,
+    label,
+    nature,
+    parameters,
+    parse,
+)
+
+REGISTRY = Registry()
+
+HEADER = """
+from dataclasses import dataclass
+from benchmark import Count, PoisoningAttack, Repair, Share, hookimpl
+"""
+
+GOOD = (
+    HEADER
+    + '''
+@dataclass
+class Good(PoisoningAttack):
+    """A good attack.
+
+    More about it.
+    """
+    name, version = "{name}", 3
+    share: Share = 0.5
+
+    def trigger(self, images, rng):
+        return images
+
+@hookimpl
+def register_attacks(register):
+    register(Good)
+'''
+)
+
+CLASS = (
+    HEADER
+    + '''
+@dataclass
+class Bad(PoisoningAttack):
+    """A summary."""
+    name = "bad"
+    {line}
+
+    def trigger(self, images, rng):
+        return images
+
+@hookimpl
+def register_attacks(register):
+    register(Bad)
+'''
+)
+
+#: Broken plugin files, and what their failure must say.
+BROKEN = {
+    "import error": ("import no_such_module_anywhere", "no_such_module_anywhere"),
+    "syntax error": ("def (:", "SyntaxError"),
+    "raises": ("raise RuntimeError('on purpose')", "RuntimeError: on purpose"),
+    "exits": ("raise SystemExit('leaving')", "SystemExit: leaving"),
+    "no hooks": ("x = 1", "no hook implementation"),
+    "unknown hook": (
+        HEADER + "@hookimpl\ndef register_atacks(register):\n    pass\n",
+        "unknown hook register_atacks; there are register_attacks",
+    ),
+    "not a class": (
+        HEADER + "@hookimpl\ndef register_attacks(register):\n    register('badnets')\n",
+        "'badnets' is not a subclass of PoisoningAttack or CodePoisoningAttack",
+    ),
+    "wrong class": (
+        HEADER + "@hookimpl\ndef register_defenses(register):\n    register(PoisoningAttack)\n",
+        "PoisoningAttack'> is not a subclass of Sanitizer or Repair or Deployment",
+    ),
+    "abstract": (
+        HEADER
+        + '@dataclass\nclass Bad(Repair):\n    """A summary."""\n    name = "bad"\n'
+        + "@hookimpl\ndef register_defenses(register):\n    register(Bad)\n",
+        "class Bad: has no repair",
+    ),
+    "no docstring": (
+        CLASS.replace('    """A summary."""\n', "").format(line="version = 1"),
+        "class Bad: needs a docstring",
+    ),
+    "no dataclass": (
+        CLASS.replace("@dataclass\n", "").format(line="version = 1"),
+        "class Bad: must be decorated with @dataclass",
+    ),
+    "no name": (
+        CLASS.replace('    name = "bad"\n', "").format(line="version = 1"),
+        "class Bad: name must be",
+    ),
+    "odd name": (CLASS.format(line="name = 'Bad Name'"), "class Bad: name must be"),
+    "odd version": (
+        CLASS.format(line="version = '1.0'"),
+        "class Bad: version must be a whole number, got '1.0'",
+    ),
+    "no default": (CLASS.format(line="side: int"), "parameter side needs a default"),
+    "hook raises": (
+        HEADER + "@hookimpl\ndef register_attacks(register):\n    1 / 0\n",
+        "ZeroDivisionError",
+    ),
+}
+
+
+def write(folder: Path, file: str, content: str) -> Path:
+    path = folder / f"{file}.py"
+    path.write_text(content)
+    return path
+
+
+def names(found: Registry) -> set[tuple[str, str]]:
+    return {(entry.kind.__name__, entry.plugin.name) for entry in found.entries}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_plugin_is_listed_and_stops_nobody(case: str, tmp_path: Path) -> None:
+    content, message = BROKEN[case]
+    broken = write(tmp_path, "broken", content)
+    good = write(tmp_path, "good", GOOD.format(name="good-one"))
+    found = Registry([broken, good])
+    (failure,) = found.failures
+    assert (failure.name, failure.origin) == ("broken", str(broken))
+    assert message in failure.error
+    assert names(found) == names(REGISTRY) | {("Attack", "good-one")}
+
+
+def test_a_missing_file_is_a_failure_too(tmp_path: Path) -> None:
+    (failure,) = Registry([tmp_path / "gone.py"]).failures
+    assert "no such file" in failure.error
+
+
+def test_what_a_module_registered_before_it_broke_stays(tmp_path: Path) -> None:
+    content = GOOD.format(name="first") + "    register(int)\n"
+    found = Registry([write(tmp_path, "half", content)])
+    assert [failure.name for failure in found.failures] == ["half"]
+    assert found.find(Attack, "first").version == 3
+
+
+def test_asking_for_a_broken_plugin_says_why_it_is_missing(tmp_path: Path) -> None:
+    found = Registry([write(tmp_path, "broken", "import no_such_module_anywhere")])
+    with pytest.raises(RegistryError, match="broken.py could not be loaded: ModuleNotFound"):
+        found.find(Attack, "broken")
+
+
+def test_an_entry_tells_summary_and_origin(tmp_path: Path) -> None:
+    path = write(tmp_path, "good", GOOD.format(name="good"))
+    (entry,) = [entry for entry in Registry([path]).entries if entry.plugin.name == "good"]
+    assert (entry.summary, entry.origin, entry.kind) == ("A good attack.", str(path), Attack)
+
+
+def test_two_files_of_one_name_are_named_both(tmp_path: Path) -> None:
+    first = write(tmp_path, "first", GOOD.format(name="twin"))
+    second = write(tmp_path, "second", GOOD.format(name="twin"))
+    found = Registry([first, second])
+    assert not found.failures
+    with pytest.raises(RegistryError, match="two plugins are named 'twin'") as error:
+        found.create(Attack, "twin")
+    assert str(first) in str(error.value)
+    assert str(second) in str(error.value)
+
+
+@dataclass
+class Fake(PoisoningAttack):
+    """An attack of nobody's."""
+
+    name, version = "fake", 1
+
+    def trigger(self, images: Any, rng: Any) -> Any:
+        return images
+
+
+@dataclass
+class FakePoint:
+    """What an entry point looks like from outside; `dist` has a name and a version."""
+
+    name: str
+    value: str
+    load: Callable[[], types.ModuleType]
+    dist: Any = None
+
+
+def fake_module(*plugins: type[Plugin]) -> types.ModuleType:
+    module = types.ModuleType("fake")
+
+    @hookimpl
+    def register_attacks(register: Callable[[type], None]) -> None:
+        for plugin in plugins:
+            register(plugin)
+
+    module.register_attacks = register_attacks  # type: ignore[attr-defined]
+    return module
+
+
+def dist(name: str, version: str) -> Any:
+    return types.SimpleNamespace(name=name, version=version)
+
+
+def with_points(monkeypatch: pytest.MonkeyPatch, *points: FakePoint) -> Registry:
+    monkeypatch.setattr(registry_module, "entry_points", lambda group: list(points))
+    return Registry()
+
+
+def test_two_distributions_of_one_name_are_named_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = with_points(
+        monkeypatch,
+        FakePoint("a", "one:a", lambda: fake_module(Fake), dist("one", "1.0")),
+        FakePoint("a", "two:a", lambda: fake_module(Fake), dist("two", "2.5")),
+    )
+    with pytest.raises(RegistryError, match=r"'fake', from one 1\.0 and two 2\.5"):
+        found.find(Attack, "fake")
+
+
+def test_a_distribution_found_twice_on_the_path_counts_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    point = FakePoint("a", "one:a", lambda: fake_module(Fake), dist("one", "1.0"))
+    assert with_points(monkeypatch, point, point).find(Attack, "fake") is Fake
+
+
+def test_a_broken_distribution_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot_load() -> types.ModuleType:
+        raise ImportError("built for another machine")
+
+    found = with_points(
+        monkeypatch,
+        FakePoint("a-broken", "one:a", cannot_load, dist("one", "1.0")),
+        FakePoint("b", "two:b", lambda: fake_module(Fake)),
+    )
+    assert found.find(Attack, "fake") is Fake
+    (failure,) = found.failures
+    assert failure == registry_module.Failure(
+        "a-broken", "one 1.0", "ImportError: built for another machine"
+    )
+    assert [entry.origin for entry in found.entries] == ["unknown"]
+
+
+def test_ctrl_c_in_a_plugin_still_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> types.ModuleType:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        with_points(monkeypatch, FakePoint("a", "one:a", interrupted))
+
+
+def test_this_checkout_loads_whole() -> None:
+    assert REGISTRY.failures == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "message"),
+    [
+        (Attack, "badnet", "unknown attack 'badnet'; did you mean 'badnets'?"),
+        (Attack, "zzz", r"unknown attack 'zzz' \(there are: a-blend, "),
+        (Defense, "badnets", "unknown defense 'badnets'"),
+        (Attack, "badnets:sid=0.1", r"badnets unknown parameter 'sid'; did you mean 'side'\?"),
+        (Attack, "badnets:side=big", "badnets: side=big is not allowed: input should be a"),
+        (Attack, "badnets:side=2", "side=2 is not allowed: .* less than or equal to 1"),
+        (Attack, "badnets:side=nan", "side=nan is not allowed"),
+        (Attack, "badnets:side", "expected key=value, got 'side'"),
+        (Attack, "badnets:side=0.1,side=0.2", "side is given twice"),
+        (Attack, "badnets:side.x=1", "badnets: side is no plugin"),
+        (Attack, "tsb:triggers=0", "triggers=0 is not allowed"),
+        (Attack, "tsb:triggers=2.5", "triggers=2.5 is not allowed"),
+        (Attack, "lsp:rate=1", "rate=1 is not allowed: input should be greater than 1"),
+        (Attack, "lsp:base=nope", "unknown attack 'nope'"),
+        (Attack, "lsp:base=pcb", "lsp: base must be a PoisoningAttack, pcb is none"),
+        (Attack, "lsp:base.sid=1", r"lsp\.base unknown parameter 'sid'; did you mean 'side'"),
+        (Attack, "lsp:base.side=7", r"lsp\.base: side=7 is not allowed"),
+        (Defense, "pivotal-tuning:cosine=odd", "cosine=odd is not allowed: .*'signed'"),
+        (Defense, "weight-decay:steps=ten", "steps=ten is not allowed"),
+    ],
+)
+def test_a_wrong_spec_says_what_is_wrong(kind: type[Plugin], spec: str, message: str) -> None:
+    with pytest.raises(RegistryError, match=message):
+        REGISTRY.create(kind, spec)
+
+
+def test_an_error_of_the_plugins_own_names_it(tmp_path: Path) -> None:
+    content = GOOD.format(name="picky").replace(
+        "    def trigger", "    def __post_init__(self):\n        raise ValueError('not today')\n\n"
+        "    def trigger",
+    )
+    with pytest.raises(RegistryError, match="picky: not today"):
+        Registry([write(tmp_path, "picky", content)]).create(Attack, "picky")
+
+
+def test_parse_splits_names_from_settings() -> None:
+    assert parse("plain") == ("plain", {})
+    assert parse("a-b:x=1,y.z=2=3,w=") == ("a-b", {"x": "1", "y.z": "2=3", "w": ""})
+
+
+def test_settings_reach_nested_plugins() -> None:
+    deep = REGISTRY.create(Attack, "pcb:base=lsp,base.base=tsb,base.base.triggers=3,share=0.5")
+    assert identity(deep)["params"]["share"] == 0.5
+    base = deep.base.base  # type: ignore[attr-defined]
+    assert (base.name, base.triggers) == ("tsb", 3)
+    short = REGISTRY.create(Attack, "lsp:base.side=0.25")
+    assert (short.base.name, short.base.side) == ("badnets", 0.25)  # type: ignore[attr-defined]
+    assert REGISTRY.create(Attack, "lsp").base.side == 3 / 32  # type: ignore[attr-defined]
+
+
+def plugins(kind: type[Plugin] = Plugin) -> list[Entry]:
+    return [entry for entry in REGISTRY.entries if issubclass(entry.plugin, kind)]
+
+
+def ids(entry: Entry) -> str:
+    return entry.plugin.name
+
+
+def round_trip(entry: Entry, plugin: Plugin) -> None:
+    text = label(plugin)
+    again = REGISTRY.create(entry.kind, text)
+    assert type(again) is type(plugin)
+    assert identity(again) == identity(plugin)
+    assert label(again) == text
+
+
+#: What some plugins cannot do without.
+REQUIRED = {"folder": ":path=somewhere/images"}
+
+
+@pytest.mark.parametrize("entry", plugins(), ids=ids)
+def test_defaults_round_trip(entry: Entry) -> None:
+    spec = entry.plugin.name + REQUIRED.get(entry.plugin.name, "")
+    plugin = REGISTRY.create(entry.kind, spec)
+    assert label(plugin) == spec
+    found = identity(plugin)
+    assert (found["name"], found["version"]) == (entry.plugin.name, entry.plugin.version)
+    assert list(found["params"]) == list(parameters(entry.plugin))
+    round_trip(entry, plugin)
+
+
+def test_what_has_no_default_must_be_given() -> None:
+    with pytest.raises(RegistryError, match="folder: .*'path'"):
+        REGISTRY.create(Dataset, "folder")
+
+
+def values(hint: Any, depth: int) -> st.SearchStrategy[Any]:
+    """All values that a parameter's type allows, read from its JSON schema."""
+    if isinstance(hint, type) and issubclass(hint, Plugin):
+        kind = Attack if issubclass(hint, Attack) else Defense
+        fitting = [e for e in plugins(kind) if issubclass(e.plugin, hint)]
+        if depth == 0:
+            fitting = [e for e in fitting if e.plugin.name == "badnets"]
+        return st.sampled_from(fitting).flatmap(lambda e: instances(e, depth - 1))
+    schema = TypeAdapter(hint).json_schema()
+    if "enum" in schema or "const" in schema:
+        return st.sampled_from(schema.get("enum", [schema.get("const")]))
+    low = schema.get("minimum", schema.get("exclusiveMinimum"))
+    high = schema.get("maximum", schema.get("exclusiveMaximum"))
+    if schema["type"] == "boolean":
+        return st.booleans()
+    if schema["type"] == "integer":
+        return st.integers(low, high)
+    assert schema["type"] == "number", hint
+    return st.floats(
+        low,
+        high,
+        exclude_min="exclusiveMinimum" in schema,
+        exclude_max="exclusiveMaximum" in schema,
+        allow_nan=False,
+    )
+
+
+def instances(entry: Entry, depth: int = 2) -> st.SearchStrategy[Plugin]:
+    fields = {
+        name: values(hint, depth) for name, (hint, _) in parameters(entry.plugin).items()
+    }
+    return st.fixed_dictionaries({}, optional=fields).map(lambda chosen: entry.plugin(**chosen))
+
+
+@pytest.mark.parametrize("entry", [*plugins(Attack), *plugins(Defense)], ids=ids)
+@settings(deadline=None, max_examples=25)
+@given(data=st.data())
+def test_any_parameters_round_trip(entry: Entry, data: st.DataObject) -> None:
+    round_trip(entry, data.draw(instances(entry)))
+
+
+def test_identity_tells_any_two_settings_apart() -> None:
+    specs = ["lsp", "lsp:rate=2", "lsp:base=tsb", "lsp:base.side=0.5", "badnets", "c-badnets"]
+    found = [identity(REGISTRY.create(Attack, spec)) for spec in specs]
+    assert all(a != b for i, a in enumerate(found) for b in found[:i])
+
+
+def test_infinity_is_the_base_attacks_rate() -> None:
+    plugin = REGISTRY.create(Attack, "lsp:rate=inf")
+    assert math.isinf(plugin.rate)  # type: ignore[attr-defined]
+    assert label(plugin) == "lsp:rate=inf"
+
+
+#: From METHODS 2 and 3: who needs what, and at which stage a defense works.
+NATURES = {
+    "badnets": "poison-label",
+    "c-badnets": "clean-label",
+    "a-blend": "poison-label",
+    "tsb": "poison-label",
+    "advclean": "clean-label",
+    "wanet": "clean-label",
+    "wanet-original": "code",
+    "lsp": "code",
+    "pcb": "code",
+    "spectral-signatures": "sanitize",
+    "weight-decay": "repair",
+    "pivotal-tuning": "repair",
+    "fine-pruning": "repair",
+    "strip": "deploy",
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), NATURES.items())
+def test_threat_models_and_stages(name: str, expected: str) -> None:
+    (entry,) = [entry for entry in REGISTRY.entries if entry.plugin.name == name]
+    assert nature(entry.plugin) == expected
+
+
+def test_threat_models_follow_parameters() -> None:
+    def threat(spec: str) -> str:
+        return REGISTRY.create(Attack, spec).threat
+
+    assert threat("wanet:clean_label=False") == "poison-label"
+    # Soft labels take the attacker's own training, whatever the base (METHODS 2.8).
+    assert threat("lsp:base=c-badnets") == "code"
+    assert REGISTRY.create(Attack, "lsp:base=c-badnets").clean_label  # type: ignore[attr-defined]
+    assert not REGISTRY.create(Attack, "lsp").clean_label  # type: ignore[attr-defined]
+
+
+def test_every_attack_declares_one_of_three_threats() -> None:
+    for entry in plugins(Attack):
+        threat = entry.plugin().threat  # type: ignore[attr-defined]
+        assert threat in {"poison-label", "clean-label", "code"}
+        assert issubclass(entry.plugin, CodePoisoningAttack) <= (threat == "code")
+
+
+def test_other_kinds_have_no_nature() -> None:
+    for kind in (Architecture, Dataset):
+        assert all(nature(entry.plugin) == "" for entry in plugins(kind))
+
+
+def test_types_are_described_in_words() -> None:
+    hints = {name: hint for name, (hint, _) in parameters(REGISTRY.find(Attack, "tsb")).items()}
+    assert describe_type(hints["side"]) == "float, from 0 to 1"
+    assert describe_type(hints["triggers"]) == "int, at least 1"
+    tuning = parameters(REGISTRY.find(Defense, "pivotal-tuning"))
+    assert describe_type(tuning["cosine"][0]) == "signed or abs or square"
