@@ -165,7 +165,6 @@ def run(
             plugin_files=registry.paths,
             data_dir=data_dir,
             root=root,
-            threads=1,
         )
         with Display(err, f"{chosen.name} on {device}") as display:
             summary = execute(
@@ -271,7 +270,9 @@ def protocols(
                 table.add_row(known, sha[:12], escape(module.load(known).summary))
             out.print(table)
         else:
-            out.print_json(module.load(name).model_dump_json())
+            shown = module.load(name)
+            out.print(f"{shown.name} {shown.sha256}", soft_wrap=True)
+            out.print_json(shown.model_dump_json())
 
 
 @board.command("build")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import benchmark.protocol
@@ -21,7 +21,7 @@ FOLDER = Path(benchmark.protocol.__file__).parent / "protocols"
 
 TOML = """
 name = "tiny-v1"
-summary = "A protocol of this test"
+summary = "A \\"protocol\\" – of this test"
 architecture = "resnet-small:width=16"
 recipe = "short"
 
@@ -84,13 +84,15 @@ def tiny(parsed: Callable[[str], Protocol]) -> Protocol:
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces, written out."""
+    """JSON with sorted keys, no spaces and nothing but ASCII, written out."""
     if isinstance(value, dict):
-        return "{" + ",".join(f'"{k}":{canonical(value[k])}' for k in sorted(value)) + "}"
+        items = (f"{canonical(key)}:{canonical(value[key])}" for key in sorted(value))
+        return "{" + ",".join(items) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(canonical, value)) + "]"
     if isinstance(value, str):
-        return '"' + value + '"'
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return '"' + "".join(c if ord(c) < 128 else f"\\u{ord(c):04x}" for c in escaped) + '"'
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return repr(value)
@@ -186,6 +188,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(json_values, st.integers())
 def test_digest_is_insensitive_to_key_order(value: Any, seed: int) -> None:
     assert digest(shuffled(value, random.Random(seed))) == digest(value)
@@ -257,6 +260,7 @@ def test_seeds_depend_on_names_only(tiny: Protocol) -> None:
 parts = st.lists(st.text(max_size=4), max_size=4)
 
 
+@settings(deadline=None)
 @given(parts, parts)
 def test_different_parts_get_different_seeds(one: list[str], other: list[str]) -> None:
     protocol = Protocol.model_construct(name="tiny-v1")

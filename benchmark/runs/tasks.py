@@ -57,7 +57,6 @@ class Setup:
     plugin_files: tuple[Path, ...]
     data_dir: Path | None
     root: Path
-    threads: int
 
 
 class Worker:
@@ -66,7 +65,7 @@ class Worker:
     def __init__(self, setup: Setup) -> None:
         if setup.device == "cpu":
             # One thread each, whatever their number: then results do not depend on it.
-            torch.set_num_threads(setup.threads)
+            torch.set_num_threads(1)
         self.setup = setup
         self.store = Store(setup.root)
         self.registry = Registry(setup.plugin_files)

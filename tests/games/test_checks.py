@@ -1,0 +1,669 @@
+"""The rules of the game: one plugin that breaks each, and what each side gets to see."""
+
+from __future__ import annotations
+
+import gc
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from types import FunctionType, ModuleType
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from benchmark.api import (
+    Architecture,
+    Attack,
+    AttackerView,
+    CodePoisoningAttack,
+    Deployment,
+    PoisoningAttack,
+    Repair,
+    Sanitizer,
+    Source,
+    Verdict,
+)
+from benchmark.games import checks, robustness, victims
+from benchmark.games.arena import Arena, Splits
+from benchmark.games.checks import RuleViolation
+from benchmark.games.exam import AnswerKey, Exam
+from benchmark.images import ImageSet
+from benchmark.models import Classifier
+from benchmark.protocol import Protocol
+from benchmark.registry import Registry
+
+SHAPE, CLASSES, TARGET = (1, 6, 6), 4, 2
+SIZES = {"train": 80, "trusted": 16, "auxiliary": 12, "validation": 20, "test": 40}
+
+
+class Tiny(Architecture):
+    """A convolution and a linear layer."""
+
+    name = "tiny"
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> Classifier:
+        conv = nn.Sequential(nn.Conv2d(shape[0], 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        neck = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return Classifier(OrderedDict(conv=conv), neck, nn.Linear(4, classes), shape[0])
+
+
+class OnlyTiny:
+    """A registry that knows one architecture."""
+
+    def create(self, kind: type[Any], spec: str) -> Architecture:
+        return Tiny()
+
+
+@pytest.fixture
+def arena() -> Arena:
+    protocol = Protocol.model_validate(
+        {
+            "name": "rules",
+            "summary": "for the rules",
+            "splits": {"dataset": "none", **SIZES},
+            "architecture": "tiny",
+            "augmentation": {},
+            "recipe": "short",
+            "recipes": {"short": {"epochs": 1, "batch_size": 16, "learning_rate": 0.1}},
+            "robustness": {
+                "target": TARGET,
+                "budget": 0.5,
+                "shares": [0.2],
+                "interval": 1,
+                "seeds": 1,
+                "default_m": {"poison-label": 5, "clean-label": 5, "code": 5},
+                "attacks": [],
+                "defenses": [],
+            },
+        }
+    )
+    total = sum(SIZES.values())
+    own = Generator().manual_seed(0)
+    # No two images alike, so that each can be recognised wherever it turns up.
+    pixels = torch.randint(256, (total, *SHAPE), generator=own, dtype=torch.uint8)
+    assert len(pixels.flatten(1).unique(dim=0)) == total
+    source = Source(ImageSet(pixels, torch.arange(total) % CLASSES), None, tuple("abcd"))
+    return Arena(protocol, source, cast(Registry, OnlyTiny()))
+
+
+def rng(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+# What an attack may return.
+
+Answer = Callable[[Tensor, Tensor], tuple[Any, Any]]
+
+
+@dataclass
+class Wrong(PoisoningAttack):
+    """Returns what it was given to return."""
+
+    name = "wrong"
+    answer: Answer = lambda images, labels: (images, labels)
+    label_policy: str = "poison-label"
+
+    @property
+    def threat(self) -> Any:  # type: ignore[override]
+        return self.label_policy
+
+    @property
+    def clean_label(self) -> bool:  # type: ignore[override]
+        return self.label_policy == "clean-label"
+
+    def trigger(self, images: Tensor, rng: Generator) -> Any:
+        return self.answer(images, torch.zeros(len(images)).long())[0]
+
+    def poison(self, images: Tensor, labels: Tensor, rng: Generator) -> Any:
+        return self.answer(images, labels)
+
+
+def ready(arena: Arena, attack: Any) -> Any:
+    attack.setup(arena.attacker_view(), rng())
+    return attack
+
+
+def filled(images: Tensor, value: float) -> Tensor:
+    """The images with one value in one of them."""
+    changed = images.clone()
+    changed[-1, 0, 2, 3] = value
+    return changed
+
+
+WRONG_IMAGES: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "nothing": (lambda images: None, "must return a tensor, got NoneType"),
+    "an array": (lambda images: images.numpy(), "must return a tensor, got ndarray"),
+    "too few": (lambda images: images[1:], r"must return images of shape \(\d+, 1, 6, 6\)"),
+    "cropped": (lambda images: images[..., 1:], r"got \(\d+, 1, 6, 5\)"),
+    "bytes": (lambda images: (images * 255).byte(), "must return floats .* got torch.uint8"),
+    "not a number": (lambda images: filled(images, torch.nan), r"values in \[0, 1\], got \[nan"),
+    "infinite": (lambda images: filled(images, torch.inf), r"values in \[0, 1\], got .*inf\]"),
+    "too dark": (lambda images: filled(images, -0.01), r"values in \[0, 1\], got \[-0.01"),
+    "too bright": (lambda images: filled(images, 1.01), r"values in \[0, 1\], got .*1.01\]"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_IMAGES)
+def test_wrong_images_are_refused_by_name(arena: Arena, case: str) -> None:
+    change, message = WRONG_IMAGES[case]
+    attack = ready(arena, Wrong(lambda images, labels: (change(images), labels)))
+    with pytest.raises(RuleViolation, match=f"^wrong.poison {message}"):
+        victims.collect(arena, attack, 5, 1, rng())
+    with pytest.raises(RuleViolation, match=f"^wrong.trigger {message}"):
+        victims.trigger_test_images(arena, attack, rng())
+
+
+def test_rounding_is_no_offence(arena: Arena) -> None:
+    attack = ready(arena, Wrong(lambda images, labels: (filled(images, 1 + 5e-5), labels)))
+    found = victims.collect(arena, attack, 5, 1, rng())
+    assert (found.data.pixels[found.poisoned, 0, 2, 3] == 255).any()
+
+
+def soft(labels: Tensor, classes: int = CLASSES) -> Tensor:
+    return torch.full((len(labels), classes), 1 / classes)
+
+
+WRONG_LABELS: dict[str, tuple[str, Callable[[Tensor], Any], str]] = {
+    "nothing": ("poison-label", lambda labels: None, "must return 5 labels"),
+    "too many": ("poison-label", lambda labels: labels.repeat(2), "must return 5 labels"),
+    "one for all": ("poison-label", lambda labels: torch.tensor(TARGET), "must return 5 labels"),
+    "short integers": ("poison-label", lambda labels: labels.int(), "must return int64 labels"),
+    "floats": ("poison-label", lambda labels: labels.float(), "must return int64 labels"),
+    "neither true nor target": (
+        "poison-label",
+        lambda labels: torch.where(torch.arange(5) == 3, 3 - labels, TARGET),
+        f"returned label [013]; a label stays true or becomes the target {TARGET}",
+    ),
+    "no class at all": (
+        "poison-label",
+        lambda labels: torch.full_like(labels, CLASSES),
+        f"returned label {CLASSES}; a label stays true",
+    ),
+    "neither, trained by the attacker": (
+        "code",
+        lambda labels: torch.full_like(labels, -1),
+        "returned label -1; a label stays true",
+    ),
+    "changed in a clean-label attack": (
+        "clean-label",
+        lambda labels: (labels + 1) % CLASSES,
+        "changed labels, a clean-label attack cannot",
+    ),
+    "soft in a poison-label attack": (
+        "poison-label",
+        soft,
+        "returned soft labels, a poison-label attack cannot",
+    ),
+    "soft in a clean-label attack": (
+        "clean-label",
+        soft,
+        "returned soft labels, a clean-label attack cannot",
+    ),
+    "soft over too few classes": (
+        "code",
+        lambda labels: soft(labels, CLASSES - 1),
+        f"must return {CLASSES} probabilities per image",
+    ),
+    "soft beyond one": ("code", lambda labels: 1.1 * soft(labels), "that are no probabilities"),
+    "soft below zero": (
+        "code",
+        lambda labels: torch.tensor([[1.5, -0.5, 0.0, 0.0]]).expand(5, -1),
+        "that are no probabilities",
+    ),
+    "soft but not a number": ("code", lambda labels: soft(labels) * torch.nan, "no probabilities"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_LABELS)
+def test_wrong_labels_are_refused_by_name(arena: Arena, case: str) -> None:
+    threat, change, message = WRONG_LABELS[case]
+    attack = ready(arena, Wrong(lambda images, labels: (images, change(labels)), threat))
+    with pytest.raises(RuleViolation, match=f"^wrong.poison .*{message}"):
+        victims.collect(arena, attack, 5, 1, rng())
+
+
+@pytest.mark.parametrize("threat", ["poison-label", "clean-label", "code"])
+def test_true_labels_are_always_allowed(arena: Arena, threat: str) -> None:
+    attack = ready(arena, Wrong(lambda images, labels: (1 - images, labels), threat))
+    found = victims.collect(arena, attack, 5, 1, rng())
+    assert torch.equal(found.data.labels, arena.splits.train.labels)
+
+
+def test_test_images_are_lent_not_given(arena: Arena) -> None:
+    attack = ready(arena, Wrong(lambda images, labels: (images.mul_(0.5), labels)))
+    before = arena.splits.test.pixels.clone()
+    with pytest.raises(RuleViolation, match="^wrong.trigger changed its input in place"):
+        victims.trigger_test_images(arena, attack, rng())
+    assert torch.equal(arena.splits.test.pixels, before)
+
+
+# What becomes of the training set.
+
+
+@dataclass
+class Brighten(PoisoningAttack):
+    """Sets one row to a level between two bytes."""
+
+    name = "brighten"
+    own: bool = False
+
+    @property
+    def clean_label(self) -> bool:  # type: ignore[override]
+        return self.own
+
+    def trigger(self, images: Tensor, rng: Generator) -> Tensor:
+        changed = images.clone()
+        changed[:, :, 1] = 100.6 / 255
+        return changed
+
+
+@pytest.mark.parametrize(("own", "m", "boost"), [(False, 7, 1), (False, 60, 3), (True, 20, 5)])
+def test_collect_changes_m_images_of_the_right_classes(
+    arena: Arena, own: bool, m: int, boost: int
+) -> None:
+    train = arena.splits.train
+    pixels, labels = train.pixels.clone(), train.labels.clone()
+    found = victims.collect(arena, ready(arena, Brighten(own)), m, boost, rng())
+    changed = [row for row in range(80) if not torch.equal(found.data.pixels[row], pixels[row])]
+    assert changed == found.poisoned.nonzero().flatten().tolist()
+    assert len(changed) == m
+    assert len(found.data) == 80
+    for row in range(80):
+        expected = pixels[row].clone()
+        if row in changed:
+            expected[:, 1] = 101  # the level nearest to 100.6
+            assert (labels[row] == TARGET) == own
+            assert found.data.labels[row] == TARGET
+        else:
+            assert found.data.labels[row] == labels[row]
+        assert torch.equal(found.data.pixels[row], expected)
+        assert found.repeats[row] == (boost if row in changed else 1)
+    assert found.repeats.sum() == 80 + m * (boost - 1)
+    assert torch.equal(train.pixels, pixels)
+    assert torch.equal(train.labels, labels)
+
+
+def test_collect_draws_by_its_generator(arena: Arena) -> None:
+    attack = ready(arena, Brighten())
+    first, again, other = (victims.collect(arena, attack, 9, 1, rng(s)).poisoned for s in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(("own", "candidates"), [(False, 60), (True, 20)])
+def test_collect_says_how_many_images_there_are(
+    arena: Arena, own: bool, candidates: int
+) -> None:
+    of_target = int((arena.splits.train.labels == TARGET).sum())
+    available = of_target if own else 80 - of_target
+    with pytest.raises(ValueError, match=rf"m=81 .* brighten may change {available}"):
+        victims.collect(arena, ready(arena, Brighten(own)), 81, 1, rng())
+    assert abs(available - candidates) < 15
+
+
+@dataclass
+class Trains(CodePoisoningAttack):
+    """Owns the training and files nothing."""
+
+    name = "trains"
+
+    def trigger(self, images: Tensor, rng: Generator) -> Tensor:
+        return images
+
+    def train(self, model: Classifier, data: ImageSet, trainer: Any, rng: Generator) -> None:
+        model.head.weight.data.fill_(0.25)
+
+
+@pytest.mark.parametrize("attack", [None, Brighten(), Trains()], ids=lambda a: str(a)[:8])
+def test_without_poisons_the_data_stay_clean(arena: Arena, attack: Attack | None) -> None:
+    m = 5 if isinstance(attack, Trains) else 0
+    found = victims.collect(arena, attack, m, 1, rng())
+    assert torch.equal(found.data.pixels, arena.splits.train.pixels)
+    assert torch.equal(found.data.labels, arena.splits.train.labels)
+    assert not found.poisoned.any()
+    assert (found.repeats == 1).all()
+
+
+def test_soft_labels_of_an_attacker_who_trains_reach_the_training_set(arena: Arena) -> None:
+    attack = ready(arena, Wrong(lambda images, labels: (images, soft(labels)), "code"))
+    found = victims.collect(arena, attack, 5, 1, rng())
+    assert found.data.labels.shape == (80, CLASSES)
+    assert (found.data.labels[found.poisoned] == 1 / CLASSES).all()
+    hard = found.data.labels[~found.poisoned]
+    assert torch.equal(hard.argmax(1), arena.splits.train.labels[~found.poisoned])
+    assert set(hard.flatten().tolist()) == {0.0, 1.0}
+
+
+def test_an_attacker_who_owns_the_code_trains_the_victim(arena: Arena) -> None:
+    training = victims.collect(arena, None, 0, 1, rng())
+    model = victims.train(arena, ready(arena, Trains()), training, rng())
+    assert (model.head.weight == 0.25).all()
+    assert not model.training
+
+
+def test_triggered_test_images_are_bytes_in_order(arena: Arena) -> None:
+    found = victims.trigger_test_images(arena, ready(arena, Brighten()), rng())
+    expected = arena.splits.test.pixels.clone()
+    expected[:, :, 1] = 101
+    assert torch.equal(found, expected)
+    assert len(victims.trigger_test_images(arena, None, rng())) == 0
+
+
+# Sanitizers.
+
+
+@dataclass
+class Sieve(Sanitizer):
+    """Returns what it was given to return."""
+
+    name = "sieve"
+    answer: Callable[[ImageSet], Any] = lambda data: None
+
+    def sanitize(self, data: ImageSet, train: Any, rng: Generator) -> Any:
+        return self.answer(data)
+
+
+WRONG_MASKS: dict[str, tuple[Callable[[ImageSet], Any], str]] = {
+    "nothing": (lambda data: None, "must return a bool tensor of length 80"),
+    "rows": (lambda data: torch.arange(40), "must return a bool tensor of length 80"),
+    "a list": (lambda data: [True] * 80, "must return a bool tensor of length 80"),
+    "too short": (lambda data: torch.ones(79).bool(), r"must return 80 values, got \(79,\)"),
+    "a matrix": (lambda data: torch.ones(80, 1).bool(), r"must return 80 values, got \(80, 1\)"),
+    "nothing left": (lambda data: torch.zeros(80).bool(), "left fewer than two classes"),
+    "one class left": (lambda data: data.labels == 1, "left fewer than two classes"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_MASKS)
+def test_wrong_masks_are_refused_by_name(arena: Arena, case: str) -> None:
+    answer, message = WRONG_MASKS[case]
+    training = victims.collect(arena, None, 0, 1, rng())
+    with pytest.raises(RuleViolation, match=f"^sieve.sanitize {message}"):
+        victims.sanitize(arena, Sieve(answer), training, rng())
+
+
+def test_a_sanitizer_removes_what_it_says(arena: Arena) -> None:
+    training = victims.collect(arena, ready(arena, Brighten()), 10, 4, rng())
+    found = victims.sanitize(arena, Sieve(lambda data: data.labels != 0), training, rng())
+    stays = training.data.labels != 0
+    assert torch.equal(found.data.pixels, training.data.pixels[stays])
+    assert torch.equal(found.data.labels, training.data.labels[stays])
+    assert torch.equal(found.poisoned, training.poisoned[stays])
+    assert torch.equal(found.repeats, training.repeats[stays])
+    assert found.poisoned.sum() == 10
+
+
+def test_a_sanitizer_works_on_a_copy(arena: Arena) -> None:
+    def vandal(data: ImageSet) -> Tensor:
+        data.pixels.zero_(), data.labels.zero_()
+        return torch.ones(80).bool()
+
+    training = victims.collect(arena, None, 0, 1, rng())
+    found = victims.sanitize(arena, Sieve(vandal), training, rng())
+    assert torch.equal(found.data.pixels, arena.splits.train.pixels)
+    assert torch.equal(found.data.labels, arena.splits.train.labels)
+
+
+# Verdicts of a deployed guard.
+
+
+@dataclass
+class Guard(Deployment):
+    """Answers as it was told to."""
+
+    name = "guard"
+    answer: Callable[[Tensor], Any] = lambda images: None
+
+    def deploy(self, model: Classifier, trusted: Any, rng: Generator) -> Any:
+        return self.answer
+
+
+def said(predictions: Any, suspicion: Any = 0.0) -> Callable[[Tensor], Verdict]:
+    """A guard's answer: one value for all images, or a function of their number."""
+
+    def value(of: Any, count: int, dtype: torch.dtype) -> Any:
+        return of(count) if callable(of) else torch.full((count,), of, dtype=dtype)
+
+    return lambda images: Verdict(
+        value(predictions, len(images), torch.int64), value(suspicion, len(images), torch.float32)
+    )
+
+
+WRONG_VERDICTS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "nothing": (lambda images: None, "must return a Verdict"),
+    "bare predictions": (lambda images: torch.zeros(len(images)), "must return a Verdict"),
+    "too few predictions": (said(lambda n: torch.zeros(n - 1).long()), "expected 20 predictions"),
+    "logits": (said(lambda n: torch.zeros(n, CLASSES)), "expected 20 predictions"),
+    "too many suspicions": (said(0, lambda n: torch.zeros(n + 1)), "expected 20 predictions and"),
+    "no number": (said(0, torch.nan), "suspicions must be finite"),
+    "infinite": (said(0, torch.inf), "suspicions must be finite"),
+    "below rejection": (said(-2), r"predictions must lie in -1\.\.3, got -2\.\.-2"),
+    "no such class": (said(CLASSES), r"predictions must lie in -1\.\.3, got 4\.\.4"),
+    "probabilities": (said(lambda n: torch.full((n,), 0.7)), "predictions must be"),
+}
+
+
+def play(arena: Arena, **stages: Any) -> robustness.Outcome:
+    test = arena.splits.test
+    triggered = victims.trigger_test_images(arena, ready(arena, Brighten()), rng())
+    exam = Exam(arena.splits.validation, test, triggered, arena.target)
+    return robustness.play(
+        arena, exam, arena.new_model(rng()), trusted=arena.trusted(0.2, 0), **stages
+    )
+
+
+@pytest.mark.parametrize("case", WRONG_VERDICTS)
+def test_wrong_verdicts_are_refused_by_name(arena: Arena, case: str) -> None:
+    answer, message = WRONG_VERDICTS[case]
+    with pytest.raises(RuleViolation, match=f"^guard.deploy: .*{message}"):
+        play(arena, deployment=Guard(answer))
+
+
+def test_a_verdict_is_passed_on(arena: Arena) -> None:
+    outcome = play(arena, deployment=Guard(said(-1, 0.5)))
+    assert (outcome.answers[-1].test == -1).all()
+    assert outcome.curve[-1].cda == (0, 40)
+    assert outcome.suspicion is not None
+    assert [len(scores) for scores in outcome.suspicion] == [40, 40]
+    assert checks.verdict(said(3)(torch.zeros(9)), 9, CLASSES, Guard()).predictions[0] == 3
+
+
+@dataclass
+class Impatient(Repair):
+    """Does all its work at once."""
+
+    name = "impatient"
+
+    def repair(self, model: Classifier, trusted: Any, rng: Generator) -> Any:
+        return None
+
+
+def test_a_repair_must_yield(arena: Arena) -> None:
+    with pytest.raises(RuleViolation, match=r"^impatient\.repair must yield after every step"):
+        play(arena, repair=Impatient())
+
+
+# The information barrier.
+
+
+def reachable(*roots: object) -> list[object]:
+    """All that can be got at from some objects; of the program itself, closures only."""
+    seen: dict[int, object] = {}
+    stack = list(roots)
+    while stack:
+        thing = stack.pop()
+        if id(thing) in seen or isinstance(thing, type | ModuleType):
+            continue
+        seen[id(thing)] = thing
+        if isinstance(thing, FunctionType):
+            stack += [thing.__closure__, thing.__defaults__, thing.__kwdefaults__, thing.__dict__]
+        else:
+            stack += gc.get_referents(thing)
+    return list(seen.values())
+
+
+def pictures(things: list[object]) -> set[bytes]:
+    """Every image of the arena's shape among them, in bytes, whatever type it is kept in."""
+    found = set()
+    for thing in things:
+        if isinstance(thing, np.ndarray):
+            thing = torch.from_numpy(thing.copy())
+        if isinstance(thing, Tensor) and thing.shape[-3:] == SHAPE:
+            values = thing.detach().double().reshape(-1, *SHAPE)
+            if thing.is_floating_point():
+                values = values * 255
+            found |= {image.round().byte().contiguous().numpy().tobytes() for image in values}
+    return found
+
+
+FORBIDDEN = (Arena, Attack, AttackerView, AnswerKey, Exam, Protocol, Splits, robustness.Outcome)
+
+
+def check_barrier(arena: Arena, seen: list[object], may_see: ImageSet) -> None:
+    things = reachable(*seen)
+    assert not [thing for thing in things if isinstance(thing, FORBIDDEN)]
+    assert not [thing for thing in things if hasattr(thing, "__dict__") and "target" in vars(thing)]
+    own = pictures([may_see.pixels])
+    found = pictures(things)
+    assert own <= found
+    assert found <= own
+    storages = {
+        part.pixels.untyped_storage().data_ptr()
+        for part in (getattr(arena.splits, field.name) for field in fields(Splits))
+    }
+    kept = [t.untyped_storage().data_ptr() for t in things if isinstance(t, Tensor)]
+    assert not storages & set(kept)
+
+
+def test_the_barriers_own_check_sees_through_objects_and_closures(arena: Arena) -> None:
+    hidden = arena.splits.test.pixels[:1].numpy()
+    whole = pictures([arena.splits.test.pixels])
+    assert pictures(reachable({"a": [lambda: hidden]})) <= whole
+    assert pictures(reachable({"a": [lambda: hidden]}))
+    assert any(isinstance(thing, Arena) for thing in reachable(arena.trusted))
+
+
+@dataclass
+class Spy(Repair):
+    """Notes all it is given, and ruins the model."""
+
+    name = "spy"
+
+    def repair(self, *args: Any, **kwargs: Any) -> Any:
+        self.seen = [*args, *kwargs.values()]
+        model, trusted = self.seen[:2]
+        for _ in range(2):
+            for parameter in model.parameters():
+                parameter.data.zero_()
+            trusted.pixels.zero_()
+            yield
+
+
+def test_a_repair_sees_model_and_trusted_images_only(arena: Arena) -> None:
+    class Looks(Spy):
+        def repair(self, *args: Any, **kwargs: Any) -> Any:
+            self.seen = [*args, *kwargs.values()]
+            check_barrier(arena, self.seen, arena.trusted(0.2, 0))
+            yield
+
+    spy = Looks()
+    play(arena, repair=spy)
+    assert [type(given) for given in spy.seen][:1] == [Classifier]
+    assert len(spy.seen) == 3
+    assert isinstance(spy.seen[2], Generator)
+
+
+def test_a_repair_cannot_harm_the_victim_or_the_data(arena: Arena) -> None:
+    before = {name: vars(arena.splits)[name].pixels.clone() for name in SIZES}
+    lent = arena.trusted(0.2, 0)
+    pixels = lent.pixels.clone()
+    victim = arena.new_model(rng())
+    weights = [parameter.detach().clone() for parameter in victim.parameters()]
+    exam = Exam(arena.splits.validation, arena.splits.test, arena.splits.test.pixels[:0], TARGET)
+    robustness.play(arena, exam, victim, repair=Spy(), trusted=lent)
+    assert torch.equal(lent.pixels, pixels)
+    assert all(torch.equal(p, w) for p, w in zip(victim.parameters(), weights, strict=True))
+    assert all(torch.equal(vars(arena.splits)[name].pixels, before[name]) for name in SIZES)
+
+
+def test_a_guard_sees_model_and_trusted_images_only(arena: Arena) -> None:
+    asked: list[Tensor] = []
+
+    @dataclass
+    class Watchman(Deployment):
+        """Notes all it is given, and spoils what it is asked."""
+
+        name = "watchman"
+
+        def deploy(self, *args: Any, **kwargs: Any) -> Any:
+            self.seen = [*args, *kwargs.values()]
+            check_barrier(arena, self.seen, arena.trusted(0.2, 0))
+
+            def guarded(images: Tensor) -> Verdict:
+                asked.append(images.clone())
+                images.zero_()
+                return Verdict(torch.zeros(len(images)).long(), torch.zeros(len(images)))
+
+            return guarded
+
+    watchman = Watchman()
+    before = arena.splits.test.pixels.clone()
+    play(arena, deployment=watchman)
+    assert len(watchman.seen) == 3
+    assert isinstance(watchman.seen[2], Generator)
+    # Inputs arrive one batch at a time, without labels, as copies.
+    assert sum(map(len, asked)) == 20 + 40 + 40
+    assert torch.equal(arena.splits.test.pixels, before)
+
+
+def test_a_sanitizer_sees_the_training_set_only(arena: Arena) -> None:
+    training = victims.collect(arena, ready(arena, Brighten()), 10, 4, rng())
+    seen: list[Any] = []
+
+    @dataclass
+    class Looks(Sanitizer):
+        """Notes all it is given."""
+
+        name = "looks"
+
+        def sanitize(self, *args: Any, **kwargs: Any) -> Tensor:
+            seen.extend([*args, *kwargs.values()])
+            return torch.ones(80).bool()
+
+    victims.sanitize(arena, Looks(), training, rng())
+    data, train, own = seen
+    assert {field.name for field in fields(data)} == {"pixels", "labels"}
+    # `train` fits a model on whatever it is given; it needs the arena and is not looked into.
+    check_barrier(arena, [data, own], training.data)
+    model = train(data.subset(torch.arange(40)), own)
+    assert isinstance(model, Classifier)
+
+
+def test_an_attacker_sees_auxiliary_images_and_those_it_may_change(arena: Arena) -> None:
+    given: list[Tensor] = []
+
+    def keep(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        given.append(images)
+        return images, labels
+
+    attack = ready(arena, Wrong(keep))
+    training = victims.collect(arena, attack, 5, 1, rng())
+    view = attack.view
+    assert {field.name for field in fields(view)} == {
+        "target",
+        "class_names",
+        "shape",
+        "auxiliary",
+        "trainer",
+        "new_model",
+    }
+    # `new_model` builds what the arena builds and is not looked into.
+    shown = [view.auxiliary, view.trainer, view.class_names, view.shape]
+    assert pictures(reachable(*shown)) == pictures([arena.splits.auxiliary.pixels])
+    assert pictures(given) == pictures([arena.splits.train.pixels[training.poisoned]])
+    assert len(given[0]) == 5
+    view.auxiliary.pixels.zero_()
+    assert arena.splits.auxiliary.pixels.any()

@@ -1,0 +1,237 @@
+"""Runs survive kills, time limits, full disks and plugins that raise."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "benchmark.cli", "run"]
+
+BROKEN = '''
+from dataclasses import dataclass
+from benchmark import PoisoningAttack, Repair, hookimpl
+
+@dataclass
+class Outside(PoisoningAttack):
+    """Leaves the allowed range."""
+    name = "outside"
+    def trigger(self, images, rng):
+        return images + 2
+
+@dataclass
+class Raises(Repair):
+    """Raises after three steps."""
+    name = "raises"
+    def repair(self, model, trusted, rng):
+        for step in range(5):
+            if step == 3:
+                raise RuntimeError("no more steps")
+            yield
+
+@hookimpl
+def register_attacks(register):
+    register(Outside)
+
+@hookimpl
+def register_defenses(register):
+    register(Raises)
+'''
+
+
+def run(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, words)], capture_output=True, text=True, timeout=300, **options
+    )
+
+
+def records(out: Path) -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text()) for path in (out / "records").glob("*.json")}
+
+
+def measured(out: Path) -> dict[str, Any]:
+    """What must not depend on how often a run was interrupted."""
+    kept = ("status", "metrics", "curve", "model_sha256", "victim_sha256", "evidence")
+    return {name: {key: record[key] for key in kept} for name, record in records(out).items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed")
+    done = run(tiny_file, "--out", out, "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_every_cell_has_a_record_with_the_promised_keys(undisturbed: Path) -> None:
+    found = records(undisturbed)
+    # clean, undefended, weight decay and strip at two shares, spectral signatures without.
+    assert len(found) == 7
+    keys = {"schema", "protocol", "game", "attack", "defense", "trusted_share", "seed"}
+    keys |= {"status", "metrics", "curve", "cost", "env"}
+    for record in found.values():
+        assert keys <= record.keys()
+        assert record["protocol"].keys() >= {"name", "sha256"}
+        assert record["status"] == "ok", record
+        assert (undisturbed / "evidence" / record["evidence"]["file"]).is_file()
+    assert not list(undisturbed.rglob("*.tmp"))
+
+
+def test_a_finished_run_repeats_nothing(undisturbed: Path, tiny_file: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
+    done = run(tiny_file, "--out", undisturbed)
+    assert "7 of 7 cells" in done.stdout
+    after = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_ten_kills_change_no_metric(undisturbed: Path, tiny_file: Path, tmp_path: Path) -> None:
+    moments = random.Random(7)
+    started = time.monotonic()
+    clean = run(tiny_file, "--out", tmp_path / "timing", "--workers", "1")
+    assert clean.returncode == 0
+    whole = time.monotonic() - started
+    kills = 0
+    while kills < 10:
+        # A new session, so that the kill takes the parent alone, as the kernel's would.
+        process = subprocess.Popen(
+            [*COMMAND, str(tiny_file), "--out", str(tmp_path / "run"), "--workers", "2"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            process.wait(timeout=moments.uniform(0.3, 0.9) * whole)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+        else:
+            # It got through: begin anew, so that later kills hit something.
+            assert process.returncode == 0
+            assert measured(tmp_path / "run") == measured(undisturbed)
+            subprocess.run(["rm", "-r", str(tmp_path / "run")], check=True)
+    done = run(tiny_file, "--out", tmp_path / "run", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert measured(tmp_path / "run") == measured(undisturbed)
+    # The number of workers is no part of the experiment either.
+    assert measured(tmp_path / "timing") == measured(undisturbed)
+
+
+def test_workers_die_with_a_killed_parent(tiny_file: Path, tmp_path: Path) -> None:
+    marker = f"--out={tmp_path / 'orphans'}"
+    process = subprocess.Popen([*COMMAND, str(tiny_file), marker], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not (children := _children(process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert children
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    deadline = time.monotonic() + 60
+    while any(_alive(child) for child in children) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not [child for child in children if _alive(child)]
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task/{pid}/children")
+    if not tasks.exists():
+        pytest.skip("needs Linux's list of child processes")
+    return [int(child) for child in tasks.read_text().split()]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_time_limit_stops_the_run_and_says_how_to_continue(
+    tiny_file: Path, tmp_path: Path
+) -> None:
+    done = run(tiny_file, "--out", tmp_path, "--time-limit", "1s")
+    assert done.returncode == 3
+    assert "time limit reached; the same command continues" in done.stdout
+    wrong = run(tiny_file, "--out", tmp_path, "--time-limit", "soon")
+    assert wrong.returncode == 2
+    assert "no duration" in wrong.stderr
+
+
+def test_an_interrupt_stops_the_run_in_good_order(tiny_file: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, str(tiny_file), "--out", str(tmp_path), "--workers", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("victim.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "interrupted; the same command continues" in stdout
+    assert "Traceback" not in stderr
+
+
+def test_a_plugin_that_raises_costs_its_own_cells_only(tiny_file: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text(BROKEN)
+    words = ["--attack", "badnets", "--attack", "outside", "--defense", "raises"]
+    words += ["--defense", "weight-decay", "--plugin", str(broken)]
+    done = run(tiny_file, "--out", tmp_path / "run", *words)
+    assert done.returncode == 0, done.stderr
+    found = list(records(tmp_path / "run").values())
+    outcome = {(r["attack"]["name"], r["defense"]["name"]): r for r in found}
+    assert outcome["badnets", "weight-decay"]["status"] == "ok"
+    raised = outcome["badnets", "raises"]
+    assert raised["status"] == "failed"
+    assert raised["metrics"] is None
+    assert raised["error"]["kind"] == "RuntimeError"
+    assert raised["error"]["message"] == "no more steps"
+    assert raised["error"]["where"].startswith("broken.py:")
+    for defense in ("none", "raises", "weight-decay"):
+        error = outcome["outside", defense]["error"]
+        assert error["kind"] == "RuleViolation"
+        assert "outside.poison must return values in [0, 1]" in error["message"]
+    board = subprocess.run(
+        [*COMMAND[:-1], "board", "build", str(tmp_path / "run")], capture_output=True, text=True
+    )
+    assert "no more steps" in board.stdout
+
+
+def test_a_full_disk_is_said_in_one_sentence(tiny_file: Path, tmp_path: Path) -> None:
+    # A limit on file sizes is the nearest thing to a full disk that needs no root: the
+    # small files fit, a victim's weights do not.
+    script = (
+        "import resource, signal, runpy, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_module('benchmark.cli', run_name='__main__')\n"
+    )
+    words = ["poisongames", "run", str(tiny_file), "--out", str(tmp_path), "--workers", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "300"},
+    )
+    assert done.returncode == 2
+    assert "cannot write" in done.stderr
+    assert "run the same command to continue" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*.tmp"))
+    continued = run(tiny_file, "--out", tmp_path)
+    assert "7 of 7 cells" in continued.stdout

@@ -1,0 +1,102 @@
+"""What is asked for on the command line becomes the right cells, with stable keys."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmark.protocol import Protocol
+from benchmark.registry import Registry, RegistryError
+from benchmark.runs.plan import Cell, plan
+
+
+def defended(cells: list[Cell]) -> list[Cell]:
+    return [cell for cell in cells if cell.defense.stages]
+
+
+def test_the_grid_of_the_protocol(tiny: Protocol, registry: Registry) -> None:
+    cells = plan(tiny, registry)
+    assert [cell.victim.attack.name for cell in cells[:2]] == ["none", "badnets"]
+    shares = [(cell.defense.name, cell.trusted_share) for cell in defended(cells)]
+    assert shares == [
+        ("weight-decay", 0.05),
+        ("weight-decay", 0.15),
+        ("spectral-signatures", None),
+        ("strip", 0.05),
+        ("strip", 0.15),
+    ]
+    assert len({cell.key for cell in cells}) == len({cell.name for cell in cells}) == len(cells)
+
+
+def test_settings_are_laid_over_the_protocols_own(tiny: Protocol, registry: Registry) -> None:
+    (attack,) = {
+        cell.victim.attack.label
+        for cell in plan(tiny, registry, attacks=["badnets:m=10,boost=3"])
+        if cell.victim.attack.name != "none"
+    }
+    assert attack == "badnets:side=0.25"
+    cell = plan(tiny, registry, attacks=["badnets:m=10,boost=3"])[1]
+    assert (cell.victim.attack.m, cell.victim.attack.boost) == (10, 3)
+    cell = plan(tiny, registry, attacks=["badnets:side=0.5"])[1]
+    assert (cell.victim.attack.label, cell.victim.attack.m) == ("badnets:side=0.5", 40)
+
+
+def test_m_defaults_by_threat_model(tiny: Protocol, registry: Registry) -> None:
+    attacks = ["tsb", "c-badnets", "lsp", "pcb"]
+    cells = plan(tiny, registry, attacks=attacks, defenses=["weight-decay"])
+    found = {c.victim.attack.name: c.victim.attack.m for c in cells}
+    assert found == {"none": 0, "tsb": 30, "c-badnets": 20, "lsp": 30, "pcb": 0}
+    with pytest.raises(RegistryError, match="pcb owns the training"):
+        plan(tiny, registry, attacks=["pcb:m=5"])
+
+
+def test_a_replaced_inner_plugin_starts_from_its_own_defaults(
+    tiny: Protocol, registry: Registry
+) -> None:
+    entry = tiny.robustness.attacks[0].model_copy(update={"attack": "lsp:base.side=0.5,rate=2"})
+    game = tiny.robustness.model_copy(update={"attacks": (entry,)})
+    protocol = tiny.model_copy(update={"robustness": game})
+    label = plan(protocol, registry, attacks=["lsp:base=a-blend"])[1].victim.attack.label
+    assert label == "lsp:base=a-blend,rate=2.0"
+
+
+def test_no_sanitizer_before_an_attacker_who_trains(tiny: Protocol, registry: Registry) -> None:
+    cells = defended(plan(tiny, registry, attacks=["pcb", "lsp"]))
+    assert {cell.defense.name for cell in cells} == {"weight-decay", "strip"}
+
+
+def test_a_pipeline_is_one_cell_with_its_stages_in_order(
+    tiny: Protocol, registry: Registry
+) -> None:
+    cells = defended(plan(tiny, registry, defenses=["strip+weight-decay+spectral-signatures"]))
+    assert {cell.defense.name for cell in cells} == {"spectral-signatures+weight-decay+strip"}
+    assert cells[0].defense.stages[1].params["steps"] == 5
+    assert len(cells[0].needs()) == 3
+    with pytest.raises(RegistryError, match="one defense per stage"):
+        plan(tiny, registry, defenses=["weight-decay+fine-pruning"])
+
+
+def test_keys_do_not_depend_on_what_else_is_planned(tiny: Protocol, registry: Registry) -> None:
+    alone = {cell.key for cell in plan(tiny, registry, defenses=["strip"])}
+    assert alone < {cell.key for cell in plan(tiny, registry, seeds=2)}
+    other_recipe = {cell.key for cell in plan(tiny, registry, recipe="short")}
+    assert not other_recipe & {cell.key for cell in plan(tiny, registry)}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"attacks": ["badnet"]}, "did you mean 'badnets'"),
+        ({"attacks": ["badnets:m=-1"]}, "m: input should be greater than or equal to 0"),
+        ({"attacks": ["badnets:m=x"]}, "m: input should be a valid integer"),
+        ({"attacks": ["badnets:side"]}, "expected key=value"),
+        ({"attacks": ["badnets:sid=1"]}, "did you mean 'side'"),
+        ({"defenses": ["weight-decay:steps=0"]}, "steps=0 is not allowed"),
+        ({"recipe": "long"}, "there are standard, short"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+    ],
+)
+def test_bad_requests_get_one_sentence(
+    tiny: Protocol, registry: Registry, words: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(tiny, registry, **words)  # type: ignore[arg-type]
