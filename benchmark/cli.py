@@ -42,9 +42,9 @@ def _one_sentence() -> Iterator[None]:
     """Print errors that a person can mend as one sentence, without a traceback."""
     from benchmark.data import DataError
     from benchmark.protocol import ProtocolError
-    from benchmark.registry import RegistryError
     from benchmark.runs.execute import WorkerDied
     from benchmark.runs.store import StoreError
+    from benchmark.specs import RegistryError
 
     try:
         yield
@@ -204,7 +204,7 @@ def plugins(
 
 
 def _list_plugins(registry: Registry) -> None:
-    from benchmark.registry import nature
+    from benchmark.specs import nature
 
     table = Table(box=None, pad_edge=False)
     for column in ("name", "kind", "threat or stage", "version", "from", "summary"):
@@ -230,7 +230,7 @@ def _list_plugins(registry: Registry) -> None:
 def _show_plugin(registry: Registry, name: str) -> None:
     import inspect
 
-    from benchmark.registry import describe_type, nature, parameters, shown_default
+    from benchmark.specs import describe_type, nature, parameters, shown_default
 
     found = [entry for entry in registry.entries if entry.plugin.name == name]
     if not found:

@@ -18,7 +18,7 @@ from benchmark import images
 from benchmark.api import Dataset, Source
 from benchmark.images import ImageSet
 from benchmark.protocol import digest
-from benchmark.registry import identity
+from benchmark.specs import identity
 
 __all__ = ["DataError", "load"]
 

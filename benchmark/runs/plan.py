@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from benchmark.api import Attack, CodePoisoningAttack, Defense
 from benchmark.protocol import AttackEntry, Protocol, digest
-from benchmark.registry import Registry, RegistryError, identity, label, parse
+from benchmark.registry import Registry
 from benchmark.runs.record import NONE, AttackRef, DefenseRef, StageRef
+from benchmark.specs import RegistryError, identity, label, parse
 
 GAME = "robustness"
 #: Part of every key; raise it when the meaning of a record changes.

@@ -175,13 +175,13 @@ class Record(_Part):
     trusted_share: float | None
     seed: Annotated[int, Field(ge=0)]
     status: Literal["ok", "invalid", "failed"]
-    reason: str | None
-    error: Error | None
-    metrics: Metrics | None
-    curve: tuple[Point, ...]
-    victim_sha256: Sha256 | None
-    model_sha256: Sha256 | None
-    evidence: Evidence | None
+    reason: str | None = None
+    error: Error | None = None
+    metrics: Metrics | None = None
+    curve: tuple[Point, ...] = ()
+    victim_sha256: Sha256 | None = None
+    model_sha256: Sha256 | None = None
+    evidence: Evidence | None = None
     cost: Cost
     env: dict[str, str]
 

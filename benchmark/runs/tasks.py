@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import platform
-import resource
-import sys
 import time
-import traceback
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-import benchmark
 from benchmark import data, metrics
 from benchmark.api import Attack, Dataset, Defense, Deployment, Repair, Sanitizer
 from benchmark.games import robustness, victims
@@ -26,25 +19,11 @@ from benchmark.images import to_unit
 from benchmark.models import Classifier
 from benchmark.protocol import Protocol
 from benchmark.registry import Registry
+from benchmark.runs import report
 from benchmark.runs.plan import Cell, Victim
-from benchmark.runs.record import (
-    AttackRef,
-    Cost,
-    Error,
-    Evidence,
-    Guard,
-    Metrics,
-    Point,
-    ProtocolRef,
-    Rate,
-    Record,
-    StageRef,
-)
+from benchmark.runs.record import AttackRef, Error, StageRef
 from benchmark.runs.store import Store, StoreError, tensors_sha256
 from benchmark.training import mixed_precision
-
-#: A victim that answers right less often than this many times chance was not trained.
-CHANCE_FACTOR = 1.5
 
 
 @dataclass(frozen=True)
@@ -88,7 +67,7 @@ class Worker:
         except StoreError:
             raise
         except Exception as error:
-            return _describe(error)
+            return report.describe(error)
         return None
 
     def _train_victim(self, victim: Victim, progress: Progress) -> None:
@@ -144,10 +123,20 @@ class Worker:
         except StoreError:
             raise
         except Exception as error:
-            return self.fail_cell(cell, _describe(error), time.perf_counter() - started)
-        evidence = self.store.save_evidence(cell.name, _evidence(outcome))
+            return self.fail_cell(cell, report.describe(error), time.perf_counter() - started)
+        evidence = self.store.save_evidence(cell.name, report.evidence_of(outcome))
+        record = report.measured(
+            self.setup.protocol,
+            cell,
+            outcome,
+            evidence,
+            undefended=self.store.victim_facts(cell.victim.key),
+            trained=self.store.victim_facts((cell.sanitized_victim or cell.victim).key),
+            device=self.arena.device,
+            seconds=time.perf_counter() - started,
+        )
         # Last, since its presence says that the cell is done.
-        self.store.save_record(cell.name, self._record(cell, outcome, evidence, started))
+        self.store.save_record(cell.name, record)
         return None
 
     def _play(self, cell: Cell, progress: Progress) -> Outcome:
@@ -180,94 +169,9 @@ class Worker:
 
     def fail_cell(self, cell: Cell, error: Error, seconds: float = 0.0) -> Error:
         """Record that a cell could not be played, and why."""
-        blank = self._blank(cell, seconds, None)
-        record = Record(**blank, status="failed", reason=None, error=error, metrics=None)
+        record = report.failed(self.setup.protocol, cell, error, self.arena.device, seconds)
         self.store.save_record(cell.name, record)
         return error
-
-    def _blank(self, cell: Cell, seconds: float, victim_seconds: float | None) -> dict[str, Any]:
-        """The fields that do not depend on how a cell went."""
-        protocol = self.setup.protocol
-        return {
-            "key": cell.key,
-            "protocol": ProtocolRef(
-                name=protocol.name, sha256=protocol.sha256, recipe=cell.victim.recipe
-            ),
-            "game": "robustness",
-            "attack": cell.victim.attack,
-            "defense": cell.defense,
-            "trusted_share": cell.trusted_share,
-            "seed": cell.victim.seed,
-            "curve": (),
-            "victim_sha256": None,
-            "model_sha256": None,
-            "evidence": None,
-            "cost": Cost(
-                seconds=round(seconds, 3),
-                victim_seconds=victim_seconds,
-                peak_memory_mb=round(_peak_memory_mb(self.arena.device), 1),
-                device=_device_name(self.arena.device),
-            ),
-            "env": environment(),
-        }
-
-    def _record(self, cell: Cell, outcome: Outcome, evidence: Evidence, started: float) -> Record:
-        facts = self.store.victim_facts((cell.sanitized_victim or cell.victim).key)
-        budget = self.setup.protocol.robustness.budget
-        before = outcome.curve[0]
-        best = metrics.last_affordable(outcome.curve, budget)
-        paper = metrics.lowest_asr(outcome.curve, budget)
-        guard = None
-        if outcome.suspicion is not None:
-            auc, far = robustness.guard_quality(outcome.suspicion, outcome.key)
-            guard = Guard(auc=auc, far_at_1_frr=Rate.of(far))
-        reason = self._distrust(cell, outcome)
-        elapsed = time.perf_counter() - started
-        hits = facts["asr_clean_model"]
-        blank = self._blank(cell, elapsed, round(facts["seconds"], 3))
-        blank |= {
-            "curve": tuple(Point.of(point) for point in outcome.curve),
-            "victim_sha256": facts["model_sha256"],
-            "model_sha256": tensors_sha256(outcome.model.state_dict()),
-            "evidence": evidence,
-        }
-        return Record(
-            **blank,
-            status="invalid" if reason else "ok",
-            reason=reason,
-            error=None,
-            metrics=Metrics(
-                cda=Rate.of(best.cda),
-                asr=Rate.of(best.asr),
-                asr_game=Point.of(best).asr_game,
-                validation=Rate.of(best.validation),
-                step=best.step,
-                repaired=best.asr.total > 0 and best.asr.value <= metrics.REPAIRED,
-                paper=Point.of(paper),
-                before=Point.of(before),
-                asr_clean_model=None if hits is None else Rate.of(metrics.Rate(*hits)),
-                target_confidence=facts["target_confidence"],
-                guard=guard,
-            ),
-        )
-
-    def _distrust(self, cell: Cell, outcome: Outcome) -> str | None:
-        """The sanity gate: a reason to distrust what was measured, or None."""
-        before = outcome.curve[0]
-        chance = CHANCE_FACTOR / len(self.arena.class_names)
-        if before.cda.value < chance:
-            return f"the victim's clean accuracy {before.cda.value:.3f} is near chance"
-        if any(not bool(t.isfinite().all()) for t in outcome.model.state_dict().values()):
-            return "the measured model has weights that are not finite"
-        facts = self.store.victim_facts(cell.victim.key)
-        again = int(np.sum(outcome.answers[0].triggered == self.arena.target))
-        if (before.cda.hits, again) != (facts["test_hits"], facts["target_hits"]):
-            return (
-                f"the saved victim does not reproduce its numbers: {before.cda.hits} right and "
-                f"{again} target answers, {facts['test_hits']} and {facts['target_hits']} "
-                "before it was saved"
-            )
-        return None
 
     def _attack(self, ref: AttackRef) -> Attack | None:
         return None if ref.threat == "none" else self.registry.create(Attack, ref.label)
@@ -306,48 +210,3 @@ class Worker:
                 logits = model(to_unit(pixels)).float()
             total += logits.softmax(1)[:, self.arena.target].sum().item()
         return total / len(others)
-
-
-def _describe(error: Exception) -> Error:
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return Error(kind=type(error).__name__, message=str(error), where=where)
-
-
-def _evidence(outcome: Outcome) -> dict[str, np.ndarray]:
-    """Predictions at every point of the curve, with the labels to judge them by."""
-    arrays: dict[str, np.ndarray] = {
-        "labels_validation": outcome.key.validation,
-        "labels_test": outcome.key.test,
-        "target": np.array(outcome.key.target, np.int16),
-    }
-    for part in ("validation", "test", "triggered"):
-        arrays[part] = np.stack([getattr(answers, part) for answers in outcome.answers])
-    if outcome.suspicion is not None:
-        arrays["suspicion_test"], arrays["suspicion_triggered"] = outcome.suspicion
-    return arrays
-
-
-def environment() -> dict[str, str]:
-    """Versions of what ran."""
-    return {
-        "poisongames": benchmark.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": version("torchvision"),
-        "numpy": np.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def _peak_memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu, {torch.get_num_threads()} thread"

@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from backdoor_attacks.badnets import BadNets
-from benchmark import AttackerView, Images, PoisoningAttack, hookimpl
+from backdoor_attacks.wrapper import Wrapper
+from benchmark import Images, PoisoningAttack, hookimpl
 from benchmark.api import Threat
 from benchmark.images import one_hot
 
@@ -30,7 +31,7 @@ def attack_rate(confidence: float, classes: int) -> float:
 
 
 @dataclass
-class LSP(PoisoningAttack):
+class LSP(Wrapper, PoisoningAttack):
     """Give poisoned samples of another attack a soft label, to hide from trigger inversion.
 
     The label is softmax(l) with l = rate at the target and 1 elsewhere. Soft labels need
@@ -49,16 +50,6 @@ class LSP(PoisoningAttack):
     def clean_label(self) -> bool:  # type: ignore[override]
         """Which images to poison is the base attack's to say."""
         return self.base.clean_label
-
-    def setup(
-        self, view: AttackerView, rng: Generator, state: dict[str, Tensor] | None = None
-    ) -> None:
-        self.view = view
-        self.base.setup(view, rng, state)
-        self.state = self.base.state
-
-    def trigger(self, images: Images, rng: Generator) -> Images:
-        return self.base.trigger(images, rng)
 
     def poison(self, images: Images, labels: Tensor, rng: Generator) -> tuple[Images, Tensor]:
         images, labels = self.base.poison(images, labels, rng)

@@ -9,9 +9,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from backdoor_attacks.advclean import AdvClean
+from backdoor_attacks.wrapper import Wrapper
 from benchmark import (
     Attack,
-    AttackerView,
     CodePoisoningAttack,
     Images,
     ImageSet,
@@ -39,7 +39,7 @@ def masked_step(
 
 
 @dataclass
-class PCB(CodePoisoningAttack):
+class PCB(Wrapper, CodePoisoningAttack):
     """Every other batch is triggered and may update only some of the weights.
 
     Odd batches are clean and update everything (Pick your Poison, Alg. 5). Each kind has
@@ -54,16 +54,6 @@ class PCB(CodePoisoningAttack):
     base: Attack = field(default_factory=AdvClean)
     share: Share = 0.1
     batch_share: Share = 0.2
-
-    def setup(
-        self, view: AttackerView, rng: Generator, state: dict[str, Tensor] | None = None
-    ) -> None:
-        self.view = view
-        self.base.setup(view, rng, state)
-        self.state = self.base.state
-
-    def trigger(self, images: Images, rng: Generator) -> Images:
-        return self.base.trigger(images, rng)
 
     def train(self, model: Classifier, data: ImageSet, trainer: Trainer, rng: Generator) -> None:
         parameters = [p for p in model.parameters() if p.requires_grad]

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from backdoor_defenses.fine_tuning import fine_tune
-from benchmark import Count, Positive, Repair, Share, TrustedData, hookimpl
+from backdoor_defenses.fine_tuning import FineTuning
+from benchmark import Count, Share, TrustedData, hookimpl
 from benchmark.models import Classifier
 from benchmark.training import mixed_precision
 
@@ -51,7 +51,7 @@ def mean_activation(model: Classifier, layers: list[Layer], batches: list[Tensor
 
 
 @dataclass
-class FinePruning(Repair):
+class FinePruning(FineTuning):
     """Zero the channels with the smallest mean activation on clean images, then fine-tune.
 
     Pruned channels stay zero. `layers` is the last convolution, as in the original, or all
@@ -59,10 +59,6 @@ class FinePruning(Repair):
     """
 
     name, version, paper = "fine-pruning", 1, "Liu, Dolan-Gavitt, Garg, RAID 2018"
-    steps: Count = 1000
-    batch_size: Count = 128
-    learning_rate: Positive = 0.001
-    momentum: Share = 0.9
     pruned: Share = 0.96
     sampled_batches: Count = 10
     layers: Literal["last", "all"] = "last"
@@ -77,15 +73,7 @@ class FinePruning(Repair):
             for activation in mean_activation(model, chosen, sample)
         ]
         zero_channels(chosen, doomed)
-        for _ in fine_tune(
-            model,
-            trusted,
-            rng,
-            steps=self.steps,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            momentum=self.momentum,
-        ):
+        for _ in self.fine_tune(model, trusted, rng):
             zero_channels(chosen, doomed)
             yield
 

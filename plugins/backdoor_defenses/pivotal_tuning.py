@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from backdoor_defenses.fine_tuning import fine_tune
-from benchmark import Count, Positive, Repair, Share, TrustedData, hookimpl
+from backdoor_defenses.fine_tuning import FineTuning
+from benchmark import Count, Positive, TrustedData, hookimpl
 from benchmark.models import Classifier
 from benchmark.training import mixed_precision
 
@@ -68,7 +68,7 @@ def slol(
 
 
 @dataclass
-class PivotalTuning(Repair):
+class PivotalTuning(FineTuning):
     """Fine-tune on trusted images, close to the suspect weights, with turned class means.
 
     Minimises CE + lambda_s * SLOL + lambda_p * mean squared change of the weights (Pick your
@@ -78,9 +78,7 @@ class PivotalTuning(Repair):
 
     name, version, paper = "pivotal-tuning", 1, "Lukas and Kerschbaum 2023, Sec. V"
     steps: Count = 2000
-    batch_size: Count = 128
     learning_rate: Positive = 0.01
-    momentum: Share = 0.9
     lambda_s: Weight = 0.05
     lambda_p: Weight = 20_000.0
     cosine: Reading = "signed"
@@ -99,16 +97,7 @@ class PivotalTuning(Repair):
             moved = torch.stack([(p - anchor).square().sum() for p, anchor in pairs]).sum()
             return error + self.lambda_s * turned + self.lambda_p * moved / scalars
 
-        return fine_tune(
-            model,
-            trusted,
-            rng,
-            steps=self.steps,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            momentum=self.momentum,
-            loss=loss,
-        )
+        return self.fine_tune(model, trusted, rng, loss=loss)
 
 
 @hookimpl

@@ -1,0 +1,184 @@
+"""Turns what was measured into a record."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+import traceback
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import benchmark
+from benchmark import metrics
+from benchmark.games.robustness import Outcome, guard_quality
+from benchmark.protocol import Protocol
+from benchmark.runs.plan import Cell
+from benchmark.runs.record import (
+    Cost,
+    Error,
+    Evidence,
+    Guard,
+    Metrics,
+    Point,
+    ProtocolRef,
+    Rate,
+    Record,
+)
+from benchmark.runs.store import tensors_sha256
+
+#: A victim that answers right less often than this many times chance was not trained.
+CHANCE_FACTOR = 1.5
+
+
+def measured(
+    protocol: Protocol,
+    cell: Cell,
+    outcome: Outcome,
+    evidence: Evidence,
+    *,
+    undefended: dict[str, Any],
+    trained: dict[str, Any],
+    device: torch.device,
+    seconds: float,
+) -> Record:
+    """The record of a cell that was played.
+
+    Args:
+        undefended: facts that were saved with the undefended victim.
+        trained: facts of the victim that the defense worked on: the same one, unless a
+            sanitizer cleaned its training data.
+        seconds: wall-clock time of the cell.
+    """
+    budget = protocol.robustness.budget
+    best = metrics.last_affordable(outcome.curve, budget)
+    guard = None
+    if outcome.suspicion is not None:
+        auc, far = guard_quality(outcome.suspicion, outcome.key)
+        guard = Guard(auc=auc, far_at_1_frr=Rate.of(far))
+    reason = distrust(outcome, undefended)
+    clean_hits = trained["asr_clean_model"]
+    fields = _fields(protocol, cell, device, seconds) | {
+        "curve": tuple(Point.of(point) for point in outcome.curve),
+        "victim_sha256": trained["model_sha256"],
+        "model_sha256": tensors_sha256(outcome.model.state_dict()),
+        "evidence": evidence,
+        "status": "invalid" if reason else "ok",
+        "reason": reason,
+        "metrics": Metrics(
+            cda=Rate.of(best.cda),
+            asr=Rate.of(best.asr),
+            asr_game=Point.of(best).asr_game,
+            validation=Rate.of(best.validation),
+            step=best.step,
+            repaired=best.asr.total > 0 and best.asr.value <= metrics.REPAIRED,
+            paper=Point.of(metrics.lowest_asr(outcome.curve, budget)),
+            before=Point.of(outcome.curve[0]),
+            asr_clean_model=clean_hits and Rate.of(metrics.Rate(*clean_hits)),
+            target_confidence=trained["target_confidence"],
+            guard=guard,
+        ),
+    }
+    fields["cost"] = fields["cost"].model_copy(
+        update={"victim_seconds": round(trained["seconds"], 3)}
+    )
+    return Record(**fields)
+
+
+def failed(
+    protocol: Protocol, cell: Cell, error: Error, device: torch.device, seconds: float
+) -> Record:
+    """The record of a cell that a plugin's error ended."""
+    return Record(**_fields(protocol, cell, device, seconds) | {"status": "failed", "error": error})
+
+
+def _fields(protocol: Protocol, cell: Cell, device: torch.device, seconds: float) -> dict[str, Any]:
+    """What does not depend on how a cell went."""
+    victim = cell.victim
+    return {
+        "key": cell.key,
+        "protocol": ProtocolRef(name=protocol.name, sha256=protocol.sha256, recipe=victim.recipe),
+        "game": "robustness",
+        "attack": victim.attack,
+        "defense": cell.defense,
+        "trusted_share": cell.trusted_share,
+        "seed": victim.seed,
+        "cost": Cost(
+            seconds=round(seconds, 3),
+            victim_seconds=None,
+            peak_memory_mb=round(_peak_memory_mb(device), 1),
+            device=_device_name(device),
+        ),
+        "env": environment(),
+    }
+
+
+def distrust(outcome: Outcome, facts: dict[str, Any]) -> str | None:
+    """The sanity gate: a reason to distrust what was measured, or None.
+
+    Args:
+        facts: what the victim answered before it was saved and loaded again.
+    """
+    before = outcome.curve[0]
+    if before.cda.value < CHANCE_FACTOR / outcome.model.classes:
+        return f"the victim's clean accuracy {before.cda.value:.3f} is near chance"
+    if any(not bool(tensor.isfinite().all()) for tensor in outcome.model.state_dict().values()):
+        return "the measured model has weights that are not finite"
+    again = int(np.sum(outcome.answers[0].triggered == outcome.key.target))
+    if (before.cda.hits, again) != (facts["test_hits"], facts["target_hits"]):
+        return (
+            f"the saved victim does not reproduce its numbers: {before.cda.hits} right and "
+            f"{again} target answers, {facts['test_hits']} and {facts['target_hits']} "
+            "before it was saved"
+        )
+    return None
+
+
+def describe(error: Exception) -> Error:
+    """What was raised, and in which line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return Error(kind=type(error).__name__, message=str(error), where=where)
+
+
+def evidence_of(outcome: Outcome) -> dict[str, np.ndarray]:
+    """Predictions at every point of the curve, with the labels to judge them by."""
+    arrays: dict[str, np.ndarray] = {
+        "labels_validation": outcome.key.validation,
+        "labels_test": outcome.key.test,
+        "target": np.array(outcome.key.target, np.int16),
+    }
+    for part in ("validation", "test", "triggered"):
+        arrays[part] = np.stack([getattr(answers, part) for answers in outcome.answers])
+    if outcome.suspicion is not None:
+        arrays["suspicion_test"], arrays["suspicion_triggered"] = outcome.suspicion
+    return arrays
+
+
+def environment() -> dict[str, str]:
+    """Versions of what ran."""
+    return {
+        "poisongames": benchmark.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "numpy": np.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} thread"
