@@ -94,7 +94,7 @@ def run(
         Optional[list[str]],
         typer.Option(help="Likewise for defenses; join stages of one pipeline by '+'."),
     ] = None,
-    seeds: Annotated[Optional[int], typer.Option(help="Number of repetitions.")] = None,
+    seeds: Annotated[Optional[int], typer.Option(min=1, help="Number of repetitions.")] = None,
     recipe: Annotated[
         Optional[str], typer.Option(help="Training recipe; the protocol's own by default.")
     ] = None,
@@ -107,7 +107,8 @@ def run(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[
-        Optional[int], typer.Option(help="Processes side by side; one per core, one on a GPU.")
+        Optional[int],
+        typer.Option(min=1, help="Processes side by side; one per core, one on a GPU."),
     ] = None,
     data_dir: Annotated[
         Optional[Path], typer.Option(help="Folder that holds data sets; see README.")
@@ -130,7 +131,8 @@ def run(
 
         from benchmark import data
         from benchmark import protocol as protocols
-        from benchmark.api import Dataset
+        from benchmark.api import Architecture, Dataset
+        from benchmark.games.arena import pools
         from benchmark.progress import Display
         from benchmark.runs.execute import execute
         from benchmark.runs.plan import plan
@@ -155,8 +157,9 @@ def run(
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cuda" and not torch.cuda.is_available():
             raise typer.BadParameter("no GPU is available here", param_hint="--device")
-        # Before any worker starts: data errors are said once, and decoding is done once.
-        data.load(registry.create(Dataset, chosen.splits.dataset), data_dir)
+        # Before any worker starts: errors are said once, and decoding is done once.
+        pools(chosen, data.load(registry.create(Dataset, chosen.splits.dataset), data_dir))
+        registry.create(Architecture, chosen.architecture)
         root = out_dir or Path("runs") / chosen.name
         setup = Setup(
             protocol=chosen,

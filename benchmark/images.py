@@ -87,7 +87,9 @@ class ImageSet:
         all_labels = copy.labels
         if labels.ndim == 2:
             all_labels = one_hot(all_labels, labels.shape[1])
-        copy.pixels[index], all_labels[index] = pixels, labels
+        elif all_labels.ndim == 2:
+            labels = one_hot(labels.long(), all_labels.shape[1])
+        copy.pixels[index], all_labels[index] = pixels, labels.to(all_labels.dtype)
         return ImageSet(copy.pixels, all_labels)
 
     def to(self, device: torch.device | str) -> ImageSet:

@@ -53,8 +53,10 @@ def attack_success_in_game(predictions: Labels, labels: Labels, target: int) -> 
     """ASR as Alg. 1 of Pick your Poison prints it, at most one minus the target's share.
 
     Accuracy of `predictions` on triggered images against the target, minus the same
-    accuracy of the true labels.
+    accuracy of the true labels; NaN without images.
     """
+    if not len(labels):
+        return float("nan")
     return float(np.mean(predictions == target) - np.mean(labels == target))
 
 
@@ -80,7 +82,7 @@ def _within(points: Sequence[Point], reading: str, budget: float) -> list[Point]
     kept = []
     for point in points:
         rate: Rate = getattr(point, reading)
-        # Compared in counts: 0.97 - 0.02 is not 0.95 in floating point.
+        # Compared in counts: 0.97 - 0.95 is more than 0.02 in floating point.
         if base.hits - rate.hits > budget * base.total + 1e-9:
             spent.add(point.stage)
         if point.stage not in spent:

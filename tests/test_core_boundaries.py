@@ -22,7 +22,8 @@ CORE = sorted((ROOT / "benchmark").rglob("*.py"))
 FLOORS = [
     {"images", "metrics", "protocol"},
     {"api"},
-    {"models", "training", "registry"},
+    {"models", "training", "specs"},
+    {"registry"},
     {"data"},
     {"games"},
     {"runs"},

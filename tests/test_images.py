@@ -135,6 +135,16 @@ def test_replace_with_soft_labels_makes_all_labels_soft() -> None:
     assert changed.labels[0].tolist() == [1, 0, 0]
 
 
+def test_replace_casts_hard_labels_to_what_is_there() -> None:
+    data = numbered(4)
+    changed = data.replace(torch.tensor([3]), data.pixels[:1], torch.tensor([2]).int())
+    assert changed.labels.tolist() == [0, 1, 2, 2]
+    soft = ImageSet(data.pixels, one_hot(data.labels, 3))
+    changed = soft.replace(torch.tensor([3, 0]), data.pixels[:2], torch.tensor([2, 1]))
+    assert changed.labels.argmax(1).tolist() == [1, 1, 2, 2]
+    assert changed.labels.sum(1).tolist() == [1, 1, 1, 1]
+
+
 def test_one_hot_passes_soft_labels_through() -> None:
     assert one_hot(torch.tensor([2, 0]), 3).tolist() == [[0, 0, 1], [1, 0, 0]]
     soft = torch.tensor([[0.25, 0.75]])

@@ -238,7 +238,7 @@ def test_a_released_protocol_cannot_be_changed(
 ) -> None:
     monkeypatch.setattr(benchmark.protocol, "released", lambda: {"tiny-v1": tiny.sha256})
     assert parsed(TOML) == tiny
-    with pytest.raises(ProtocolError, match="'tiny-v1' was released .* needs a new name"):
+    with pytest.raises(ProtocolError, match=r"'tiny-v1' was released .* needs a new name"):
         parsed(TOML.replace("seeds = 2", "seeds = 3"))
     renamed = parsed(TOML.replace("seeds = 2", "seeds = 3").replace("tiny-v1", "tiny-v2"))
     assert renamed.robustness.seeds == 3

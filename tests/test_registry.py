@@ -25,9 +25,8 @@ from benchmark.api import (
     PoisoningAttack,
     hookimpl,
 )
-from benchmark.registry import (
-    Entry,
-    Registry,
+from benchmark.registry import Entry, Registry
+from benchmark.specs import (
     RegistryError,
     describe_type,
     identity,
@@ -169,7 +168,7 @@ def test_what_a_module_registered_before_it_broke_stays(tmp_path: Path) -> None:
 
 def test_asking_for_a_broken_plugin_says_why_it_is_missing(tmp_path: Path) -> None:
     found = Registry([write(tmp_path, "broken", "import no_such_module_anywhere")])
-    with pytest.raises(RegistryError, match="broken.py could not be loaded: ModuleNotFound"):
+    with pytest.raises(RegistryError, match=r"broken\.py could not be loaded: ModuleNotFound"):
         found.find(Attack, "broken")
 
 
@@ -308,8 +307,8 @@ def test_a_wrong_spec_says_what_is_wrong(kind: type[Plugin], spec: str, message:
 
 def test_an_error_of_the_plugins_own_names_it(tmp_path: Path) -> None:
     content = GOOD.format(name="picky").replace(
-        "    def trigger", "    def __post_init__(self):\n        raise ValueError('not today')\n\n"
         "    def trigger",
+        "    def __post_init__(self):\n        raise ValueError('not today')\n\n    def trigger",
     )
     with pytest.raises(RegistryError, match="picky: not today"):
         Registry([write(tmp_path, "picky", content)]).create(Attack, "picky")
@@ -321,7 +320,9 @@ def test_parse_splits_names_from_settings() -> None:
 
 
 def test_settings_reach_nested_plugins() -> None:
-    deep = REGISTRY.create(Attack, "pcb:base=lsp,base.base=tsb,base.base.triggers=3,share=0.5")
+    spec = "pcb:base=lsp,base.base=tsb,base.base.triggers=3,share=0.5"
+    deep = REGISTRY.create(Attack, spec)
+    assert label(deep) == spec
     assert identity(deep)["params"]["share"] == 0.5
     base = deep.base.base  # type: ignore[attr-defined]
     assert (base.name, base.triggers) == ("tsb", 3)
@@ -362,7 +363,7 @@ def test_defaults_round_trip(entry: Entry) -> None:
 
 
 def test_what_has_no_default_must_be_given() -> None:
-    with pytest.raises(RegistryError, match="folder: .*'path'"):
+    with pytest.raises(RegistryError, match=r"folder: .*'path'"):
         REGISTRY.create(Dataset, "folder")
 
 
@@ -394,9 +395,7 @@ def values(hint: Any, depth: int) -> st.SearchStrategy[Any]:
 
 
 def instances(entry: Entry, depth: int = 2) -> st.SearchStrategy[Plugin]:
-    fields = {
-        name: values(hint, depth) for name, (hint, _) in parameters(entry.plugin).items()
-    }
+    fields = {name: values(hint, depth) for name, (hint, _) in parameters(entry.plugin).items()}
     return st.fixed_dictionaries({}, optional=fields).map(lambda chosen: entry.plugin(**chosen))
 
 

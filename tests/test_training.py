@@ -231,8 +231,9 @@ def test_batches_carry_the_recipes_augmentation() -> None:
 def test_the_seed_decides_all_weights() -> None:
     data, trainer = random_set(40, classes=2), Trainer(recipe(batch_size=8), Augmentation(pad=1))
     trained = []
-    for seed in (3, 3, 4):
-        model = convolutional()
+    # Built beforehand, since building resets torch's global seed, which must not matter.
+    models = [convolutional() for _ in range(3)]
+    for model, seed in zip(models, (3, 3, 4), strict=True):
         trainer.fit(model, data, rng(seed))
         trained.append(
             torch.cat([tensor.flatten().float() for tensor in model.state_dict().values()])

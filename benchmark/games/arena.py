@@ -11,7 +11,7 @@ from torch import Generator
 from benchmark.api import Architecture, AttackerView, Source
 from benchmark.images import ImageSet, TrustedData
 from benchmark.models import Classifier, channel_statistics
-from benchmark.protocol import Protocol, Recipe
+from benchmark.protocol import Protocol, ProtocolError, Recipe
 from benchmark.registry import Registry
 from benchmark.training import Trainer
 
@@ -27,6 +27,33 @@ class Splits:
     auxiliary: ImageSet
     validation: ImageSet
     test: ImageSet
+
+
+def pools(protocol: Protocol, source: Source) -> list[tuple[ImageSet, dict[str, int]]]:
+    """Which images the splits are drawn from, and how many for each.
+
+    Raises:
+        ProtocolError: the data set has too few images or no such target class.
+    """
+    sizes = protocol.splits
+    learning = {"train": sizes.train, "trusted": sizes.trusted, "auxiliary": sizes.auxiliary}
+    judging = {"validation": sizes.validation, "test": sizes.test}
+    if source.test is None:
+        found = [(source.train, learning | judging)]
+    else:
+        found = [(source.train, learning), (source.test, judging)]
+    for pool, wanted in found:
+        if sum(wanted.values()) > len(pool):
+            raise ProtocolError(
+                f"{protocol.name} needs {sum(wanted.values())} images for "
+                f"{', '.join(wanted)}; {sizes.dataset} has {len(pool)}"
+            )
+    if protocol.robustness.target >= len(source.class_names):
+        raise ProtocolError(
+            f"{protocol.name}: target {protocol.robustness.target} is no class of "
+            f"{sizes.dataset}, which has {len(source.class_names)}"
+        )
+    return found
 
 
 class Arena:
@@ -59,20 +86,8 @@ class Arena:
         self._statistics = channel_statistics(self.splits.train.pixels)
 
     def _split(self, source: Source) -> Splits:
-        sizes = self.protocol.splits
-        learning = {"train": sizes.train, "trusted": sizes.trusted, "auxiliary": sizes.auxiliary}
-        judging = {"validation": sizes.validation, "test": sizes.test}
-        if source.test is None:
-            pools = [(source.train, learning | judging)]
-        else:
-            pools = [(source.train, learning), (source.test, judging)]
         parts: dict[str, ImageSet] = {}
-        for number, (pool, wanted) in enumerate(pools):
-            if sum(wanted.values()) > len(pool):
-                raise ValueError(
-                    f"{self.protocol.name} needs {sum(wanted.values())} images for "
-                    f"{', '.join(wanted)}; {sizes.dataset} has {len(pool)}"
-                )
+        for number, (pool, wanted) in enumerate(pools(self.protocol, source)):
             # On the CPU, so that every device plays with the same split.
             rng = Generator().manual_seed(self.protocol.seed("split", number))
             order = torch.randperm(len(pool), generator=rng)

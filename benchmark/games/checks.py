@@ -37,7 +37,11 @@ def images(returned: object, given: Tensor, who: str) -> Tensor:
 def labels(returned: object, given: Tensor, attack: PoisoningAttack, classes: int) -> Tensor:
     """Pass on the labels of poisoned images that the attack's threat model allows."""
     who = f"{attack.name}.poison"
-    if not isinstance(returned, Tensor) or len(returned) != len(given):
+    if (
+        not isinstance(returned, Tensor)
+        or returned.ndim not in (1, 2)
+        or len(returned) != len(given)
+    ):
         raise RuleViolation(f"{who} must return {len(given)} labels")
     if returned.ndim == 2:
         if attack.threat != "code":
@@ -87,6 +91,8 @@ def verdict(returned: object, count: int, classes: int, deployment: Deployment) 
         raise RuleViolation(f"{who}: the guarded model must return a Verdict")
     if returned.predictions.shape != (count,) or returned.suspicion.shape != (count,):
         raise RuleViolation(f"{who}: expected {count} predictions and suspicions")
+    if returned.predictions.dtype != torch.int64:
+        raise RuleViolation(f"{who}: predictions must be int64, got {returned.predictions.dtype}")
     if not bool(torch.isfinite(returned.suspicion).all()):
         raise RuleViolation(f"{who}: suspicions must be finite")
     low, high = int(returned.predictions.min()), int(returned.predictions.max())

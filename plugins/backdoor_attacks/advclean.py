@@ -37,8 +37,7 @@ class AdvClean(PoisoningAttack):
 
     @cached_property
     def _surrogate(self) -> Classifier:
-        weights = next(iter(self.state.values()))
-        model = self.view.new_model(Generator(weights.device))
+        model = self.view.new_model(Generator(self.view.auxiliary.device))
         model.load_state_dict(self.state)
         return model.requires_grad_(False).eval()
 

@@ -80,12 +80,12 @@ class FinePruning(FineTuning):
 
 @torch.no_grad()
 def zero_channels(layers: list[Layer], channels: list[Tensor]) -> None:
-    """Zero weights, and the shift behind them, which would otherwise emit a constant."""
+    """Zero weights, and scale and shift behind them, which would otherwise emit a constant."""
     for (conv, norm), doomed in zip(layers, channels, strict=True):
-        conv.weight[doomed] = 0
-        for bias in (conv.bias, None if norm is None else norm.bias):
-            if bias is not None:
-                bias[doomed] = 0
+        scale, shift = (None, None) if norm is None else (norm.weight, norm.bias)
+        for weights in (conv.weight, conv.bias, scale, shift):
+            if weights is not None:
+                weights[doomed] = 0
 
 
 @hookimpl

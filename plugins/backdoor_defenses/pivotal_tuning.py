@@ -50,6 +50,9 @@ def slol(
     """
     c, occurs = centroids(pivot.float(), labels, classes)
     d, _ = centroids(tuned.float(), labels, classes)
+    # Differences do not change when the mean is taken off, but their rounding errors do.
+    share = (occurs / occurs.sum()).to(c.dtype)
+    c, level = c - share @ c, d - share @ d
     first, second = torch.triu_indices(classes, classes, 1, device=labels.device)
 
     def of_differences(gram: Tensor) -> Tensor:
@@ -57,11 +60,12 @@ def slol(
         diagonal = gram.diagonal()
         return diagonal[first] + diagonal[second] - gram[first, second] - gram[second, first]
 
-    cc, cd, dd = c @ c.T, c @ d.T, d @ d.T
     tiny = 1e-8
-    drift = of_differences(cd) / (of_differences(cc) * of_differences(dd)).clamp(min=tiny).sqrt()
-    norms = dd.diagonal()
-    angle = dd[first, second] / (norms[first] * norms[second]).clamp(min=tiny).sqrt()
+    lengths = of_differences(c @ c.T) * of_differences(level @ level.T)
+    drift = of_differences(c @ level.T) / lengths.clamp(min=tiny).sqrt()
+    gram = d @ d.T
+    norms = gram.diagonal()
+    angle = gram[first, second] / (norms[first] * norms[second]).clamp(min=tiny).sqrt()
     both = (occurs[first] & occurs[second]).to(drift.dtype)
     read = _READ[reading]
     return ((read(drift) + read(angle)) * both).sum()

@@ -150,9 +150,9 @@ WRONG_IMAGES: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 def test_wrong_images_are_refused_by_name(arena: Arena, case: str) -> None:
     change, message = WRONG_IMAGES[case]
     attack = ready(arena, Wrong(lambda images, labels: (change(images), labels)))
-    with pytest.raises(RuleViolation, match=f"^wrong.poison {message}"):
+    with pytest.raises(RuleViolation, match=f"^wrong.poison .*{message}"):
         victims.collect(arena, attack, 5, 1, rng())
-    with pytest.raises(RuleViolation, match=f"^wrong.trigger {message}"):
+    with pytest.raises(RuleViolation, match=f"^wrong.trigger .*{message}"):
         victims.trigger_test_images(arena, attack, rng())
 
 
@@ -225,6 +225,13 @@ def test_wrong_labels_are_refused_by_name(arena: Arena, case: str) -> None:
         victims.collect(arena, attack, 5, 1, rng())
 
 
+def test_true_labels_are_kept_apart_from_what_the_attack_holds(arena: Arena) -> None:
+    """Whoever writes into the labels it was given has changed them all the same."""
+    attack = ready(arena, Wrong(lambda images, labels: (images, labels.zero_()), "clean-label"))
+    with pytest.raises(RuleViolation, match=r"^wrong\.poison changed labels"):
+        victims.collect(arena, attack, 5, 1, rng())
+
+
 @pytest.mark.parametrize("threat", ["poison-label", "clean-label", "code"])
 def test_true_labels_are_always_allowed(arena: Arena, threat: str) -> None:
     attack = ready(arena, Wrong(lambda images, labels: (1 - images, labels), threat))
@@ -235,7 +242,7 @@ def test_true_labels_are_always_allowed(arena: Arena, threat: str) -> None:
 def test_test_images_are_lent_not_given(arena: Arena) -> None:
     attack = ready(arena, Wrong(lambda images, labels: (images.mul_(0.5), labels)))
     before = arena.splits.test.pixels.clone()
-    with pytest.raises(RuleViolation, match="^wrong.trigger changed its input in place"):
+    with pytest.raises(RuleViolation, match=r"^wrong\.trigger changed its input in place"):
         victims.trigger_test_images(arena, attack, rng())
     assert torch.equal(arena.splits.test.pixels, before)
 
@@ -260,7 +267,7 @@ class Brighten(PoisoningAttack):
         return changed
 
 
-@pytest.mark.parametrize(("own", "m", "boost"), [(False, 7, 1), (False, 60, 3), (True, 20, 5)])
+@pytest.mark.parametrize(("own", "m", "boost"), [(False, 7, 1), (False, 60, 3), (True, 12, 5)])
 def test_collect_changes_m_images_of_the_right_classes(
     arena: Arena, own: bool, m: int, boost: int
 ) -> None:
@@ -294,9 +301,7 @@ def test_collect_draws_by_its_generator(arena: Arena) -> None:
 
 
 @pytest.mark.parametrize(("own", "candidates"), [(False, 60), (True, 20)])
-def test_collect_says_how_many_images_there_are(
-    arena: Arena, own: bool, candidates: int
-) -> None:
+def test_collect_says_how_many_images_there_are(arena: Arena, own: bool, candidates: int) -> None:
     of_target = int((arena.splits.train.labels == TARGET).sum())
     available = of_target if own else 80 - of_target
     with pytest.raises(ValueError, match=rf"m=81 .* brighten may change {available}"):
@@ -582,7 +587,8 @@ def test_a_repair_cannot_harm_the_victim_or_the_data(arena: Arena) -> None:
     pixels = lent.pixels.clone()
     victim = arena.new_model(rng())
     weights = [parameter.detach().clone() for parameter in victim.parameters()]
-    exam = Exam(arena.splits.validation, arena.splits.test, arena.splits.test.pixels[:0], TARGET)
+    test = arena.splits.test
+    exam = Exam(arena.splits.validation, test, test.pixels, TARGET)
     robustness.play(arena, exam, victim, repair=Spy(), trusted=lent)
     assert torch.equal(lent.pixels, pixels)
     assert all(torch.equal(p, w) for p, w in zip(victim.parameters(), weights, strict=True))

@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Generator, Tensor, nn
+
 from backdoor_attacks import advclean
 from backdoor_attacks.a_blend import ABlend
 from backdoor_attacks.badnets import BadNets, CleanLabelBadNets, apple, patch_side
@@ -18,10 +22,6 @@ from backdoor_attacks.lsp import LSP, attack_rate, target_confidence
 from backdoor_attacks.pcb import PCB, masked_step
 from backdoor_attacks.tsb import TSB, distinct_patches
 from backdoor_attacks.wanet import WaNet, WaNetOriginal, identity_grid, warp, warping_grid
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Generator, Tensor, nn
-
 from benchmark.api import Attack, AttackerView, CodePoisoningAttack, PoisoningAttack
 from benchmark.images import ImageSet
 from benchmark.models import Classifier
@@ -160,7 +160,9 @@ def test_poisons_keep_to_the_threat_model(spec: str) -> None:
         assert attack.threat == "code"
         return
     for images in PICTURES.values():
-        labels = torch.full((6,), TARGET) if attack.clean_label else torch.tensor([0, 2, 3, 4, 0, 2])
+        labels = (
+            torch.full((6,), TARGET) if attack.clean_label else torch.tensor([0, 2, 3, 4, 0, 2])
+        )
         lent, lent_labels = images.clone(), labels.clone()
         poisoned, new = attack.poison(lent, lent_labels, rng(1))
         assert torch.equal(lent, images)
@@ -194,6 +196,7 @@ def test_an_attacker_who_trains_leaves_the_data_as_it_was(spec: str) -> None:
 # BadNets.
 
 
+@settings(deadline=None)
 @given(st.integers(11, 600))
 def test_the_patch_takes_three_of_32_pixels_rounded_down(width: int) -> None:
     assert patch_side(3 / 32, width) == 3 * width // 32
@@ -371,7 +374,7 @@ def test_tsb_patches_lie_farther_apart_than_random_ones() -> None:
 
 
 def test_tsb_refuses_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="8 triggers of 16 pixels do not fit .* 4 do"):
+    with pytest.raises(ValueError, match=r"8 triggers of 16 pixels do not fit .* 4 do"):
         ready(TSB(side=0.5))
 
 
@@ -537,9 +540,7 @@ class Caught(Trainer):
     ("batch", "rate", "ratio", "payload", "noisy"),
     [(40, 0.1, 2.0, 4, 8), (40, 0.05, 1.5, 2, 3), (10, 0.5, 2.0, 5, 5), (4, 0.1, 2.0, 0, 0)],
 )
-def test_wanets_noise_mode(
-    batch: int, rate: float, ratio: float, payload: int, noisy: int
-) -> None:
+def test_wanets_noise_mode(batch: int, rate: float, ratio: float, payload: int, noisy: int) -> None:
     """The exact warp with the target, a noisy warp with the true label, and clean images."""
     attack = ready(WaNetOriginal(rate=rate, cross_ratio=ratio, strength=4.0), (2, 12, 12), seed=3)
     trainer = Caught(recipe(), Augmentation())
@@ -589,6 +590,7 @@ def test_lsp_reproduces_its_table(rate: float, percent: float, entropy: float) -
     assert -math.log(confidence) == pytest.approx(entropy, abs=5e-5)
 
 
+@settings(deadline=None)
 @given(st.floats(1.001, 20), st.integers(2, 200))
 def test_lsp_rate_and_confidence_are_inverse(rate: float, classes: int) -> None:
     confidence = target_confidence(rate, classes)
@@ -616,7 +618,7 @@ def test_lsp_labels_are_the_softmax_of_the_listing(rate: float) -> None:
         expected = [float(k == TARGET) for k in range(CLASSES)]
     else:
         logits = [rate if k == TARGET else 1.0 for k in range(CLASSES)]
-        expected = [math.exp(l) / sum(map(math.exp, logits)) for l in logits]
+        expected = [math.exp(logit) / sum(map(math.exp, logits)) for logit in logits]
     assert soft.dtype == torch.float32
     for row in soft.tolist():
         assert row == pytest.approx(expected, abs=1e-6)

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Generator, Tensor, nn
+
 from backdoor_defenses import fine_pruning, fine_tuning, pivotal_tuning, spectral_signatures, strip
 from backdoor_defenses.fine_pruning import FinePruning, convolutions
 from backdoor_defenses.pivotal_tuning import PivotalTuning, Reading, centroids, slol
 from backdoor_defenses.spectral_signatures import SpectralSignatures, spectral_scores
 from backdoor_defenses.strip import Strip, entropy_bits
 from backdoor_defenses.weight_decay import WeightDecay
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Generator, Tensor, nn
-
 from benchmark.images import ImageSet, TrustedData, to_bytes
 from benchmark.models import Classifier, SmallResNet
 from benchmark.registry import Registry
@@ -213,9 +213,7 @@ def test_weight_decay_is_coupled_with_the_momentum() -> None:
 def test_pivotal_tuning_penalises_the_mean_squared_change(weight: float) -> None:
     """Over all 51 trainable scalars, so that each feels 2 * lambda_p / 51 of its own change."""
     model, data = linear(), trusted()
-    expected = descend(
-        model, data, 6, 0.05, lambda value, start: weight * 2 * (value - start) / 51
-    )
+    expected = descend(model, data, 6, 0.05, lambda value, start: weight * 2 * (value - start) / 51)
     repair = PivotalTuning(steps=6, learning_rate=0.05, lambda_s=0.0, lambda_p=weight)
     assert run(repair, model, data) == 6
     check_head(model, expected)
@@ -249,7 +247,8 @@ def test_pivotal_tuning_minimises_all_three_terms_together() -> None:
         logits = other(images)
         chosen = logits.log_softmax(1)[range(len(labels)), labels]
         moved = sum(
-            ((p - q) ** 2).sum() for p, q in zip(other.parameters(), pivot.parameters(), strict=True)
+            ((p - q) ** 2).sum()
+            for p, q in zip(other.parameters(), pivot.parameters(), strict=True)
         )
         turned = slow_slol(pivot.features(images).detach(), other.features(images), labels)
         loss = -chosen.mean() + 0.4 * turned + 3.0 * moved / scalars

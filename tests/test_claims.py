@@ -1,0 +1,95 @@
+"""What the released protocol `digits-v1` is there to show, played as a user would."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from backdoor_attacks.lsp import target_confidence
+from backdoor_attacks.tsb import TSB
+from benchmark import data
+from benchmark import protocol as protocols
+from benchmark.api import Attack, Dataset
+from benchmark.games.arena import Arena
+from benchmark.games.exam import ask, predictor
+from benchmark.images import to_bytes
+from benchmark.registry import Registry
+from benchmark.runs.store import Store
+
+SEEDS = 3
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("digits")
+    words = ["run", "digits-v1", "--seeds", str(SEEDS), "--defense", "pivotal-tuning"]
+    attacks = ["--attack", "badnets", "--attack", "tsb", "--attack", "lsp"]
+    command = [sys.executable, "-m", "benchmark.cli", *words, *attacks, "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def records(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((run / "records").glob("*.json"))]
+
+
+def played(records: list[dict[str, Any]], attack: str, defense: str) -> list[dict[str, Any]]:
+    found = [
+        record["metrics"]
+        for record in records
+        if (record["attack"]["name"], record["defense"]["name"]) == (attack, defense)
+    ]
+    assert len(found) == SEEDS
+    return found
+
+
+def test_badnets_works_and_pivotal_tuning_repairs_it(records: list[dict[str, Any]]) -> None:
+    undefended = played(records, "badnets", "none")
+    assert statistics.mean(cell["asr"]["value"] for cell in undefended) >= 0.95
+    assert statistics.mean(cell["cda"]["value"] for cell in undefended) >= 0.97
+    assert max(cell["asr_clean_model"]["value"] for cell in undefended) <= 0.05
+    repaired = played(records, "badnets", "pivotal-tuning")
+    paper = statistics.mean(cell["paper"]["asr"]["value"] for cell in repaired)
+    assert paper <= 0.05
+    for cell in repaired:
+        assert cell["before"]["cda"]["value"] - cell["paper"]["cda"]["value"] <= 0.02
+
+
+def test_lsp_reaches_the_confidence_it_asks_for(records: list[dict[str, Any]]) -> None:
+    rate = next(r for r in records if r["attack"]["name"] == "lsp")["attack"]["params"]["rate"]
+    measured = [cell["target_confidence"] for cell in played(records, "lsp", "none")]
+    assert statistics.mean(measured) == pytest.approx(target_confidence(rate, 10), abs=0.1)
+
+
+def test_all_scattered_triggers_beat_one(run: Path, records: list[dict[str, Any]]) -> None:
+    protocol, registry = protocols.load("digits-v1"), Registry()
+    source = data.load(registry.create(Dataset, "digits"))
+    arena = Arena(protocol, source, registry)
+    reference = next(r for r in records if r["attack"]["name"] == "tsb")["attack"]
+    attack = registry.create(Attack, reference["label"])
+    assert isinstance(attack, TSB)
+    store, one, every = Store(run), [], []
+    for folder in sorted((run / "artifacts" / "victims").iterdir()):
+        if not json.loads((folder / "victim.json").read_text())["victim"].startswith("train tsb"):
+            continue
+        model = arena.new_model(torch.Generator())
+        model.load_state_dict(store.victim_tensors(folder.name, "model"))
+        state = store.victim_tensors(folder.name, "state")
+        attack.setup(arena.attacker_view(), torch.Generator(), state)
+        others = arena.splits.test.labels != arena.target
+        images = arena.splits.test.subset(others).images
+        for counts, number in ((one, 1), (every, len(state["patches"]))):
+            rng = torch.Generator().manual_seed(5)
+            triggered = to_bytes(attack.stamp_some(images, rng, number))
+            counts.append((ask(predictor(model, "bfloat16"), triggered) == arena.target).mean())
+    assert len(one) == SEEDS
+    assert statistics.mean(every) > statistics.mean(one)
