@@ -57,7 +57,7 @@ hookimpl = pluggy.HookimplMarker("poisongames")
 Images = Tensor
 
 Share = Annotated[float, Field(ge=0, le=1, description="from 0 to 1")]
-Positive = Annotated[float, Field(gt=0, description="above 0")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="above 0")]
 Count = Annotated[int, Field(ge=1, description="at least 1")]
 
 Threat = Literal["poison-label", "clean-label", "code"]

@@ -57,6 +57,12 @@ class Recipe(_Part):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["bfloat16", "float32"] = "bfloat16"
 
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Recipe:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
 
 class AttackEntry(_Part):
     """An attack of the grid with its number of poisoned images m and their boosting b.
@@ -81,6 +87,12 @@ class Robustness(_Part):
     attacks: tuple[AttackEntry, ...]
     defenses: tuple[str, ...]
 
+    @model_validator(mode="after")
+    def _m_for_every_threat(self) -> Robustness:
+        if missing := {"poison-label", "clean-label", "code"} - self.default_m.keys():
+            raise ValueError(f"default_m lacks {', '.join(sorted(missing))}")
+        return self
+
 
 class Protocol(_Part):
     """A fixed way to play; two protocols are the same if and only if `sha256` is."""
@@ -100,12 +112,13 @@ class Protocol(_Part):
             raise ValueError(
                 f"recipe {self.recipe!r} is not among recipes: {', '.join(self.recipes)}"
             )
-        largest = max(self.robustness.shares) * self.splits.train
-        if round(largest) > self.splits.trusted:
-            raise ValueError(
-                f"the largest trusted share needs {round(largest)} images, "
-                f"splits.trusted has {self.splits.trusted}"
-            )
+        for share in self.robustness.shares:
+            images = round(share * self.splits.train)
+            if not 1 <= images <= self.splits.trusted:
+                raise ValueError(
+                    f"a trusted share of {share} is {images} images, splits.trusted allows "
+                    f"1 to {self.splits.trusted}"
+                )
         return self
 
     @cached_property

@@ -63,7 +63,9 @@ def test_rooms_import_only_from_below(path: Path) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node not in only_for_types:
             module = node.module or ""
-            names = [module] if module != "benchmark" else [f"benchmark.{a.name}" for a in node.names]
+            names = (
+                [module] if module != "benchmark" else [f"benchmark.{a.name}" for a in node.names]
+            )
             for name in names:
                 parts = name.split(".")
                 if parts[0] == "benchmark" and len(parts) > 1:
@@ -73,7 +75,9 @@ def test_rooms_import_only_from_below(path: Path) -> None:
 def imported_by(code: str) -> set[str]:
     """Top-level modules that a fresh interpreter has loaded after `code`."""
     script = f"import json, sys\n{code}\nprint(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     return {name.split(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
 
 

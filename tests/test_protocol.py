@@ -213,7 +213,7 @@ def test_digest_is_insensitive_to_key_order(value: Any, seed: int) -> None:
         ("warmup = 0.5", "warmup = 1.0", "recipes.long.warmup: .* less than 1"),
         ("warmup = 0.5", 'schedule = "odd"', "recipes.long.schedule: .* 'cosine'"),
         ("code = 7", "codes = 7", "robustness.default_m.codes"),
-        ("trusted = 20", "trusted = 9", "share needs 10 images, splits.trusted has 9"),
+        ("trusted = 20", "trusted = 9", "share of 0.1 is 10 images, splits.trusted allows 1 to 9"),
         ('recipe = "short"', 'recipe = "brief"', "'brief' is not among recipes: short, long"),
         ("train = 100", "train = ", "not valid TOML"),
     ],
@@ -299,3 +299,19 @@ def test_every_protocol_file_is_valid_and_named_by_its_file(path: Path) -> None:
     raw = load(str(path)).model_dump(mode="json")
     assert raw["name"] == path.stem
     assert json.loads(json.dumps(raw)) == raw
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epochs = 9", "epochs = 9\nmomentum = 0", "nesterov needs a momentum above 0"),
+        ("code = 7", "", "default_m lacks code"),
+    ],
+)
+def test_settings_that_would_fail_later_are_refused_at_once(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    path = tmp_path / "odd.toml"
+    path.write_text(TOML.replace(old, new))
+    with pytest.raises(ProtocolError, match=message):
+        load(str(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -374,6 +373,8 @@ def values(hint: Any, depth: int) -> st.SearchStrategy[Any]:
         fitting = [e for e in plugins(kind) if issubclass(e.plugin, hint)]
         if depth == 0:
             fitting = [e for e in fitting if e.plugin.name == "badnets"]
+        # Soft labels do not nest.
+        fitting = [e for e in fitting if hint is Attack or e.plugin.name != "lsp"]
         return st.sampled_from(fitting).flatmap(lambda e: instances(e, depth - 1))
     schema = TypeAdapter(hint).json_schema()
     if "enum" in schema or "const" in schema:
@@ -391,6 +392,7 @@ def values(hint: Any, depth: int) -> st.SearchStrategy[Any]:
         exclude_min="exclusiveMinimum" in schema,
         exclude_max="exclusiveMaximum" in schema,
         allow_nan=False,
+        allow_infinity=False if high is None else None,
     )
 
 
@@ -412,10 +414,15 @@ def test_identity_tells_any_two_settings_apart() -> None:
     assert all(a != b for i, a in enumerate(found) for b in found[:i])
 
 
-def test_infinity_is_the_base_attacks_rate() -> None:
-    plugin = REGISTRY.create(Attack, "lsp:rate=inf")
-    assert math.isinf(plugin.rate)  # type: ignore[attr-defined]
-    assert label(plugin) == "lsp:rate=inf"
+@pytest.mark.parametrize("spec", ["lsp:rate=inf", "lsp:rate=nan", "lsp:rate=1"])
+def test_values_that_json_cannot_hold_are_refused(spec: str) -> None:
+    with pytest.raises(RegistryError, match="is not allowed"):
+        REGISTRY.create(Attack, spec)
+
+
+def test_soft_labels_do_not_nest() -> None:
+    with pytest.raises(RegistryError, match="base must have hard labels, lsp has soft ones"):
+        REGISTRY.create(Attack, "lsp:base=lsp")
 
 
 #: From METHODS 2 and 3: who needs what, and at which stage a defense works.

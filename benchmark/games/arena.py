@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from benchmark.api import Architecture, AttackerView, Source
 from benchmark.images import ImageSet, TrustedData
@@ -56,6 +57,23 @@ def pools(protocol: Protocol, source: Source) -> list[tuple[ImageSet, dict[str, 
     return found
 
 
+def new_model(
+    architecture: Architecture,
+    shape: tuple[int, int, int],
+    classes: int,
+    statistics: tuple[Tensor, Tensor],
+    device: torch.device,
+    rng: Generator,
+) -> Classifier:
+    """An untrained victim, drawn from `rng`, which lives on the device."""
+    seed = int(torch.randint(2**62, (), generator=rng, device=device))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = architecture.build(shape, classes)
+    model.normalise_by(*statistics)
+    return model.to(device).to(memory_format=torch.channels_last).eval()
+
+
 class Arena:
     """Everything one protocol fixes, on one device.
 
@@ -80,10 +98,18 @@ class Arena:
         self.recipe: Recipe = protocol.recipes[recipe or protocol.recipe]
         self.class_names = source.class_names
         self.splits = self._split(source)
-        self.shape = tuple(self.splits.train.pixels.shape[1:])
+        c, h, w = self.splits.train.pixels.shape[1:]
+        self.shape = (c, h, w)
         self.target = protocol.robustness.target
-        self._architecture = registry.create(Architecture, protocol.architecture)
-        self._statistics = channel_statistics(self.splits.train.pixels)
+        # Bound to what it needs and nothing else, since plugins are handed it.
+        self.new_model: Callable[[Generator], Classifier] = partial(
+            new_model,
+            registry.create(Architecture, protocol.architecture),
+            self.shape,
+            len(source.class_names),
+            channel_statistics(self.splits.train.pixels),
+            self.device,
+        )
 
     def _split(self, source: Source) -> Splits:
         parts: dict[str, ImageSet] = {}
@@ -101,16 +127,6 @@ class Arena:
         """A generator on the device, seeded from the protocol's name and the named purpose."""
         return Generator(self.device).manual_seed(self.protocol.seed(*purpose))
 
-    def new_model(self, rng: Generator) -> Classifier:
-        """An untrained victim."""
-        seed = int(torch.randint(2**62, (), generator=rng, device=self.device))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            c, h, w = self.shape
-            model = self._architecture.build((c, h, w), len(self.class_names))
-        model.normalise_by(*self._statistics)
-        return model.to(self.device).to(memory_format=torch.channels_last).eval()
-
     def trainer(self, progress: Progress = lambda done, total: None) -> Trainer:
         return Trainer(self.recipe, self.protocol.augmentation, progress)
 
@@ -127,12 +143,11 @@ class Arena:
         return TrustedData(drawn.pixels, drawn.labels, augmentation.pad, augmentation.flip)
 
     def attacker_view(self) -> AttackerView:
-        c, h, w = self.shape
         auxiliary = self.splits.auxiliary
         return AttackerView(
             target=self.target,
             class_names=self.class_names,
-            shape=(c, h, w),
+            shape=self.shape,
             # A copy, so that no attack can change what the next one sees.
             auxiliary=ImageSet(auxiliary.pixels.clone(), auxiliary.labels.clone()),
             trainer=self.trainer(),

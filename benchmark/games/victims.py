@@ -66,9 +66,12 @@ def sanitize(
 ) -> TrainingSet:
     """Let the sanitizer remove images; it sees pixels and labels, not what is poisoned."""
 
+    # Not the arena itself: the sanitizer is handed this function.
+    new_model, trainer = arena.new_model, arena.trainer()
+
     def train(data: ImageSet, rng: Generator) -> Classifier:
-        model = arena.new_model(rng)
-        arena.trainer().fit(model, data, rng)
+        model = new_model(rng)
+        trainer.fit(model, data, rng)
         return model
 
     data = training.data

@@ -17,7 +17,7 @@ from benchmark import Images, PoisoningAttack, hookimpl
 from benchmark.api import Threat
 from benchmark.images import one_hot
 
-Rate = Annotated[float, Field(gt=1, description="above 1; inf is the base attack")]
+Rate = Annotated[float, Field(gt=1, allow_inf_nan=False, description="above 1")]
 
 
 def target_confidence(rate: float, classes: int) -> float:
@@ -35,12 +35,17 @@ class LSP(Wrapper, PoisoningAttack):
     """Give poisoned samples of another attack a soft label, to hide from trigger inversion.
 
     The label is softmax(l) with l = rate at the target and 1 elsewhere. Soft labels need
-    the attacker to train the model, even where the base attack's labels are clean.
+    the attacker to train the model, even where the base attack's labels are clean. A large
+    rate is the base attack.
     """
 
     name, version, paper = "lsp", 1, "Li et al., LSP Framework"
     base: PoisoningAttack = field(default_factory=BadNets)
     rate: Rate = 3.5
+
+    def __post_init__(self) -> None:
+        if self.base.threat == "code":
+            raise ValueError(f"lsp: base must have hard labels, {self.base.name} has soft ones")
 
     @property
     def threat(self) -> Threat:  # type: ignore[override]

@@ -23,6 +23,11 @@ def distinct_patches(count: int, shape: tuple[int, int, int], rng: Generator) ->
     while len(chosen) < count:
         nearest = torch.minimum(nearest, (flat - flat[chosen[-1]]).norm(dim=1))
         chosen.append(int(nearest.argmax()))
+        if nearest[chosen[-1]] == 0:
+            raise ValueError(
+                f"tsb: patches of {tuple(shape)} pixels have fewer than {count} distinct values; "
+                "choose fewer triggers or a larger side"
+            )
     return drawn[chosen]
 
 

@@ -16,7 +16,8 @@ from benchmark.models import Classifier
 class WeightDecay(FineTuning):
     """Fine-tune on trusted images with a strong penalty on the size of the weights.
 
-    The penalty is the coupled one of plain SGD. Defaults are those of Pick your Poison,
+    The penalty is the coupled one of plain SGD, `decay` being torch's: decay * theta is
+    added to the gradient. Defaults are those of Pick your Poison,
     Tab. V (CIFAR-10, r = 1 %).
     """
 

@@ -64,9 +64,7 @@ def new_model() -> Classifier:
 
 def plain(data: ImageSet) -> Callable[[], None]:
     model = new_model()
-    loader = DataLoader(
-        Pictures(data), BATCH, shuffle=True, num_workers=2, persistent_workers=True
-    )
+    loader = DataLoader(Pictures(data), BATCH, shuffle=True, num_workers=2, persistent_workers=True)
     optimizer = torch.optim.SGD(
         model.parameters(), RECIPE.learning_rate, 0.9, nesterov=True, weight_decay=5e-4
     )
