@@ -94,7 +94,7 @@ class Registry:
     """All plugins of this environment and of the files in `paths`.
 
     Attributes:
-        entries: what registered, in order of kind and name.
+        entries: what registered: attacks, defenses, data sets, architectures, each by name.
         failures: what did not; nothing else suffers from it.
     """
 
@@ -113,7 +113,8 @@ class Registry:
     @property
     def entries(self) -> list[Entry]:
         found = [entry for entries in self._found.values() for entry in entries]
-        return sorted(found, key=lambda entry: (entry.kind.__name__, entry.plugin.name))
+        kinds = [kind for kind, _ in KINDS.values()]
+        return sorted(found, key=lambda entry: (kinds.index(entry.kind), entry.plugin.name))
 
     def _add(self, name: str, origin: str, load: Callable[[], ModuleType]) -> None:
         try:
