@@ -58,10 +58,14 @@ def test_badnets_works_and_pivotal_tuning_repairs_it(records: list[dict[str, Any
     assert statistics.mean(cell["cda"]["value"] for cell in undefended) >= 0.97
     assert max(cell["asr_clean_model"]["value"] for cell in undefended) <= 0.05
     repaired = played(records, "badnets", "pivotal-tuning")
-    paper = statistics.mean(cell["paper"]["asr"]["value"] for cell in repaired)
-    assert paper <= 0.05
-    for cell in repaired:
-        assert cell["before"]["cda"]["value"] - cell["paper"]["cda"]["value"] <= 0.02
+    # In both readings: what a defender would deploy, and what the paper would report.
+    for reading in (repaired, [cell["paper"] for cell in repaired]):
+        assert statistics.mean(cell["asr"]["value"] for cell in reading) <= 0.05
+        spent = [
+            cell["before"]["cda"]["value"] - chosen["cda"]["value"]
+            for cell, chosen in zip(repaired, reading, strict=True)
+        ]
+        assert statistics.mean(spent) <= 0.02
 
 
 def test_lsp_reaches_the_confidence_it_asks_for(records: list[dict[str, Any]]) -> None:

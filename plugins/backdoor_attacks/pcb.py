@@ -44,8 +44,8 @@ class PCB(Wrapper, CodePoisoningAttack):
 
     Odd batches are clean and update everything (Pick your Poison, Alg. 5). Each kind has
     its own optimiser state. The algorithm names Adam and publishes neither share nor
-    length; here rate and length follow the victim's recipe, so that PCB costs what a victim
-    costs. `batch_share` of a poisoned batch is triggered, not all of it as in the listing:
+    length; here SGD, rate and length follow the victim's recipe, so that PCB costs what a
+    victim costs. `batch_share` of a poisoned batch is triggered, not all of it as in the listing:
     batch norm tells whole batches of one class from clean ones, the model then behaves by
     batch, and its clean accuracy collapses once the statistics are fixed.
     `base` is the attack whose trigger is used.
@@ -61,9 +61,14 @@ class PCB(Wrapper, CodePoisoningAttack):
         masks = [
             torch.rand(p.shape, generator=rng, device=rng.device) < self.share for p in parameters
         ]
-        # Each kind takes half of the steps, and its schedule follows that half.
-        clean_step, advance_clean = trainer.optimizer(model, len(data) // 2)
-        poison_step, advance_poison = trainer.optimizer(model, len(data) // 2)
+        # Each kind takes half of the steps, its schedule follows that half, and at half of the
+        # rate the two momenta, which do not see each other, cannot build up and diverge.
+        rate = trainer.recipe.learning_rate / 2
+        halved = Trainer(
+            trainer.recipe.model_copy(update={"learning_rate": rate}), trainer.augmentation
+        )
+        clean_step, advance_clean = halved.optimizer(model, len(data) // 2)
+        poison_step, advance_poison = halved.optimizer(model, len(data) // 2)
         model.train()
         for number, (images, labels) in enumerate(trainer.batches(data, rng)):
             model.zero_grad(set_to_none=True)
