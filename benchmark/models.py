@@ -105,8 +105,8 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, hidden: Tensor) -> Tensor:
-        out = torch.relu(self.bn1(self.conv1(hidden)))
-        return torch.relu(self.bn2(self.conv2(out)) + self.shortcut(hidden))
+        out = torch.relu_(self.bn1(self.conv1(hidden)))
+        return torch.relu_(self.bn2(self.conv2(out)) + self.shortcut(hidden))
 
 
 def _resnet(
@@ -114,7 +114,9 @@ def _resnet(
 ) -> Classifier:
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     stages["stem"] = nn.Sequential(
-        nn.Conv2d(shape[0], widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+        nn.Conv2d(shape[0], widths[0], 3, 1, 1, bias=False),
+        nn.BatchNorm2d(widths[0]),
+        nn.ReLU(inplace=True),
     )
     inputs = widths[0]
     for number, width in enumerate(widths, start=1):
