@@ -16,14 +16,13 @@ from benchmark.runs.store import Store, StoreError, write_whole
 INTRODUCTION = """\
 ASR is the share of triggered test images of other classes that the model puts into the
 target class; CDA is its accuracy on clean test images. A cell shows the ASR that remains
-after the best the defense may do within the budget
-of clean accuracy: the deployable reading takes the last checkpoint whose accuracy on held-out
-validation images was in budget, which a defender can really choose; the paper's reading
-takes the lowest ASR of any checkpoint in budget on the test images, as Pick your Poison
-does. A backdoor that worked counts as repaired, in bold, at an ASR of at most 5 %. Rates are
-in percent and means over seeds; brackets are 95 % intervals, the wider of Wilson's over all
-images and Student's t over seeds. r is the number of trusted images as a share of the
-training set.
+after the best the defense may do within the budget of clean accuracy. The deployable reading
+takes the last checkpoint whose accuracy on held-out validation images was in budget, which a
+defender can really choose; the paper's reading takes the lowest ASR of any checkpoint in
+budget on the test images, as Pick your Poison does. A backdoor that worked counts as
+repaired, in bold, at an ASR of at most 5 %. Rates are in percent and means over seeds;
+brackets are 95 % intervals, the wider of Wilson's over all images and Student's t over
+seeds. r is the number of trusted images as a share of the training set.
 """
 
 
