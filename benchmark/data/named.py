@@ -63,13 +63,9 @@ class Published(Dataset):
     def fetch(self, folder: Path, split: str) -> Any:
         """Download "train" or "test" into `folder`: a sequence of PIL images and labels."""
 
-    @property
-    def folder_name(self) -> str:
-        return self.name.replace("-", "_")
-
     def files(self, folders: Sequence[Path]) -> Sequence[Path] | None:
         for folder in folders:
-            for place in (folder / self.folder_name, folder / "data" / self.folder_name, folder):
+            for place in (folder / self.name, folder / "data" / self.name, folder):
                 if found := parquet_files(place):
                     return found
         return None
@@ -94,7 +90,7 @@ class Published(Dataset):
             raise DataError(
                 f"{self.name} is in no folder that was given and could not be downloaded "
                 f"({' '.join(str(error).split())}); put its {CONVENTION} into a folder "
-                f"{self.folder_name} and name the folder above with --data-dir or "
+                f"{self.name} and name the folder above with --data-dir or "
                 "$POISONGAMES_DATA"
             ) from error
         names = getattr(train, "classes", map(str, range(self.classes)))

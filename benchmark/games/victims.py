@@ -65,7 +65,6 @@ def sanitize(
     arena: Arena, sanitizer: Sanitizer, training: TrainingSet, rng: Generator
 ) -> TrainingSet:
     """Let the sanitizer remove images; it sees pixels and labels, not what is poisoned."""
-
     # Not the arena itself: the sanitizer is handed this function.
     new_model, trainer = arena.new_model, arena.trainer()
 

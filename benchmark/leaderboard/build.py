@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.leaderboard.tables import repairs, unfinished, victims
+from benchmark.leaderboard.tables import repairs, share_text, unfinished, victims
 from benchmark.metrics import REPAIRED
 from benchmark.runs.record import ProtocolRef, Record
 from benchmark.runs.store import Store, StoreError, write_whole
@@ -90,10 +90,6 @@ def _number(value: float, digits: int = 1) -> str:
     return "–" if pd.isna(value) else f"{value:.{digits}f}"
 
 
-def _share(share: float | None) -> str:
-    return "–" if share is None or pd.isna(share) else f"{100 * share:g}%"
-
-
 def _table(rows: list[dict[str, str]]) -> str:
     if not rows:
         return "No defense was played."
@@ -124,7 +120,7 @@ def _grid(frame: pd.DataFrame, reading: str) -> str:
     lines: dict[str, dict[str, str]] = {}
     columns: dict[str, None] = {}
     for row in frame.to_dict("records"):
-        share = "" if pd.isna(row["trusted_share"]) else f" r={_share(row['trusted_share'])}"
+        share = "" if pd.isna(row["trusted_share"]) else f" r={share_text(row['trusted_share'])}"
         column = _cell_text(row["defense"]) + share
         attack = f"{_cell_text(row['attack'])} (m={row['m']})"
         text = _percent(row, f"asr_{reading}")
@@ -148,7 +144,7 @@ def _spent_table(frame: pd.DataFrame) -> str:
         [
             {
                 "defense": _cell_text(defense),
-                "r": _share(share),
+                "r": share_text(share),
                 "CDA loss, deployable (points)": _number(100 * group.cda_loss_deployable.mean(), 2),
                 "CDA loss, paper (points)": _number(100 * group.cda_loss_paper.mean(), 2),
                 "repaired, deployable": _repaired(group, "deployable"),

@@ -25,6 +25,11 @@ def _defense_name(defense: DefenseRef, name: Callable[[PluginRef], str]) -> str:
     return "+".join(name(stage) for stage in defense.stages) or NONE
 
 
+def share_text(share: float | None) -> str:
+    """A trusted share in percent, a dash where the defense has no trusted images."""
+    return "–" if share is None or pd.isna(share) else f"{100 * share:g}%"
+
+
 def _mean(prefix: str, rates: Iterable[Rate | None]) -> dict[str, float]:
     """Mean over seeds and its interval, as three columns."""
     counts = [rate.counts for rate in rates if rate is not None and rate.total]
@@ -140,12 +145,12 @@ def unfinished(records: Sequence[Record]) -> list[dict[str, str]]:
     rows = []
     for record in records:
         if record.status != "ok":
-            error, share = record.error, record.trusted_share
+            error = record.error
             rows.append(
                 {
                     "attack": record.attack.label,
                     "defense": record.defense.name,
-                    "r": "–" if share is None else f"{100 * share:g}%",
+                    "r": share_text(record.trusted_share),
                     "seed": str(record.seed),
                     "status": record.status,
                     "reason": f"{error.kind}: {error.message}" if error else record.reason or "",

@@ -44,11 +44,11 @@ class PCB(Wrapper, CodePoisoningAttack):
 
     Odd batches are clean and update everything (Pick your Poison, Alg. 5). Each kind has
     its own optimiser state. The algorithm names Adam and publishes neither share nor
-    length; here SGD, rate and length follow the victim's recipe, so that PCB costs what a
-    victim costs. `batch_share` of a poisoned batch is triggered, not all of it as in the listing:
-    batch norm tells whole batches of one class from clean ones, the model then behaves by
-    batch, and its clean accuracy collapses once the statistics are fixed.
-    `base` is the attack whose trigger is used.
+    length; here both use SGD at half of the victim's rate and together take its length.
+    `batch_share` of a poisoned batch is triggered, not all of it as in the listing: batch
+    norm tells whole batches of one class from clean ones, the model then behaves by batch,
+    and its clean accuracy collapses once the statistics are fixed. `base` is the attack
+    whose trigger is used.
     """
 
     name, version, paper = "pcb", 1, "Lukas and Kerschbaum 2023, Alg. 5"

@@ -17,8 +17,7 @@ class WeightDecay(FineTuning):
     """Fine-tune on trusted images with a strong penalty on the size of the weights.
 
     The penalty is the coupled one of plain SGD, `decay` being torch's: decay * theta is
-    added to the gradient. Defaults are those of Pick your Poison,
-    Tab. V (CIFAR-10, r = 1 %).
+    added to the gradient.
     """
 
     name, version, paper = "weight-decay", 1, "Loshchilov and Hutter, ICLR 2019"

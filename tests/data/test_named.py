@@ -170,7 +170,7 @@ def test_real_sets(
     names: tuple[str, ...],
     cache: Path,
 ) -> None:
-    if not (SHARED / dataset.folder_name).is_dir():
+    if not (SHARED / dataset.name).is_dir():
         pytest.skip(f"no {dataset.name} in ../shared/data")
     source = load(dataset, SHARED, cache)
     assert source.test is not None
