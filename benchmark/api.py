@@ -12,8 +12,8 @@ images and is seeded from the names of the cell that is being played.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -26,6 +26,7 @@ from torch import Generator, Tensor
 from benchmark.images import ImageSet, TrustedData
 
 if TYPE_CHECKING:
+    from benchmark.inversion import Trigger
     from benchmark.models import Classifier
     from benchmark.training import Trainer
 
@@ -38,6 +39,8 @@ __all__ = [
     "Dataset",
     "Defense",
     "Deployment",
+    "Detection",
+    "Detector",
     "ImageSet",
     "Images",
     "PoisoningAttack",
@@ -61,7 +64,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="above 
 Count = Annotated[int, Field(ge=1, description="at least 1")]
 
 Threat = Literal["poison-label", "clean-label", "code"]
-Stage = Literal["sanitize", "repair", "deploy"]
+Stage = Literal["sanitize", "repair", "deploy", "detect"]
 
 
 class Plugin(ABC):
@@ -215,6 +218,36 @@ class Deployment(Defense):
         self, model: Classifier, trusted: TrustedData, rng: Generator
     ) -> Callable[[Images], Verdict]:
         """Return the guarded model."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What a detector found in one model.
+
+    Attributes:
+        score: higher is more suspicious.
+        class_scores: float32 (K,), likewise for every class as the target; the largest is
+            the detector's guess.
+        flagged: the method's own yes or no, None where it has none.
+        trigger: the reversed triggers of all K classes, None where none are reversed.
+        also: other published readings of the same scan, by name; they are reported apart.
+    """
+
+    score: float
+    class_scores: Tensor
+    flagged: bool | None = None
+    trigger: Trigger | None = None
+    also: Mapping[str, float] = field(default_factory=dict)
+
+
+class Detector(Defense):
+    """Tells from a model and clean images whether it holds a backdoor, and for which class."""
+
+    stage = "detect"
+
+    @abstractmethod
+    def detect(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Detection:
+        """Examine `model`, a private copy; it does not have to stay as it is."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -13,9 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from benchmark.registry import Registry
+    from benchmark.runs.cells import Cell, Tune
+    from benchmark.runs.tasks import Setup
 
 app = typer.Typer(
     help="Play backdoor attacks against defenses by fixed protocols, and rank what comes out.\n\n"
@@ -80,111 +84,211 @@ def _registry(files: list[Path] | None) -> Registry:
     return registry
 
 
+Attacks = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--attack",
+        help="Attack to play, as name or name:field=value,…; m and boost count as fields. "
+        "May be given several times; the protocol's grid by default.",
+    ),
+]
+Recipe = Annotated[
+    Optional[str], typer.Option(help="Training recipe; the protocol's own by default.")
+]
+TimeLimit = Annotated[
+    Optional[str],
+    typer.Option(help="Stop after this long (90s, 9m, 1h); run again to continue."),
+]
+OutDir = Annotated[
+    Optional[Path], typer.Option("--out", help="Folder of the run; runs/PROTOCOL by default.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Workers = Annotated[
+    Optional[int],
+    typer.Option(min=1, help="Processes side by side; one per core, one on a GPU."),
+]
+DataDir = Annotated[Optional[Path], typer.Option(help="Folder that holds data sets; see README.")]
+ProtocolName = Annotated[str, typer.Argument(help="A released protocol, or a .toml file.")]
+
+
 @app.command()
 def run(
-    protocol: Annotated[str, typer.Argument(help="A released protocol, or a .toml file.")],
-    attack: Annotated[
-        Optional[list[str]],
-        typer.Option(
-            help="Attack to play, as name or name:field=value,…; m and boost count as fields. "
-            "May be given several times; the protocol's grid by default."
-        ),
-    ] = None,
+    protocol: ProtocolName,
+    attack: Attacks = None,
     defense: Annotated[
         Optional[list[str]],
-        typer.Option(help="Likewise for defenses; join stages of one pipeline by '+'."),
+        typer.Option(
+            help="Likewise for defenses and detectors; join stages of one pipeline by '+'."
+        ),
     ] = None,
-    seeds: Annotated[Optional[int], typer.Option(min=1, help="Number of repetitions.")] = None,
-    recipe: Annotated[
-        Optional[str], typer.Option(help="Training recipe; the protocol's own by default.")
-    ] = None,
-    time_limit: Annotated[
-        Optional[str],
-        typer.Option(help="Stop after this long (90s, 9m, 1h); run again to continue."),
-    ] = None,
-    out_dir: Annotated[
-        Optional[Path], typer.Option("--out", help="Folder of the run; runs/PROTOCOL by default.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    workers: Annotated[
+    seeds: Annotated[
         Optional[int],
-        typer.Option(min=1, help="Processes side by side; one per core, one on a GPU."),
+        typer.Option(min=1, help="Number of repetitions, and of models in a population."),
     ] = None,
-    data_dir: Annotated[
-        Optional[Path], typer.Option(help="Folder that holds data sets; see README.")
-    ] = None,
+    recipe: Recipe = None,
+    time_limit: TimeLimit = None,
+    out_dir: OutDir = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    data_dir: DataDir = None,
     plugin: PluginFiles = None,
 ) -> None:
     """Play a protocol's games and save a record per cell.
 
     A run that was stopped, killed or interrupted continues with the same command. A cell
-    that failed keeps its record with the error; delete the record to try again.
+    that failed keeps its record with the error; delete the record to try again. Repairs use
+    the settings that `poisongames tune` found for the protocol, where there are any.
     """
-    import time
-
-    limit = _seconds(time_limit)
     started = time.monotonic()
     with _one_sentence():
-        import os
-
-        import torch
-
-        from benchmark import data
-        from benchmark import protocol as protocols
-        from benchmark.api import Architecture, Dataset
-        from benchmark.games.arena import pools
-        from benchmark.progress import Display
-        from benchmark.runs.execute import execute
+        from benchmark.protocol import tuned_folder
+        from benchmark.runs import tuned
         from benchmark.runs.plan import plan
-        from benchmark.runs.tasks import Setup
 
-        chosen = protocols.load(protocol)
-        registry = _registry(plugin)
-        try:
+        setup, registry = _setup(protocol, recipe, out_dir, device, data_dir, plugin)
+        searches = tuned_folder(protocol)
+        with _as_protocol_error():
             cells = plan(
-                chosen,
+                setup.protocol,
                 registry,
                 attacks=attack or (),
                 defenses=defense or (),
                 seeds=seeds,
                 recipe=recipe,
+                tuned=tuned.chosen(searches),
             )
-        except ValueError as error:
-            raise protocols.ProtocolError(str(error)) from None
-        if device not in ("auto", "cpu", "cuda"):
-            raise typer.BadParameter(f"{device!r}; choose auto, cpu or cuda", param_hint="--device")
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cuda" and not torch.cuda.is_available():
-            raise typer.BadParameter("no GPU is available here", param_hint="--device")
-        # Before any worker starts: errors are said once, and decoding is done once.
-        pools(chosen, data.load(registry.create(Dataset, chosen.splits.dataset), data_dir))
-        registry.create(Architecture, chosen.architecture)
-        root = out_dir or Path("runs") / chosen.name
-        setup = Setup(
-            protocol=chosen,
-            recipe=recipe or chosen.recipe,
-            device=device,
-            plugin_files=registry.paths,
-            data_dir=data_dir,
-            root=root,
+        tuned.copy_searches(searches, setup.root)
+        _execute(setup, cells, "cells", started, time_limit, workers)
+
+
+@app.command()
+def tune(
+    protocol: ProtocolName,
+    defense: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Repair to tune; all the protocol has a grid for by default."),
+    ] = None,
+    recipe: Recipe = None,
+    time_limit: TimeLimit = None,
+    out_dir: OutDir = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    data_dir: DataDir = None,
+    plugin: PluginFiles = None,
+) -> None:
+    """Let defenders choose their settings on a model that they poison themselves.
+
+    Every point of the protocol's grid repairs a model that holds the defender's own backdoor;
+    the one that removes it best within the budget of clean accuracy is used against all
+    attacks from then on. The searches are kept beside the protocol's file; delete one to
+    search again.
+    """
+    started = time.monotonic()
+    with _one_sentence():
+        from benchmark.protocol import tuned_folder
+        from benchmark.runs import tuned
+        from benchmark.runs.plan import plan_tuning
+
+        setup, registry = _setup(protocol, recipe, out_dir, device, data_dir, plugin)
+        folder = tuned_folder(protocol)
+        with _as_protocol_error():
+            searches = plan_tuning(setup.protocol, registry, folder, defense or (), recipe)
+        _execute(setup, searches, "searches", started, time_limit, workers, folder)
+        table = Table("repair", "r", "points", "own ASR", "CDA", "chosen", box=None)
+        for found in tuned.load(folder):
+            table.add_row(
+                found.defense,
+                f"{found.trusted_share:.1%}",
+                str(len(found.trials)),
+                f"{found.best.asr:.3f}",
+                f"{found.best.cda:.3f}",
+                ", ".join(f"{key}={value:g}" for key, value in found.best.params.items()),
+            )
+        out.print(table)
+
+
+@contextmanager
+def _as_protocol_error() -> Iterator[None]:
+    """What a plan refuses is a mistake in what was asked for."""
+    from benchmark.protocol import ProtocolError
+
+    try:
+        yield
+    except ValueError as error:
+        raise ProtocolError(str(error)) from None
+
+
+def _setup(
+    protocol: str,
+    recipe: str | None,
+    out_dir: Path | None,
+    device: str,
+    data_dir: Path | None,
+    plugin: list[Path] | None,
+) -> tuple[Setup, Registry]:
+    """Check all that can be checked before any worker starts; errors are then said once."""
+    import torch
+
+    from benchmark import data
+    from benchmark import protocol as protocols
+    from benchmark.api import Architecture, Dataset
+    from benchmark.games.arena import pools
+    from benchmark.runs.tasks import Setup
+
+    chosen = protocols.load(protocol)
+    registry = _registry(plugin)
+    if device not in ("auto", "cpu", "cuda"):
+        raise typer.BadParameter(f"{device!r}; choose auto, cpu or cuda", param_hint="--device")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("no GPU is available here", param_hint="--device")
+    # Decoding is done here, once, and not by every worker.
+    pools(chosen, data.load(registry.create(Dataset, chosen.splits.dataset), data_dir))
+    registry.create(Architecture, chosen.architecture)
+    setup = Setup(
+        protocol=chosen,
+        recipe=recipe or chosen.recipe,
+        device=device,
+        plugin_files=registry.paths,
+        data_dir=data_dir,
+        root=out_dir or Path("runs") / chosen.name,
+    )
+    return setup, registry
+
+
+def _execute(
+    setup: Setup,
+    tasks: Sequence[Cell | Tune],
+    what: str,
+    started: float,
+    time_limit: str | None,
+    workers: int | None,
+    results: Path | None = None,
+) -> None:
+    """Work through a plan with progress bars, and say how it ended."""
+    from benchmark.progress import Display
+    from benchmark.runs.execute import execute
+
+    limit = _seconds(time_limit)
+    name = setup.protocol.name
+    with Display(err, f"{name} on {setup.device}") as display:
+        summary = execute(
+            setup,
+            tasks,
+            workers=workers or (1 if setup.device == "cuda" else os.cpu_count() or 1),
+            deadline=None if limit is None else started + limit,
+            listener=display.listener,
         )
-        with Display(err, f"{chosen.name} on {device}") as display:
-            summary = execute(
-                setup,
-                cells,
-                workers=workers or (1 if device == "cuda" else os.cpu_count() or 1),
-                deadline=None if limit is None else started + limit,
-                listener=display.listener,
-            )
     minutes = (time.monotonic() - started) / 60
     out.print(
-        f"{summary.done} of {summary.total} cells of {chosen.name} done after {minutes:.1f} min; "
-        f"records in {root / 'records'}",
+        f"{summary.done} of {summary.total} {what} of {name} done after {minutes:.1f} min; "
+        f"see {results or setup.root / 'records'}",
         soft_wrap=True,
     )
     if display.failed:
-        out.print(f"{display.failed} cells failed; `poisongames board build {root}` lists them")
+        hint = "" if results else f"; `poisongames board build {setup.root}` lists them"
+        out.print(f"{display.failed} {what} failed{hint}")
     if summary.why:
         reason = "time limit reached" if summary.why == "time" else "interrupted"
         out.print(f"{reason}; the same command continues")

@@ -138,6 +138,11 @@ class TrustedData(ImageSet):
     pad: int = 0
     flip: bool = False
 
+    def subset(self, index: Tensor) -> TrustedData:
+        """As `ImageSet.subset`, with the same augmentation."""
+        part = super().subset(index)
+        return TrustedData(part.pixels, part.labels, self.pad, self.flip)
+
     def batches(self, size: int, rng: Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield augmented batches (images, labels) without end, in shuffled passes.
 

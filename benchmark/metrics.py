@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
+from sklearn.metrics import average_precision_score
 
 Labels = NDArray[np.integer]
+Scores = NDArray[np.floating]
 
 REJECTED = -1
 #: A backdoor counts as repaired at or below this ASR (Pick your Poison, Sec. V).
@@ -58,6 +60,68 @@ def attack_success_in_game(predictions: Labels, labels: Labels, target: int) -> 
     if not len(labels):
         return float("nan")
     return float(np.mean(predictions == target) - np.mean(labels == target))
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How well scores tell poisoned from clean models, whatever the threshold.
+
+    Attributes:
+        auc: ROC AUC, with `low` and `high` as its 95 % interval.
+        precision: average precision.
+    """
+
+    auc: float
+    low: float
+    high: float
+    precision: float
+
+
+def separation(clean: Scores, poisoned: Scores, seed: int, resamples: int = 2000) -> Separation:
+    """AUC and average precision of scores (N models, R repeats), averaged over the repeats.
+
+    Row i of both belongs to the same pair of models. The interval is the wider of two: a
+    bootstrap over pairs, which keeps the repeats of a model together, and Newcombe's score
+    interval for N against N models, which does not vanish where they separate perfectly.
+    """
+    models, repeats = clean.shape
+    higher = (poisoned[:, None] > clean[None]) + 0.5 * (poisoned[:, None] == clean[None])
+    wins = higher.mean(2)  # (poisoned i, clean j), over repeats
+    auc = float(wins.mean())
+    draws = np.random.default_rng(seed).integers(models, size=(resamples, models))
+    counts = np.apply_along_axis(np.bincount, 1, draws, minlength=models) / models
+    sampled = np.einsum("bi,ij,bj->b", counts, wins, counts)
+    low, high = np.quantile(sampled, [0.025, 0.975])
+    score_low, score_high = auc_interval(auc, models, models)
+    truth = np.r_[np.zeros(models), np.ones(models)]
+    precision = [
+        average_precision_score(truth, np.r_[clean[:, r], poisoned[:, r]]) for r in range(repeats)
+    ]
+    return Separation(
+        auc, min(float(low), score_low), max(float(high), score_high), float(np.mean(precision))
+    )
+
+
+def auc_interval(
+    auc: float, positives: int, negatives: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Score interval for a ROC AUC (Newcombe, Statistics in Medicine 2006, method 5).
+
+    Solves |auc - t| = z * sd(t) with Hanley and McNeil's variance at t, with the mean of both
+    sizes in place of each.
+    """
+    z = float(stats.norm.ppf((1 + confidence) / 2))
+    size = (positives + negatives) / 2 - 1
+
+    def excess(t: float) -> float:
+        spread = 1 + size * ((1 - t) / (2 - t) + t / (1 + t))
+        return (auc - t) ** 2 - z**2 * t * (1 - t) * spread / (positives * negatives)
+
+    # At 0 and 1 the estimate itself solves the equation too; the other solution is wanted.
+    aside = 1e-9
+    low = 0.0 if auc <= aside else float(optimize.brentq(excess, 0.0, auc - aside))
+    high = 1.0 if auc >= 1 - aside else float(optimize.brentq(excess, auc + aside, 1.0))
+    return low, high
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tomllib
 from functools import cached_property
 from importlib.resources import files
@@ -15,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 Whole = Annotated[int, Field(ge=0)]
 Natural = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+#: A defender's search tries at least this many settings (Pick your Poison, Sec. V).
+LEAST_POINTS = 20
 
 _FOLDER = files("benchmark") / "protocols"
 
@@ -94,6 +98,62 @@ class Robustness(_Part):
         return self
 
 
+class Population(_Part):
+    """Poisoned models of one attack, for each number m of poisoned images."""
+
+    attack: str
+    m: Annotated[tuple[Whole, ...], Field(min_length=1)]
+    boost: Natural = 1
+
+
+class Detectability(_Part):
+    """Settings of the detectability game (Pick your Poison, Alg. 2).
+
+    A population has `models` clean and as many poisoned models; every detector examines each
+    `repeats` times, with other trusted images and randomness.
+    """
+
+    models: Natural
+    repeats: Natural
+    share: Fraction
+    attacks: tuple[Population, ...]
+    detectors: tuple[str, ...]
+
+
+class Tuning(_Part):
+    """How defenders choose a repair's settings: on a model that they poison themselves.
+
+    Pick your Poison, Sec. V; its numbers are not published.
+
+    Attributes:
+        held_out: share of the trusted images that judges accuracy and the own trigger's ASR.
+        poisoned: share of the other ones that gets the own trigger and target.
+        success: own ASR on the held-out images at which the self-poisoning ends.
+        draws: self-poisoned models that every point of the grid is tried on.
+        steps, batch_size, learning_rate: of the self-poisoning, by SGD, at most.
+        grids: for each repair, the values of each of its parameters.
+    """
+
+    held_out: Fraction = 0.2
+    poisoned: Fraction = 0.1
+    success: Fraction = 0.95
+    draws: Natural
+    steps: Natural
+    batch_size: Natural
+    learning_rate: Annotated[float, Field(gt=0)]
+    grids: dict[str, dict[str, Annotated[tuple[float, ...], Field(min_length=1)]]]
+
+    @model_validator(mode="after")
+    def _large_enough(self) -> Tuning:
+        for name, grid in self.grids.items():
+            points = math.prod(len(values) for values in grid.values())
+            if points < LEAST_POINTS:
+                raise ValueError(
+                    f"the grid of {name} has {points} points, at least {LEAST_POINTS} are required"
+                )
+        return self
+
+
 class Protocol(_Part):
     """A fixed way to play; two protocols are the same if and only if `sha256` is."""
 
@@ -105,6 +165,8 @@ class Protocol(_Part):
     recipe: str
     recipes: dict[str, Recipe]
     robustness: Robustness
+    detectability: Detectability | None = None
+    tuning: Tuning | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Protocol:
@@ -112,7 +174,10 @@ class Protocol(_Part):
             raise ValueError(
                 f"recipe {self.recipe!r} is not among recipes: {', '.join(self.recipes)}"
             )
-        for share in self.robustness.shares:
+        shares = self.robustness.shares
+        if self.detectability is not None:
+            shares = (*shares, self.detectability.share)
+        for share in shares:
             images = round(share * self.splits.train)
             if not 1 <= images <= self.splits.trusted:
                 raise ValueError(
@@ -123,12 +188,20 @@ class Protocol(_Part):
 
     @cached_property
     def sha256(self) -> str:
-        return digest(self.model_dump(mode="json"))
+        content = self.model_dump(mode="json")
+        # Protocols were released before these parts existed.
+        absent = [part for part in ("detectability", "tuning") if content[part] is None]
+        return digest({key: value for key, value in content.items() if key not in absent})
 
     def seed(self, *purpose: object) -> int:
         """A seed in [0, 2^63) that depends on this protocol's name and the named parts only."""
-        text = json.dumps([self.name, *map(str, purpose)])
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+        return named_seed(self.name, *purpose)
+
+
+def named_seed(protocol: str, *purpose: object) -> int:
+    """A seed in [0, 2^63) from a protocol's name and the named parts."""
+    text = json.dumps([protocol, *map(str, purpose)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def digest(value: Any) -> str:
@@ -170,6 +243,13 @@ def load(name_or_path: str) -> Protocol:
             f"{protocol.sha256[:12]}; a changed protocol needs a new name"
         )
     return protocol
+
+
+def tuned_folder(name_or_path: str) -> Path:
+    """Where the searches of a protocol's defenders are kept: beside its file."""
+    if name_or_path.endswith(".toml"):
+        return Path(name_or_path).with_suffix(".tuned")
+    return Path(str(_FOLDER)) / f"{name_or_path}.tuned"
 
 
 def _parse(text: str, where: str) -> Protocol:

@@ -26,6 +26,7 @@ from benchmark.api import (
     Dataset,
     Defense,
     Deployment,
+    Detector,
     Plugin,
     PoisoningAttack,
     Repair,
@@ -42,7 +43,7 @@ _hookspec = pluggy.HookspecMarker(GROUP)
 #: What each hook may register: the bases a plugin must derive from.
 KINDS: dict[str, tuple[type[Plugin], tuple[type[Plugin], ...]]] = {
     "register_attacks": (Attack, (PoisoningAttack, CodePoisoningAttack)),
-    "register_defenses": (Defense, (Sanitizer, Repair, Deployment)),
+    "register_defenses": (Defense, (Sanitizer, Repair, Deployment, Detector)),
     "register_datasets": (Dataset, (Dataset,)),
     "register_architectures": (Architecture, (Architecture,)),
 }

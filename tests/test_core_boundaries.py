@@ -23,6 +23,7 @@ FLOORS = [
     {"images", "metrics", "protocol"},
     {"api"},
     {"models", "training", "specs"},
+    {"inversion"},
     {"registry"},
     {"data"},
     {"games"},

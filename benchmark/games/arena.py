@@ -130,13 +130,13 @@ class Arena:
     def trainer(self, progress: Progress = lambda done, total: None) -> Trainer:
         return Trainer(self.recipe, self.protocol.augmentation, progress)
 
-    def trusted(self, share: float, seed: int) -> TrustedData:
+    def trusted(self, share: float, *repetition: int) -> TrustedData:
         """The defender's images: `share` of the training set's size, drawn per repetition.
 
         Shares of one repetition are nested: a smaller one is part of a larger one.
         """
         size = round(share * len(self.splits.train))
-        rng = Generator().manual_seed(self.protocol.seed("trusted", seed))
+        rng = Generator().manual_seed(self.protocol.seed("trusted", *repetition))
         rows = torch.randperm(len(self.splits.trusted), generator=rng)[:size].to(self.device)
         drawn = self.splits.trusted.subset(rows)
         augmentation = self.protocol.augmentation

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from benchmark.api import Deployment, PoisoningAttack, Sanitizer, Verdict
+from benchmark.api import Deployment, Detection, Detector, PoisoningAttack, Sanitizer, Verdict
 from benchmark.metrics import REJECTED
 
 #: Rounding in a plugin's arithmetic is no offence; it ends in the next 8-bit level anyway.
@@ -100,4 +102,30 @@ def verdict(returned: object, count: int, classes: int, deployment: Deployment) 
         raise RuleViolation(
             f"{who}: predictions must lie in {REJECTED}..{classes - 1}, got {low}..{high}"
         )
+    return returned
+
+
+def detection(
+    returned: object, shape: tuple[int, int, int], classes: int, detector: Detector
+) -> Detection:
+    """Pass on what a detector found, provided that its numbers are finite and per class."""
+    who = f"{detector.name}.detect"
+    if not isinstance(returned, Detection):
+        raise RuleViolation(f"{who} must return a Detection, got {type(returned).__name__}")
+    if returned.class_scores.shape != (classes,):
+        raise RuleViolation(
+            f"{who} must return {classes} class scores, got {tuple(returned.class_scores.shape)}"
+        )
+    numbers = [returned.score, *returned.class_scores.tolist(), *returned.also.values()]
+    for number in numbers:
+        if not math.isfinite(number):
+            raise RuleViolation(f"{who} must return finite scores, got {number}")
+    if returned.trigger is not None:
+        blank = torch.zeros(1, *shape, device=returned.class_scores.device)
+        triggered = returned.trigger.apply(blank)
+        if triggered.shape != (classes, 1, *shape):
+            raise RuleViolation(
+                f"{who} must return a trigger for each of {classes} classes, got images of "
+                f"shape {tuple(triggered.shape)}"
+            )
     return returned

@@ -9,10 +9,21 @@ from typing import Any
 import pandas as pd
 
 from benchmark import metrics
-from benchmark.runs.record import NONE, DefenseRef, Metrics, PluginRef, Rate, Record
+from benchmark.runs.record import (
+    NONE,
+    DefenseRef,
+    Metrics,
+    PluginRef,
+    Rate,
+    Record,
+    RobustnessRecord,
+)
+
+#: A short name for a plugin in a table.
+Namer = Callable[[PluginRef], str]
 
 
-def _names(records: Sequence[Record]) -> Callable[[PluginRef], str]:
+def short_names(records: Sequence[Record]) -> Namer:
     """A short name per plugin: its label only where several settings of it were played."""
     labels: defaultdict[str, set[str]] = defaultdict(set)
     for record in records:
@@ -21,7 +32,7 @@ def _names(records: Sequence[Record]) -> Callable[[PluginRef], str]:
     return lambda ref: ref.name if len(labels[ref.name]) == 1 else ref.label
 
 
-def _defense_name(defense: DefenseRef, name: Callable[[PluginRef], str]) -> str:
+def _defense_name(defense: DefenseRef, name: Namer) -> str:
     return "+".join(name(stage) for stage in defense.stages) or NONE
 
 
@@ -30,9 +41,9 @@ def share_text(share: float | None) -> str:
     return "–" if share is None or pd.isna(share) else f"{100 * share:g}%"
 
 
-def _mean(prefix: str, rates: Iterable[Rate | None]) -> dict[str, float]:
-    """Mean over seeds and its interval, as three columns."""
-    counts = [rate.counts for rate in rates if rate is not None and rate.total]
+def mean_columns(prefix: str, rates: Iterable[metrics.Rate]) -> dict[str, float]:
+    """Mean over repetitions and its interval, as three columns; NaN where nothing was counted."""
+    counts = [rate for rate in rates if rate.total]
     nothing = (float("nan"),) * 3
     mean, low, high = metrics.mean_interval(counts) if counts else nothing
     return {prefix: mean, f"{prefix}_low": low, f"{prefix}_high": high}
@@ -43,11 +54,15 @@ def _average(values: Iterable[float | None]) -> float:
     return sum(known) / len(known) if known else float("nan")
 
 
-Group = list[tuple[Record, Metrics]]
+def _counts(rates: Iterable[Rate | None]) -> list[metrics.Rate]:
+    return [rate.counts for rate in rates if rate is not None]
+
+
+Group = list[tuple[RobustnessRecord, Metrics]]
 
 
 def _grouped(
-    records: Iterable[Record], key: Callable[[Record], tuple[object, ...]]
+    records: Iterable[RobustnessRecord], key: Callable[[RobustnessRecord], tuple[object, ...]]
 ) -> list[tuple[Any, Group]]:
     """Measured and trusted cells by `key`, in the order of the key."""
     groups: defaultdict[tuple[object, ...], Group] = defaultdict(list)
@@ -58,7 +73,7 @@ def _grouped(
     return sorted(groups.items(), key=lambda item: [(part is not None, part) for part in item[0]])
 
 
-def _attack_columns(record: Record, name: Callable[[PluginRef], str]) -> dict[str, Any]:
+def attack_columns(record: Record, name: Namer) -> dict[str, Any]:
     attack = record.attack
     return {
         "attack": name(attack),
@@ -69,21 +84,20 @@ def _attack_columns(record: Record, name: Callable[[PluginRef], str]) -> dict[st
     }
 
 
-def victims(records: Sequence[Record]) -> pd.DataFrame:
+def victims(records: Sequence[RobustnessRecord], name: Namer) -> pd.DataFrame:
     """Undefended models: CDA, ASR and the trigger's effect on clean models, means over seeds."""
-    name = _names(records)
     rows = []
     undefended = (record for record in records if not record.defense.stages)
     for _, group in _grouped(
         undefended, lambda r: (r.protocol.recipe, r.attack.label, r.attack.m, r.attack.boost)
     ):
         rows.append(
-            _attack_columns(group[0][0], name)
+            attack_columns(group[0][0], name)
             | {"seeds": len(group)}
-            | _mean("cda", (m.cda for _, m in group))
-            | _mean("asr", (m.asr for _, m in group))
+            | mean_columns("cda", _counts(m.cda for _, m in group))
+            | mean_columns("asr", _counts(m.asr for _, m in group))
             | {"asr_game": _average(m.asr_game for _, m in group)}
-            | _mean("asr_clean", (m.asr_clean_model for _, m in group))
+            | mean_columns("asr_clean", _counts(m.asr_clean_model for _, m in group))
             | {"target_confidence": _average(m.target_confidence for _, m in group)}
             | {"seconds": _average(r.cost.victim_seconds for r, _ in group)}
         )
@@ -92,9 +106,8 @@ def victims(records: Sequence[Record]) -> pd.DataFrame:
     return frame.sort_values("threat", key=lambda t: t != NONE, kind="stable") if rows else frame
 
 
-def repairs(records: Sequence[Record]) -> pd.DataFrame:
+def repairs(records: Sequence[RobustnessRecord], name: Namer) -> pd.DataFrame:
     """Attack x defense x trusted share: remaining ASR and lost CDA in both readings."""
-    name = _names(records)
     rows = []
     defended = (record for record in records if record.defense.stages)
     for _, group in _grouped(
@@ -110,15 +123,15 @@ def repairs(records: Sequence[Record]) -> pd.DataFrame:
     ):
         first = group[0][0]
         rows.append(
-            _attack_columns(first, name)
+            attack_columns(first, name)
             | {
                 "defense": _defense_name(first.defense, name),
                 "trusted_share": first.trusted_share,
                 "seeds": len(group),
             }
-            | _mean("asr_before", (m.before.asr for _, m in group))
-            | _mean("asr_deployable", (m.asr for _, m in group))
-            | _mean("asr_paper", (m.paper.asr for _, m in group))
+            | mean_columns("asr_before", _counts(m.before.asr for _, m in group))
+            | mean_columns("asr_deployable", _counts(m.asr for _, m in group))
+            | mean_columns("asr_paper", _counts(m.paper.asr for _, m in group))
             | {
                 "cda_loss_deployable": _average(_lost(m, m.cda) for _, m in group),
                 "cda_loss_paper": _average(_lost(m, m.paper.cda) for _, m in group),

@@ -15,11 +15,12 @@ from multiprocessing.connection import wait as wait_for_process
 from multiprocessing.queues import SimpleQueue
 from typing import Literal
 
-from benchmark.runs.plan import Cell, Victim
+from benchmark.runs.cells import Cell, Tune, Victim
 from benchmark.runs.record import Error
 from benchmark.runs.store import Store
 from benchmark.runs.tasks import Setup, Worker
 
+Task = Victim | Cell | Tune
 #: (task, done, total); total is 0 where nobody knows it.
 Tick = tuple[str, int, int]
 
@@ -73,8 +74,13 @@ def _play(cell: Cell) -> Error | None:
     return _worker.play_cell(cell, lambda done, total: _ticks.put((name, done, total)))
 
 
-def _fail(cell: Cell, error: Error) -> Error:
-    return _worker.fail_cell(cell, error)
+def _tune(tune: Tune) -> Error | None:
+    name = str(tune)
+    return _worker.tune(tune, lambda done, total: _ticks.put((name, done, total)))
+
+
+def _fail(cell: Cell | Tune, error: Error) -> Error:
+    return _worker.fail_cell(cell, error) if isinstance(cell, Cell) else error
 
 
 class WorkerDied(RuntimeError):
@@ -83,13 +89,13 @@ class WorkerDied(RuntimeError):
 
 def execute(
     setup: Setup,
-    cells: Sequence[Cell],
+    cells: Sequence[Cell | Tune],
     *,
     workers: int = 1,
     deadline: float | None = None,
     listener: Listener | None = None,
 ) -> Summary:
-    """Play all cells that have no record yet.
+    """Play all cells that have no record yet, and make all searches that have no file.
 
     Whatever ends this early costs the cells in flight and nothing else; the same call
     continues.
@@ -104,7 +110,7 @@ def execute(
     """
     listener = listener or Listener()
     store = Store(setup.root)
-    waiting = [cell for cell in cells if not store.has_record(cell.name)]
+    waiting = [cell for cell in cells if not _is_done(cell, store)]
     done = len(cells) - len(waiting)
     listener.planned(done, len(cells))
     if not waiting:
@@ -113,7 +119,7 @@ def execute(
     ticks: SimpleQueue[Tick] = context.SimpleQueue()
     pool = ProcessPoolExecutor(workers, context, _begin, (setup, ticks))
     schedule = _Schedule(waiting, store)
-    running: dict[Future[Error | None], Victim | Cell] = {}
+    running: dict[Future[Error | None], Task] = {}
     why: Literal["time", "interrupted"] | None = None
     try:
         while running or not schedule.empty:
@@ -127,7 +133,7 @@ def execute(
                 task = running.pop(future)
                 error = future.result()
                 schedule.finished(task, error)
-                is_cell = isinstance(task, Cell)
+                is_cell = not isinstance(task, Victim)
                 listener.finished(str(task), is_cell, error)
                 done += is_cell
             if deadline is not None and time.monotonic() > deadline:
@@ -148,19 +154,22 @@ def execute(
     return Summary(done, len(cells), why)
 
 
-def _submit(
-    pool: ProcessPoolExecutor, task: Victim | Cell, schedule: _Schedule
-) -> Future[Error | None]:
+def _is_done(task: Cell | Tune, store: Store) -> bool:
+    return task.path.is_file() if isinstance(task, Tune) else store.has_record(task.name)
+
+
+def _submit(pool: ProcessPoolExecutor, task: Task, schedule: _Schedule) -> Future[Error | None]:
     if isinstance(task, Victim):
         return pool.submit(_train, task)
-    error = schedule.failure_of(task)
-    return pool.submit(_play, task) if error is None else pool.submit(_fail, task, error)
+    if (error := schedule.failure_of(task)) is not None:
+        return pool.submit(_fail, task, error)
+    return pool.submit(_tune, task) if isinstance(task, Tune) else pool.submit(_play, task)
 
 
 class _Schedule:
     """Hands out tasks in the plan's order, each victim before the first cell that needs it."""
 
-    def __init__(self, cells: Sequence[Cell], store: Store) -> None:
+    def __init__(self, cells: Sequence[Cell | Tune], store: Store) -> None:
         self._trained: set[str] = set()
         self._failed: dict[str, Error] = {}
         self._victims: dict[str, Victim] = {}
@@ -177,7 +186,7 @@ class _Schedule:
     def empty(self) -> bool:
         return not self._cells
 
-    def next(self) -> Victim | Cell | None:
+    def next(self) -> Task | None:
         """Take the first cell that can be played, or else a victim that can be trained."""
         for index, cell in enumerate(self._cells):
             if self.failure_of(cell) or self._trained.issuperset(self._needs[cell.key]):
@@ -188,14 +197,14 @@ class _Schedule:
                 return self._victims.pop(key)
         return None
 
-    def finished(self, task: Victim | Cell, error: Error | None) -> None:
-        if isinstance(task, Cell):
+    def finished(self, task: Task, error: Error | None) -> None:
+        if not isinstance(task, Victim):
             return
         if error is not None:
             self._failed[task.key] = error
         self._trained.add(task.key)
 
-    def failure_of(self, cell: Cell) -> Error | None:
+    def failure_of(self, cell: Cell | Tune) -> Error | None:
         """The error of a victim this cell needs."""
         errors = (self._failed.get(key) for key in self._needs[cell.key])
         return next((error for error in errors if error is not None), None)

@@ -2,99 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import ValidationError
 
-from benchmark.api import Attack, CodePoisoningAttack, Defense
-from benchmark.protocol import AttackEntry, Protocol, digest
+from benchmark.api import Attack, CodePoisoningAttack, Defense, Repair
+from benchmark.protocol import AttackEntry, Population, Protocol
 from benchmark.registry import Registry
-from benchmark.runs.record import NONE, AttackRef, DefenseRef, StageRef
-from benchmark.specs import RegistryError, identity, label, parse
+from benchmark.runs.cells import CLEAN, NO_DEFENSE, Cell, Tune, Victim
+from benchmark.runs.record import AttackRef, DefenseRef, StageRef
+from benchmark.runs.tuned import Chosen, file_name
+from benchmark.specs import RegistryError, identity, label, parameters, parse
 
-GAME = "robustness"
-#: Part of every key; raise it when the meaning of a record changes.
-KEY_VERSION = 1
-_ORDER = ("sanitize", "repair", "deploy")
-
-
-@dataclass(frozen=True)
-class Victim:
-    """A model to be trained.
-
-    Attributes:
-        sanitizer: what cleaned its training data, None for the undefended model.
-        attack: the attack, of name "none" for a clean model.
-    """
-
-    protocol_sha256: str
-    recipe: str
-    attack: AttackRef
-    sanitizer: StageRef | None
-    seed: int
-
-    @cached_property
-    def key(self) -> str:
-        parts = [self.attack.model_dump(exclude={"label"}), self.seed, self.recipe]
-        cleaned = self.sanitizer.model_dump(exclude={"label"}) if self.sanitizer else None
-        return digest([KEY_VERSION, self.protocol_sha256, *parts, cleaned])
-
-    @property
-    def clean(self) -> Victim:
-        """The clean model of the same repetition."""
-        return replace(self, attack=CLEAN, sanitizer=None)
-
-    def __str__(self) -> str:
-        cleaned = f" after {self.sanitizer.label}" if self.sanitizer else ""
-        return f"train {self.attack.label}{cleaned}, seed {self.seed}"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The smallest unit of work with a result of its own."""
-
-    victim: Victim
-    defense: DefenseRef
-    trusted_share: float | None
-
-    @cached_property
-    def key(self) -> str:
-        stages = [stage.model_dump(exclude={"label"}) for stage in self.defense.stages]
-        return digest([KEY_VERSION, GAME, self.victim.key, stages, self.trusted_share])
-
-    @property
-    def name(self) -> str:
-        """File name without ending: readable, and unique through the key."""
-        share = "" if self.trusted_share is None else f"-r{self.trusted_share:g}"
-        defense = self.defense.name.replace("+", "-")
-        attack = f"{self.victim.attack.name}-m{self.victim.attack.m}"
-        return f"{GAME}-{attack}-{defense}{share}-s{self.victim.seed}-{self.key[:12]}"
-
-    def stage(self, stage: str) -> StageRef | None:
-        return next((ref for ref in self.defense.stages if ref.stage == stage), None)
-
-    @property
-    def sanitized_victim(self) -> Victim | None:
-        sanitizer = self.stage("sanitize")
-        return replace(self.victim, sanitizer=sanitizer) if sanitizer else None
-
-    def needs(self) -> list[Victim]:
-        """Victims in the order in which they must be trained."""
-        needed = [self.victim.clean, self.victim]
-        if self.sanitized_victim:
-            needed.append(self.sanitized_victim)
-        return list({victim.key: victim for victim in needed}.values())
-
-    def __str__(self) -> str:
-        share = "" if self.trusted_share is None else f", r={self.trusted_share:.1%}"
-        attack = f"{self.victim.attack.label} (m={self.victim.attack.m})"
-        return f"{attack} vs {self.defense.name}{share}, seed {self.victim.seed}"
-
-
-CLEAN = AttackRef(label=NONE, name=NONE, version=1, params={}, threat="none", m=0, boost=1)
-NO_DEFENSE = DefenseRef(name=NONE, stages=())
+_ORDER = ("sanitize", "repair", "deploy", "detect")
 
 
 def plan(
@@ -105,6 +27,7 @@ def plan(
     defenses: Sequence[str] = (),
     seeds: int | None = None,
     recipe: str | None = None,
+    tuned: Chosen | None = None,
 ) -> list[Cell]:
     """List the cells to play, every seed's most basic ones first.
 
@@ -114,39 +37,189 @@ def plan(
             boost set the number of poisoned images and their boosting.
         defenses: likewise; stages joined by "+" make one pipeline.
         seeds: number of repetitions; the protocol's by default.
+        tuned: settings that searches found; they are laid over the protocol's own, and
+            those of `defenses` over both.
 
     Raises:
         RegistryError: an unknown plugin or parameter.
         ValueError: an unknown recipe, or no repetitions.
     """
-    game = protocol.robustness
+    chosen = _recipe(protocol, recipe)
+    if seeds is not None and seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {seeds}")
+    planner = _Planner(protocol, registry, chosen, seeds, tuned or {})
+    specs = list(defenses) or list(planner.known_defenses)
+    detectors = [spec for spec in specs if planner.is_detector(spec)]
+    others = [spec for spec in specs if spec not in detectors]
+    cells: list[Cell] = []
+    if others or not detectors:
+        cells += planner.robustness(attacks, others)
+    if detectors:
+        cells += planner.detectability(attacks, detectors)
+    return list({cell.key: cell for cell in cells}.values())
+
+
+def plan_tuning(
+    protocol: Protocol,
+    registry: Registry,
+    folder: Path,
+    defenses: Sequence[str] = (),
+    recipe: str | None = None,
+) -> list[Tune]:
+    """List the searches of a protocol's repairs, one per trusted share.
+
+    Args:
+        folder: where they are kept.
+        defenses: names of repairs; all that the protocol has a grid for by default.
+
+    Raises:
+        ValueError: a repair without a grid, or an unknown recipe.
+    """
+    grids = {} if protocol.tuning is None else protocol.tuning.grids
+    unknown = [name for name in defenses if name not in grids]
+    if unknown or not grids:
+        raise ValueError(
+            f"{protocol.name} has no grid for {', '.join(unknown) or 'any repair'}; "
+            f"there are {', '.join(grids) or 'none'}"
+        )
+    shares = set(protocol.robustness.shares)
+    if protocol.detectability is not None:
+        shares.add(protocol.detectability.share)
+    planner = _Planner(protocol, registry, _recipe(protocol, recipe), None, {})
+    return [
+        Tune(
+            planner.victim(CLEAN, 0),
+            planner.defense(name).stages[0],
+            share,
+            folder / file_name(name, share),
+        )
+        for name in defenses or grids
+        for share in sorted(shares)
+    ]
+
+
+def _recipe(protocol: Protocol, recipe: str | None) -> str:
     chosen = recipe or protocol.recipe
     if chosen not in protocol.recipes:
         raise ValueError(f"unknown recipe {chosen!r}; there are {', '.join(protocol.recipes)}")
-    if seeds is not None and seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {seeds}")
-    entries = [_entry(protocol, spec) for spec in attacks] or list(game.attacks)
-    attack_refs = [_attack(registry, protocol, entry) for entry in entries]
-    pipelines = [_over(game.defenses, spec) for spec in defenses] or list(game.defenses)
-    defense_refs = [_defense(registry, pipeline) for pipeline in pipelines]
+    return chosen
 
-    cells: list[Cell] = []
-    for seed in range(seeds or game.seeds):
 
-        def victim(attack: AttackRef, seed: int = seed) -> Victim:
-            return Victim(protocol.sha256, chosen, attack, None, seed)
+@dataclass(frozen=True)
+class _Planner:
+    protocol: Protocol
+    registry: Registry
+    recipe: str
+    seeds: int | None
+    tuned: Chosen
 
-        cells.append(Cell(victim(CLEAN), NO_DEFENSE, None))
-        cells += [Cell(victim(attack), NO_DEFENSE, None) for attack in attack_refs]
-        for attack in attack_refs:
-            for defense in defense_refs:
-                stages = {ref.stage for ref in defense.stages}
-                # Whoever owns the training also decides what is trained on.
-                if attack.threat == "code" and "sanitize" in stages:
-                    continue
-                shares = game.shares if stages - {"sanitize"} else (None,)
-                cells += [Cell(victim(attack), defense, share) for share in shares]
-    return list({cell.key: cell for cell in cells}.values())
+    @property
+    def known_defenses(self) -> tuple[str, ...]:
+        population = self.protocol.detectability
+        return self.protocol.robustness.defenses + (population.detectors if population else ())
+
+    def is_detector(self, spec: str) -> bool:
+        return self.defense(spec).stages[0].stage == "detect"
+
+    def defense(self, spec: str, share: float | None = None) -> DefenseRef:
+        """A pipeline, with the protocol's settings under the searches' under those of `spec`."""
+        by_name = {
+            parse(stage)[0]: stage for entry in self.known_defenses for stage in entry.split("+")
+        }
+        stages = []
+        for stage in spec.split("+"):
+            known = by_name.get(parse(stage)[0], parse(stage)[0])
+            stages.append(_merge(self._with_search(known, share), stage))
+        return _defense(self.registry, "+".join(stages))
+
+    def _with_search(self, spec: str, share: float | None) -> str:
+        """Lay what a search found over a repair, or over the repair inside a detector."""
+        plugin = self.registry.create(Defense, spec)
+        inner = {
+            f"{field}.": value
+            for field in parameters(type(plugin))
+            if isinstance(value := getattr(plugin, field), Repair)
+        }
+        for prefix, repair in {"": plugin, **inner}.items():
+            found = {} if share is None else self.tuned.get((repair.name, share), {})
+            spec = with_settings(spec, {f"{prefix}{key}": value for key, value in found.items()})
+        return spec
+
+    def victim(self, attack: AttackRef, seed: int) -> Victim:
+        return Victim(self.protocol.sha256, self.recipe, attack, None, seed)
+
+    def attack(self, entry: AttackEntry) -> AttackRef:
+        return _attack(self.registry, self.protocol, entry)
+
+    def robustness(self, attacks: Sequence[str], defenses: Sequence[str]) -> list[Cell]:
+        game = self.protocol.robustness
+        entries = [_entry(self.protocol, spec) for spec in attacks] or list(game.attacks)
+        refs = [self.attack(entry) for entry in entries]
+        cells: list[Cell] = []
+        for seed in range(self.seeds or game.seeds):
+            cells += self.undefended([CLEAN, *refs], seed)
+            for attack in refs:
+                for spec in defenses:
+                    stages = {ref.stage for ref in self.defense(spec).stages}
+                    # Whoever owns the training also decides what is trained on.
+                    if attack.threat == "code" and "sanitize" in stages:
+                        continue
+                    shares = game.shares if stages - {"sanitize"} else (None,)
+                    victim = self.victim(attack, seed)
+                    cells += [Cell(victim, self.defense(spec, share), share) for share in shares]
+        return cells
+
+    def detectability(self, attacks: Sequence[str], detectors: Sequence[str]) -> list[Cell]:
+        game = self.protocol.detectability
+        if game is None:
+            raise ValueError(
+                f"{self.protocol.name} has no detectability game, so no detector can be played"
+            )
+        if attacks:
+            entries = [entry for spec in attacks for entry in _entries(self.protocol, spec)]
+        else:
+            entries = [entry for population in game.attacks for entry in _sweep(population)]
+        refs = [CLEAN, *map(self.attack, entries)]
+        defenses = [self.defense(spec, game.share) for spec in detectors]
+        cells: list[Cell] = []
+        for seed in range(self.seeds or game.models):
+            cells += self.undefended(refs, seed)
+            cells += [
+                Cell(self.victim(attack, seed), detector, game.share)
+                for attack in refs
+                for detector in defenses
+            ]
+        return cells
+
+    def undefended(self, attacks: Sequence[AttackRef], seed: int) -> list[Cell]:
+        return [Cell(self.victim(attack, seed), NO_DEFENSE, None) for attack in attacks]
+
+
+def _sweep(population: Population) -> list[AttackEntry]:
+    return [
+        AttackEntry(attack=population.attack, m=m, boost=population.boost) for m in population.m
+    ]
+
+
+def _entries(protocol: Protocol, spec: str) -> list[AttackEntry]:
+    """What a population is asked for by `spec`: one number m, or the protocol's sweep of it."""
+    name, settings = parse(spec)
+    assert protocol.detectability is not None
+    known = [entry for entry in protocol.detectability.attacks if parse(entry.attack)[0] == name]
+    if "m" in settings or not known:
+        return [_entry(protocol, spec)]
+    own = _join(name, {key: value for key, value in settings.items() if key != "boost"})
+    chosen = known[0].model_copy(update={"attack": _merge(known[0].attack, own)})
+    return [
+        _validated(spec, entry.model_dump() | {k: v for k, v in settings.items() if k == "boost"})
+        for entry in _sweep(chosen)
+    ]
+
+
+def with_settings(spec: str, numbers: Mapping[str, float]) -> str:
+    """Lay numbers over the settings of a spec."""
+    name, settings = parse(spec)
+    return _join(name, settings | {key: f"{value:g}" for key, value in numbers.items()})
 
 
 def _merge(base: str, spec: str) -> str:
@@ -163,13 +236,6 @@ def _join(name: str, settings: dict[str, str]) -> str:
     return f"{name}:{joined}" if joined else name
 
 
-def _over(known: Sequence[str], spec: str) -> str:
-    """Fill a pipeline's stages with the protocol's settings for them."""
-    by_name = {parse(stage)[0]: stage for entry in known for stage in entry.split("+")}
-    stages = spec.split("+")
-    return "+".join(_merge(by_name.get(parse(stage)[0], stage), stage) for stage in stages)
-
-
 def _entry(protocol: Protocol, spec: str) -> AttackEntry:
     name, settings = parse(spec)
     numbers = {key: settings.pop(key) for key in ("m", "boost") if key in settings}
@@ -179,8 +245,12 @@ def _entry(protocol: Protocol, spec: str) -> AttackEntry:
         if parse(entry.attack)[0] == name:
             fields = entry.model_dump() | {"attack": _merge(entry.attack, own)}
             break
+    return _validated(spec, fields | numbers)
+
+
+def _validated(spec: str, fields: dict[str, object]) -> AttackEntry:
     try:
-        return AttackEntry.model_validate(fields | numbers)
+        return AttackEntry.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         raise RegistryError(f"{spec!r}: {first['loc'][0]}: {first['msg'].lower()}") from None
@@ -205,6 +275,8 @@ def _defense(registry: Registry, pipeline: str) -> DefenseRef:
     found.sort(key=lambda defense: _ORDER.index(defense.stage))
     if len({defense.stage for defense in found}) < len(found):
         raise RegistryError(f"{pipeline!r}: a pipeline takes one defense per stage")
+    if len(found) > 1 and found[-1].stage == "detect":
+        raise RegistryError(f"{pipeline!r}: a detector plays alone, not in a pipeline")
     stages = tuple(
         StageRef(label=label(defense), stage=defense.stage, **identity(defense))
         for defense in found

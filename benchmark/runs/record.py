@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from benchmark import metrics
 
@@ -122,9 +122,13 @@ class AttackRef(PluginRef):
     m: Annotated[int, Field(ge=0)]
     boost: Annotated[int, Field(ge=1)]
 
+    def __str__(self) -> str:
+        boost = "" if self.boost == 1 else f", b={self.boost}"
+        return f"{self.label} (m={self.m}{boost})"
+
 
 class StageRef(PluginRef):
-    stage: Literal["sanitize", "repair", "deploy"]
+    stage: Literal["sanitize", "repair", "deploy", "detect"]
 
 
 class DefenseRef(_Part):
@@ -156,8 +160,33 @@ class Error(_Part):
     where: str
 
 
-class Record(_Part):
-    """Everything about one cell. `status` tells whether its numbers count:
+class Found(_Part):
+    """What one examination of a suspect found.
+
+    Attributes:
+        score: higher is more suspicious.
+        class_scores: likewise per class.
+        guess: the class with the largest score, the first of equals.
+        flagged: the detector's own yes or no.
+        also: other readings of the same examination.
+        norms: L1 norm of the trigger reversed for every class.
+        success: what the trigger reversed for the attack's target does to test images.
+        reasr: the same, restricted to the pixels of the true trigger (LSP, ReASR).
+    """
+
+    score: float
+    class_scores: tuple[float, ...]
+    guess: Annotated[int, Field(ge=0)]
+    flagged: bool | None
+    also: dict[str, float]
+    norms: tuple[float, ...] | None
+    success: Rate | None
+    reasr: Rate | None
+    seconds: float
+
+
+class _Record(_Part):
+    """What records of all games say. `status` tells whether their numbers count:
 
     - ok: measured.
     - invalid: measured, but the sanity gate found the `reason` to distrust it.
@@ -169,7 +198,7 @@ class Record(_Part):
     schema_version: Literal[1] = Field(1, alias="schema")
     key: Sha256
     protocol: ProtocolRef
-    game: Literal["robustness"]
+    game: str
     attack: AttackRef
     defense: DefenseRef
     trusted_share: float | None
@@ -177,6 +206,15 @@ class Record(_Part):
     status: Literal["ok", "invalid", "failed"]
     reason: str | None = None
     error: Error | None = None
+
+    def to_json(self) -> str:
+        return self.model_dump_json(by_alias=True, indent=1) + "\n"
+
+
+class RobustnessRecord(_Record):
+    """One defense against one attack, with the trade-off curve."""
+
+    game: Literal["robustness"] = "robustness"
     metrics: Metrics | None = None
     curve: tuple[Point, ...] = ()
     victim_sha256: Sha256 | None = None
@@ -185,5 +223,27 @@ class Record(_Part):
     cost: Cost
     env: dict[str, str]
 
-    def to_json(self) -> str:
-        return self.model_dump_json(by_alias=True, indent=1) + "\n"
+
+class DetectabilityRecord(_Record):
+    """One detector on one suspect model, a member of the population that `attack` made.
+
+    `target` is the class that poisoned models of this protocol are attacked for.
+    """
+
+    game: Literal["detectability"] = "detectability"
+    target: Annotated[int, Field(ge=0)]
+    scans: tuple[Found, ...] = ()
+    victim_sha256: Sha256 | None = None
+    evidence: Evidence | None = None
+    cost: Cost
+    env: dict[str, str]
+
+
+Record = RobustnessRecord | DetectabilityRecord
+
+_ANY: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="game")])
+
+
+def read(content: bytes) -> Record:
+    """Parse a record of any game; raises pydantic's ValidationError."""
+    return _ANY.validate_json(content)

@@ -6,6 +6,7 @@ import platform
 import resource
 import sys
 import traceback
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,24 @@ import torch
 
 import benchmark
 from benchmark import metrics
+from benchmark.games.detectability import Scan, reversed_success
+from benchmark.games.exam import AnswerKey
 from benchmark.games.robustness import Outcome, guard_quality
 from benchmark.protocol import Protocol
-from benchmark.runs.plan import Cell
+from benchmark.runs.cells import Cell
 from benchmark.runs.record import (
     Cost,
+    DetectabilityRecord,
     Error,
     Evidence,
+    Found,
     Guard,
     Metrics,
     Point,
     ProtocolRef,
     Rate,
     Record,
+    RobustnessRecord,
 )
 from benchmark.runs.store import tensors_sha256
 
@@ -45,8 +51,8 @@ def measured(
     trained: dict[str, Any],
     device: torch.device,
     seconds: float,
-) -> Record:
-    """The record of a cell that was played.
+) -> RobustnessRecord:
+    """The record of a robustness cell that was played.
 
     Args:
         undefended: facts that were saved with the undefended victim.
@@ -86,23 +92,80 @@ def measured(
     fields["cost"] = fields["cost"].model_copy(
         update={"victim_seconds": round(trained["seconds"], 3)}
     )
-    return Record(**fields)
+    return RobustnessRecord(**fields)
+
+
+def examined(
+    protocol: Protocol,
+    cell: Cell,
+    scans: Sequence[Scan],
+    key: AnswerKey,
+    evidence: Evidence,
+    *,
+    facts: dict[str, Any],
+    device: torch.device,
+    seconds: float,
+) -> DetectabilityRecord:
+    """The record of a suspect that was examined.
+
+    Args:
+        facts: those that were saved with the suspect.
+        seconds: wall-clock time of the cell.
+    """
+    fields = _fields(protocol, cell, device, seconds)
+    fields["cost"] = fields["cost"].model_copy(
+        update={"victim_seconds": round(facts["seconds"], 3)}
+    )
+    return DetectabilityRecord(
+        **fields,
+        scans=tuple(_found(scan, key) for scan in scans),
+        victim_sha256=facts["model_sha256"],
+        evidence=evidence,
+        status="ok",
+    )
+
+
+def _found(scan: Scan, key: AnswerKey) -> Found:
+    detection = scan.detection
+    trigger = detection.trigger
+    success = reasr = None
+    if scan.reversed_answers is not None:
+        counts = reversed_success(scan.reversed_answers, key)
+        success, reasr = (Rate.of(metrics.Rate(*pair)) for pair in counts)
+    scores = [float(score) for score in detection.class_scores]
+    return Found(
+        score=float(detection.score),
+        class_scores=tuple(scores),
+        guess=int(np.argmax(scores)),
+        flagged=None if detection.flagged is None else bool(detection.flagged),
+        also={name: float(value) for name, value in detection.also.items()},
+        norms=None if trigger is None else tuple(float(norm) for norm in trigger.norms),
+        success=success,
+        reasr=reasr,
+        seconds=round(scan.seconds, 3),
+    )
 
 
 def failed(
     protocol: Protocol, cell: Cell, error: Error, device: torch.device, seconds: float
 ) -> Record:
     """The record of a cell that a plugin's error ended."""
-    return Record(**_fields(protocol, cell, device, seconds) | {"status": "failed", "error": error})
+    kind = DetectabilityRecord if cell.game == "detectability" else RobustnessRecord
+    return kind(**_fields(protocol, cell, device, seconds) | {"status": "failed", "error": error})
+
+
+def protocol_ref(protocol: Protocol, recipe: str) -> ProtocolRef:
+    return ProtocolRef(name=protocol.name, sha256=protocol.sha256, recipe=recipe)
 
 
 def _fields(protocol: Protocol, cell: Cell, device: torch.device, seconds: float) -> dict[str, Any]:
     """What does not depend on how a cell went."""
     victim = cell.victim
-    return {
+    own = {"target": protocol.robustness.target} if cell.game == "detectability" else {}
+    return own | {
         "key": cell.key,
-        "protocol": ProtocolRef(name=protocol.name, sha256=protocol.sha256, recipe=victim.recipe),
-        "game": "robustness",
+        "protocol": protocol_ref(protocol, victim.recipe),
+        "game": cell.game,
         "attack": victim.attack,
         "defense": cell.defense,
         "trusted_share": cell.trusted_share,
@@ -157,6 +220,42 @@ def evidence_of(outcome: Outcome) -> dict[str, np.ndarray]:
     if outcome.suspicion is not None:
         arrays["suspicion_test"], arrays["suspicion_triggered"] = outcome.suspicion
     return arrays
+
+
+def evidence_of_scans(scans: Sequence[Scan], key: AnswerKey) -> dict[str, np.ndarray]:
+    """Scores and norms of every scan, the triggers reversed for target and guess, and answers.
+
+    Triggers are kept as bytes, `low` and `high` saying what 0 and 255 stand for.
+    """
+    arrays: dict[str, np.ndarray] = {
+        "labels_test": key.test,
+        "target": np.array(key.target, np.int16),
+        "scores": np.array([scan.detection.score for scan in scans], np.float64),
+        "class_scores": np.stack([_array(scan.detection.class_scores) for scan in scans]),
+    }
+    triggers = [scan.detection.trigger for scan in scans if scan.detection.trigger is not None]
+    if len(triggers) == len(scans):
+        guesses = [int(scan.detection.class_scores.argmax()) for scan in scans]
+        arrays["norms"] = np.stack([_array(trigger.norms) for trigger in triggers])
+        for name in triggers[0].pictures:
+            shown = [
+                _array(trigger.pictures[name][[key.target, guess]])
+                for trigger, guess in zip(triggers, guesses, strict=True)
+            ]
+            picture = np.stack(shown)
+            low, high = float(picture.min()), float(picture.max())
+            scaled = (picture - low) / max(high - low, 1e-12)
+            arrays[f"reversed_{name}"] = np.round(255 * scaled).astype(np.uint8)
+            arrays[f"reversed_{name}_range"] = np.array([low, high])
+    answers = [scan.reversed_answers for scan in scans if scan.reversed_answers is not None]
+    if len(answers) == len(scans):
+        arrays["reversed_answers"] = np.stack(answers)
+    return arrays
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().float().cpu().numpy()
+    return array
 
 
 def environment() -> dict[str, str]:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from benchmark.runs.record import Evidence, Record
+from benchmark.runs.record import Evidence, Record, read
 
 
 class StoreError(RuntimeError):
@@ -85,10 +85,11 @@ class Store:
         """
         for path in sorted((self.root / "records").glob("*.json")):
             try:
-                yield Record.model_validate_json(path.read_bytes())
+                yield read(path.read_bytes())
             except ValidationError as error:
                 first = error.errors()[0]
-                field = ".".join(map(str, first["loc"])) or "file"
+                # The first part of the place is the game that the record is of.
+                field = ".".join(map(str, first["loc"][1:])) or "file"
                 raise StoreError(f"{path}: {field}: {first['msg']}") from None
 
     def save_evidence(self, name: str, arrays: Mapping[str, np.ndarray]) -> Evidence:

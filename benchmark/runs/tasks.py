@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from benchmark import data, metrics
-from benchmark.api import Attack, Dataset, Defense, Deployment, Repair, Sanitizer
-from benchmark.games import robustness, victims
+from benchmark.api import Attack, Dataset, Defense, Deployment, Detector, Repair, Sanitizer
+from benchmark.games import detectability, robustness, tuning, victims
 from benchmark.games.arena import Arena, Progress
 from benchmark.games.exam import Exam, ask, predictor
 from benchmark.games.robustness import Outcome
@@ -20,10 +20,16 @@ from benchmark.models import Classifier
 from benchmark.protocol import Protocol
 from benchmark.registry import Registry
 from benchmark.runs import report
-from benchmark.runs.plan import Cell, Victim
-from benchmark.runs.record import AttackRef, Error, StageRef
+from benchmark.runs.cells import Cell, Tune, Victim
+from benchmark.runs.plan import with_settings
+from benchmark.runs.record import AttackRef, Error, Rate, Record, StageRef
 from benchmark.runs.store import Store, StoreError, tensors_sha256
+from benchmark.runs.tuned import Left, Search, search_grid
 from benchmark.training import mixed_precision
+
+
+def _left(point: metrics.Point) -> Left:
+    return Left(asr=Rate.of(point.asr), cda=Rate.of(point.cda))
 
 
 @dataclass(frozen=True)
@@ -118,36 +124,63 @@ class Worker:
             What a plugin raised; the record then says that the cell failed.
         """
         started = time.perf_counter()
+        play = self._examine if cell.game == "detectability" else self._play
         try:
-            outcome = self._play(cell, progress)
+            record = play(cell, progress)
         except StoreError:
             raise
         except Exception as error:
             return self.fail_cell(cell, report.describe(error), time.perf_counter() - started)
-        evidence = self.store.save_evidence(cell.name, report.evidence_of(outcome))
-        record = report.measured(
+        # Last, since its presence says that the cell is done.
+        self.store.save_record(cell.name, record)
+        return None
+
+    def _play(self, cell: Cell, progress: Progress) -> Record:
+        """The robustness game."""
+        started = time.perf_counter()
+        outcome = self._defend(cell, progress)
+        return report.measured(
             self.setup.protocol,
             cell,
             outcome,
-            evidence,
+            self.store.save_evidence(cell.name, report.evidence_of(outcome)),
             undefended=self.store.victim_facts(cell.victim.key),
             trained=self.store.victim_facts((cell.sanitized_victim or cell.victim).key),
             device=self.arena.device,
             seconds=time.perf_counter() - started,
         )
-        # Last, since its presence says that the cell is done.
-        self.store.save_record(cell.name, record)
-        return None
 
-    def _play(self, cell: Cell, progress: Progress) -> Outcome:
+    def _examine(self, cell: Cell, progress: Progress) -> Record:
+        """The detectability game."""
+        started = time.perf_counter()
+        detector, share = self._stage(cell, "detect"), cell.trusted_share
+        assert isinstance(detector, Detector)
+        assert share is not None
+        exam = self._exam(cell)
+        scans = detectability.examine(
+            self.arena,
+            exam,
+            self._load(cell.victim),
+            detector,
+            share=share,
+            seed=cell.victim.seed,
+            progress=progress,
+        )
+        return report.examined(
+            self.setup.protocol,
+            cell,
+            scans,
+            exam.key,
+            self.store.save_evidence(cell.name, report.evidence_of_scans(scans, exam.key)),
+            facts=self.store.victim_facts(cell.victim.key),
+            device=self.arena.device,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _defend(self, cell: Cell, progress: Progress) -> Outcome:
         arena, seed, sanitized = self.arena, cell.victim.seed, cell.sanitized_victim
         torch.manual_seed(arena.protocol.seed("global", cell.key))
-        exam = Exam(
-            arena.splits.validation,
-            arena.splits.test,
-            self.store.victim_tensors(cell.victim.key, "exam")["triggered"].to(arena.device),
-            arena.target,
-        )
+        exam = self._exam(cell)
         trusted = None
         if cell.trusted_share is not None:
             trusted = arena.trusted(cell.trusted_share, seed)
@@ -166,6 +199,59 @@ class Worker:
             seed_parts=(attack.label, attack.m, cell.defense.name, cell.trusted_share, seed),
             progress=progress,
         )
+
+    def tune(self, tune: Tune, progress: Progress = lambda done, total: None) -> Error | None:
+        """Search a repair's grid, and save the search once it is complete.
+
+        Returns:
+            What the repair raised.
+        """
+        try:
+            self._tune(tune, progress)
+        except StoreError:
+            raise
+        except Exception as error:
+            return report.describe(error)
+        return None
+
+    def _tune(self, tune: Tune, progress: Progress) -> None:
+        arena, protocol, share = self.arena, self.setup.protocol, tune.trusted_share
+        assert protocol.tuning is not None
+        suspect = self._load(tune.suspect)
+        backdoors = [
+            tuning.self_poison(
+                arena,
+                suspect,
+                arena.trusted(share, draw),
+                protocol.tuning,
+                arena.rng("self-poison", share, draw),
+            )
+            for draw in range(protocol.tuning.draws)
+        ]
+
+        def try_point(params: dict[str, float]) -> tuple[Left, ...]:
+            repair = self.registry.create(Defense, with_settings(tune.repair.label, params))
+            assert isinstance(repair, Repair)
+            return tuple(
+                _left(own.try_repair(arena, repair, "tune", repair.name, share, draw))
+                for draw, own in enumerate(backdoors)
+            )
+
+        journal = self.setup.root / "artifacts" / "tuning" / f"{tune.key[:32]}.journal"
+        grid = protocol.tuning.grids[tune.repair.name]
+        Search(
+            protocol=report.protocol_ref(protocol, tune.suspect.recipe),
+            defense=tune.repair.name,
+            version=tune.repair.version,
+            trusted_share=share,
+            before=tuple(_left(own.before) for own in backdoors),
+            trials=search_grid(grid, try_point, journal, progress),
+        ).save(tune.path)
+
+    def _exam(self, cell: Cell) -> Exam:
+        splits, device = self.arena.splits, self.arena.device
+        triggered = self.store.victim_tensors(cell.victim.key, "exam")["triggered"]
+        return Exam(splits.validation, splits.test, triggered.to(device), self.arena.target)
 
     def fail_cell(self, cell: Cell, error: Error, seconds: float = 0.0) -> Error:
         """Record that a cell could not be played, and why."""

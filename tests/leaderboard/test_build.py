@@ -13,7 +13,7 @@ import pytest
 
 from benchmark.leaderboard.build import build
 from benchmark.metrics import Rate
-from benchmark.runs.record import Record
+from benchmark.runs.record import Record, RobustnessRecord
 from benchmark.runs.store import Store, StoreError
 
 PROTOCOL = {"name": "made-up", "sha256": "a" * 64, "recipe": "standard"}
@@ -77,7 +77,7 @@ def record(
         "cost": {"seconds": 1.0, "victim_seconds": 2.0, "peak_memory_mb": 1.0, "device": "cpu"},
         "env": {},
     }
-    return Record.model_validate(content | changes)
+    return RobustnessRecord.model_validate(content | changes)
 
 
 def save(folder: Path, records: list[Record]) -> Path:

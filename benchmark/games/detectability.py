@@ -1,0 +1,114 @@
+"""The detectability game (Pick your Poison, Alg. 2): one suspect model, one detector.
+
+A population is made of many such examinations. Its ROC AUC and the literal game, in which a
+fair coin chooses the model, follow from the scores; see `benchmark.leaderboard.populations`.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmark.api import Detection, Detector
+from benchmark.games import checks
+from benchmark.games.arena import Arena, Progress
+from benchmark.games.exam import BATCH, AnswerKey, Exam
+from benchmark.images import to_unit
+from benchmark.models import Classifier
+from benchmark.training import mixed_precision
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One examination of a suspect.
+
+    Attributes:
+        detection: what the detector returned.
+        seconds: what it took.
+        reversed_answers: int16 (2, N), what the suspect says to the test images with the
+            trigger reversed for the attack's target: as it is, and restricted to the pixels
+            that the true trigger changes (ReASR of LSP). None where there is no such trigger.
+    """
+
+    detection: Detection
+    seconds: float
+    reversed_answers: NDArray[np.int16] | None
+
+
+def examine(
+    arena: Arena,
+    exam: Exam,
+    suspect: Classifier,
+    detector: Detector,
+    *,
+    share: float,
+    seed: int,
+    progress: Progress = lambda done, total: None,
+) -> list[Scan]:
+    """Let the detector examine the suspect once per repetition of the protocol.
+
+    The clean and the poisoned models of one seed meet the same trusted images and the same
+    randomness, and the detector is not told which it is examining: it gets a copy of the
+    model, the trusted images and a generator.
+
+    Raises:
+        RuleViolation: the detector returned what the rules do not allow.
+    """
+    assert arena.protocol.detectability is not None
+    repeats = arena.protocol.detectability.repeats
+    scans = []
+    for repeat in range(repeats):
+        names = (detector.name, share, seed, repeat)
+        model = copy.deepcopy(suspect).requires_grad_(True).eval()
+        trusted = arena.trusted(share, seed, repeat)
+        torch.manual_seed(arena.protocol.seed("global", "detect", *names))
+        started = time.perf_counter()
+        detection = detector.detect(model, trusted, arena.rng("detect", *names))
+        if arena.device.type == "cuda":
+            torch.cuda.synchronize(arena.device)
+        seconds = time.perf_counter() - started
+        detection = checks.detection(detection, arena.shape, len(arena.class_names), detector)
+        answers = None
+        if detection.trigger is not None and len(exam.triggered):
+            answers = _answers_to_reversed(exam, suspect, detection, arena.recipe.precision)
+        scans.append(Scan(detection, seconds, answers))
+        progress(repeat + 1, repeats)
+    return scans
+
+
+def true_mask(exam: Exam) -> Tensor:
+    """Pixels that the true trigger changes on any test image, bool (H, W)."""
+    return (exam.triggered != exam.test.pixels).any(0).any(0)
+
+
+@torch.inference_mode()
+def _answers_to_reversed(
+    exam: Exam, suspect: Classifier, detection: Detection, precision: str
+) -> NDArray[np.int16]:
+    assert detection.trigger is not None
+    mask = true_mask(exam)
+    found = []
+    for pixels in exam.test.pixels.split(BATCH // 10):
+        images = to_unit(pixels)
+        whole = detection.trigger.apply(images)[exam.target]
+        restricted = torch.where(mask, whole, images)
+        with mixed_precision(images.device, precision):
+            found.append(suspect(torch.cat([whole, restricted])).argmax(1).view(2, -1))
+    answers: NDArray[np.int16] = torch.cat(found, 1).cpu().numpy().astype(np.int16)
+    return answers
+
+
+def reversed_success(
+    answers: NDArray[np.int16], key: AnswerKey
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Counts of target answers on images of other classes: whole trigger, and ReASR."""
+    others = key.test != key.target
+    total = int(others.sum())
+    whole, restricted = (int((row[others] == key.target).sum()) for row in answers)
+    return (whole, total), (restricted, total)

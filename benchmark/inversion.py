@@ -1,0 +1,252 @@
+"""Trigger inversion: all classes' triggers are optimised in one batch, on a frozen model.
+
+J triggers meet B images in one forward pass of J x B images. Every loss is kept per trigger,
+(J,), and Adam works entry by entry, so that a batch of J inversions takes exactly the steps
+of J separate ones.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.fx.experimental.optimization import fuse
+from torch.fx.proxy import TraceError
+
+from benchmark.images import TrustedData
+from benchmark.models import Classifier
+
+#: How many triggered images are judged in one pass, to bound the memory.
+IMAGES_PER_PASS = 1000
+
+
+class FrozenClassifier(Classifier):
+    """A private copy of a classifier for inversion: no gradients of weights, batch norms folded.
+
+    Args:
+        model: the suspect, which stays as it is.
+        precision: of the stages and the neck; logits are always float32.
+
+    Each stage is folded for itself, so that `stage_maps` still works; a stage that torch.fx
+    cannot trace is kept as it is.
+    """
+
+    def __init__(self, model: Classifier, precision: str = "bfloat16") -> None:
+        stages: OrderedDict[str, nn.Module] = OrderedDict(
+            (name, _folded(stage)) for name, stage in model.stages.named_children()
+        )
+        super().__init__(
+            stages, copy.deepcopy(model.neck), copy.deepcopy(model.head), model.mean.shape[1]
+        )
+        self.normalise_by(model.mean.flatten(), model.std.flatten())
+        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.to(model.mean.device).to(memory_format=torch.channels_last)
+        self.stages.to(self.dtype)
+        self.neck.to(self.dtype)
+        self.eval().requires_grad_(False)
+
+    def features(self, images: Tensor) -> Tensor:
+        normal = ((images - self.mean) / self.std).to(self.dtype)
+        hidden: Tensor = self.neck(self.stages(normal))
+        return hidden.float()
+
+    def stage_maps(self, images: Tensor) -> dict[str, Tensor]:
+        maps, hidden = {}, ((images - self.mean) / self.std).to(self.dtype)
+        for name, stage in self.stages.named_children():
+            maps[name] = hidden = stage(hidden)
+        return maps
+
+
+def _folded(stage: nn.Module) -> nn.Module:
+    stage = copy.deepcopy(stage).eval()
+    try:
+        folded: nn.Module = fuse(stage)
+    except (TraceError, RuntimeError):
+        return stage
+    return folded
+
+
+class Trigger(ABC):
+    """J triggers; what is optimised are its `variables`, each with the leading dimension J."""
+
+    variables: list[Tensor]
+
+    @abstractmethod
+    def apply(self, images: Tensor) -> Tensor:
+        """Put every trigger on every image: (B, C, H, W) in [0, 1] to (J, B, C, H, W)."""
+
+    @property
+    @abstractmethod
+    def norms(self) -> Tensor:
+        """L1 norm (J,) of what a trigger changes."""
+
+    @property
+    @abstractmethod
+    def pictures(self) -> dict[str, Tensor]:
+        """The triggers as images, each (J, channels, H, W), by name."""
+
+
+def unsquash(values: Tensor) -> Tensor:
+    """The u with tanh(u) / 2 + 1/2 = values, for values in [0, 1]."""
+    return torch.atanh((values - 0.5) * (2 - 1e-6))
+
+
+class Patch(Trigger):
+    """Mask and pattern in [0, 1]: x' = (1 - m) x + m p (Neural Cleanse, eq. 2).
+
+    Attributes:
+        mask: (J, 1, H, W).
+        pattern: (J, C, H, W).
+    """
+
+    def __init__(self, mask: Tensor, pattern: Tensor) -> None:
+        self.variables = [unsquash(mask), unsquash(pattern)]
+
+    @classmethod
+    def random(cls, count: int, shape: tuple[int, ...], rng: Generator) -> Patch:
+        """Uniform masks and patterns for images of shape (C, H, W)."""
+        c, h, w = shape
+        draw = torch.rand(count, 1 + c, h, w, generator=rng, device=rng.device)
+        return cls(draw[:, :1], draw[:, 1:])
+
+    @property
+    def mask(self) -> Tensor:
+        return torch.tanh(self.variables[0]) / 2 + 0.5
+
+    @property
+    def pattern(self) -> Tensor:
+        return torch.tanh(self.variables[1]) / 2 + 0.5
+
+    @property
+    def norms(self) -> Tensor:
+        return self.mask.flatten(1).sum(1)
+
+    @property
+    def pictures(self) -> dict[str, Tensor]:
+        return {"mask": self.mask, "pattern": self.pattern}
+
+    def apply(self, images: Tensor) -> Tensor:
+        mask, pattern = self.mask[:, None], self.pattern[:, None]
+        return images + mask * (pattern - images)
+
+
+class Additive(Trigger):
+    """An image-shaped sum, clipped: x' = clip(x + t, 0, 1); t is (J, C, H, W)."""
+
+    def __init__(self, start: Tensor) -> None:
+        self.variables = [start]
+
+    @classmethod
+    def random(cls, count: int, shape: tuple[int, ...], rng: Generator) -> Additive:
+        """Uniform in [0, 0.01] for images of shape (C, H, W)."""
+        return cls(0.01 * torch.rand(count, *shape, generator=rng, device=rng.device))
+
+    @property
+    def sum(self) -> Tensor:
+        return self.variables[0]
+
+    @property
+    def norms(self) -> Tensor:
+        return self.sum.abs().flatten(1).sum(1)
+
+    @property
+    def pictures(self) -> dict[str, Tensor]:
+        return {"sum": self.sum}
+
+    def apply(self, images: Tensor) -> Tensor:
+        return (images + self.sum[:, None]).clamp(0, 1)
+
+
+def logits_of(model: Classifier, triggered: Tensor) -> Tensor:
+    """Logits (J, B, K) of images (J, B, C, H, W), in one pass."""
+    flat = triggered.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    logits: Tensor = model(flat)
+    return logits.float().view(*triggered.shape[:2], -1)
+
+
+def cross_entropy_to(logits: Tensor, classes: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy (J,) of logits (J, B, K) against one class per trigger.
+
+    Args:
+        classes: int64 (J,), or (J, B) where every image has its own.
+        counted: bool (J, B), which images the mean is over; all by default.
+    """
+    wanted = classes[:, None].expand(logits.shape[:2]) if classes.ndim == 1 else classes
+    losses = nn.functional.cross_entropy(
+        logits.flatten(0, 1), wanted.flatten(), reduction="none"
+    ).view(wanted.shape)
+    return average(losses, counted)
+
+
+def average(values: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Mean (J,) of values (J, B) over the images that are counted, 0 where none is."""
+    if counted is None:
+        return values.float().mean(1)
+    return (values * counted).sum(1) / counted.sum(1).clamp(min=1)
+
+
+def hit_rate(logits: Tensor, classes: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Share (J,) of images that are put into the trigger's class; arguments as above."""
+    wanted = classes[:, None] if classes.ndim == 1 else classes
+    return average((logits.argmax(2) == wanted).float(), counted)
+
+
+def minimise(
+    trigger: Trigger,
+    losses: Callable[[], Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+    betas: tuple[float, float] = (0.5, 0.9),
+    after: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Take Adam steps on all triggers at once.
+
+    Args:
+        losses: draws a batch and returns one loss per trigger, (J,).
+        after: called with the number of every finished step, from 1 on.
+    """
+    for variable in trigger.variables:
+        variable.requires_grad_(True)
+    optimizer = torch.optim.Adam(trigger.variables, learning_rate, betas)
+    for step in range(1, steps + 1):
+        optimizer.zero_grad(set_to_none=True)
+        losses().sum().backward()
+        optimizer.step()
+        after(step)
+    for variable in trigger.variables:
+        variable.requires_grad_(False)
+
+
+def success(model: Classifier, trigger: Trigger, classes: Tensor, data: TrustedData) -> Tensor:
+    """Share (J,) of the images of other classes that each trigger puts into its class."""
+    return _share_of_others(model, trigger, classes, data, lambda labels: classes[:, None])
+
+
+def true_answers(model: Classifier, trigger: Trigger, classes: Tensor, data: TrustedData) -> Tensor:
+    """Share (J,) of the images of other classes that keep their true label under the trigger."""
+    return _share_of_others(model, trigger, classes, data, lambda labels: labels[None])
+
+
+@torch.no_grad()
+def _share_of_others(
+    model: Classifier,
+    trigger: Trigger,
+    classes: Tensor,
+    data: TrustedData,
+    wanted: Callable[[Tensor], Tensor],
+) -> Tensor:
+    hits = torch.zeros(len(classes), device=classes.device)
+    total = torch.zeros_like(hits)
+    size = max(1, IMAGES_PER_PASS // len(classes))
+    for rows in torch.arange(len(data), device=data.device).split(size):
+        part = data.subset(rows)
+        others = part.labels[None] != classes[:, None]
+        answers = logits_of(model, trigger.apply(part.images)).argmax(2)
+        hits += ((answers == wanted(part.labels)) & others).sum(1)
+        total += others.sum(1)
+    return hits / total.clamp(min=1)

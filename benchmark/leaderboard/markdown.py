@@ -1,0 +1,291 @@
+"""The Markdown page of a board, which GitHub shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from benchmark.leaderboard.populations import SCORE
+from benchmark.leaderboard.tables import share_text, unfinished
+from benchmark.metrics import REPAIRED
+from benchmark.runs.record import NONE, ProtocolRef, Record
+from benchmark.runs.tuned import Search, mean_left
+
+INTRODUCTION = """\
+ASR is the share of triggered test images of other classes that the model puts into the
+target class; CDA is its accuracy on clean test images. A cell shows the ASR that remains
+after the best the defense may do within the budget of clean accuracy. The deployable reading
+takes the last checkpoint whose accuracy on held-out validation images was in budget, which a
+defender can really choose; the paper's reading takes the lowest ASR of any checkpoint in
+budget on the test images, as Pick your Poison does. A backdoor that worked counts as
+repaired, in bold, at an ASR of at most 5 %. Rates are in percent and means over seeds;
+brackets are 95 % intervals, the wider of Wilson's over all images and Student's t over
+seeds. r is the number of trusted images as a share of the training set.
+"""
+
+
+DETECTABILITY = """\
+A population has as many clean as poisoned models. A detector sees one model and the trusted
+images; it is told nothing else. ROC AUC is the chance that it finds a poisoned model more
+suspicious than a clean one, averaged over repetitions with other trusted images and
+randomness. Its brackets are 95 % intervals, the wider of a bootstrap over pairs of models,
+repetitions kept together, and Newcombe's score interval. Higher is better for the defender.
+"""
+DETAILS = """\
+Native accuracy counts the detector's own yes or no on both halves; the coin game is Alg. 2 of
+Pick your Poison played with seeded coins. Reversed ASR is what the trigger reversed for the
+true target does to test images, ReASR the same on the true trigger's pixels only. A reading
+other than "score" is another published score of the same examinations.
+"""
+NORMS = """\
+Mean L1 norm of what a detector reversed, per scanned class (as in LSP, Tab. L4). The first
+line is the clean models'; the target's own column is where an attack shows.
+"""
+PARETO = """\
+What an attacker is left with: ASR after the repair or guard that helps most against this
+attack, and AUC of the detector that finds it best. Lower right is best for the attacker.
+"""
+TUNING = """\
+What defenders found with trusted images only, on a clean model that they poisoned themselves:
+the point of the grid that leaves the lowest ASR of their own trigger within the budget, on
+held-out trusted images. `tuning/` holds every point of every grid.
+"""
+
+
+def page(
+    protocol: ProtocolRef,
+    records: Sequence[Record],
+    frames: Mapping[str, pd.DataFrame],
+    searches: Sequence[Search],
+) -> str:
+    """The whole text; sections without records are left out."""
+    seeds = len({record.seed for record in records})
+    parts = [
+        f"# {protocol.name}",
+        f"{len(records)} cells, {seeds} seed{'s' if seeds > 1 else ''}, "
+        f"protocol `{protocol.sha256[:12]}`.",
+        INTRODUCTION.rstrip(),
+        "## Victims before any defense",
+        _victims_table(frames["victims"]),
+    ]
+    for reading, title in (
+        ("deployable", "Remaining ASR, deployable reading"),
+        ("paper", "Remaining ASR, the paper's reading"),
+    ):
+        parts += [f"## {title}", _grid(frames["repairs"], reading)]
+    parts += ["## Accuracy spent and backdoors repaired", _spent_table(frames["repairs"])]
+    if "detectability" in frames:
+        parts += _detectability(frames)
+    if searches:
+        parts += ["## Settings that defenders chose", TUNING.rstrip(), _searches(searches)]
+    if problems := unfinished(records):
+        rows = [{key: _cell_text(value) for key, value in row.items()} for row in problems]
+        parts += ["## Failed and invalid cells", _table(rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _detectability(frames: Mapping[str, pd.DataFrame]) -> list[str]:
+    parts = ["## Detectability", DETECTABILITY.rstrip(), _auc_grid(frames["curves"])]
+    parts += ["![ASR and ROC AUC over m](curves.svg)", "### Detectors in detail", DETAILS.rstrip()]
+    parts += [_detectors_table(frames["detectability"])]
+    if not frames["norms"].empty:
+        parts += ["### Norms of reversed triggers", NORMS.rstrip(), _norms_table(frames["norms"])]
+    if not frames["pareto"].empty:
+        parts += ["## Robust and undetected", PARETO.rstrip(), _pareto_table(frames["pareto"])]
+        parts += ["![Remaining ASR against ROC AUC](pareto.svg)"]
+    return parts
+
+
+def _attack(row: Any) -> str:
+    return f"{_cell_text(row['attack'])} (m={row['m']})"
+
+
+def _auc_grid(frame: pd.DataFrame) -> str:
+    """Attacks down, detectors across."""
+    lines: dict[str, dict[str, str]] = {}
+    columns: dict[str, None] = {}
+    for row in frame.to_dict("records"):
+        column = _cell_text(row["detector"])
+        line = lines.setdefault(_attack(row), {"ASR": _percent(row, "asr")})
+        line[column] = _interval(row, "auc")
+        columns[column] = None
+    return _table(
+        [
+            {"attack": attack, "ASR": line["ASR"]}
+            | {column: line.get(column, "–") for column in columns}
+            for attack, line in lines.items()
+        ]
+    )
+
+
+def _interval(row: Any, column: str) -> str:
+    return f"{row[column]:.2f} [{row[column + '_low']:.2f}, {row[column + '_high']:.2f}]"
+
+
+def _detectors_table(frame: pd.DataFrame) -> str:
+    return _table(
+        [
+            {
+                "attack": _attack(row),
+                "detector": _cell_text(row["detector"]),
+                "reading": _cell_text(row["reading"]),
+                "models": f"{row['models']}+{row['models']}, x{row['repeats']}",
+                "AUC": _interval(row, "auc"),
+                "AP": _number(row["average_precision"], 2),
+            }
+            | (
+                {
+                    "native accuracy": _percent(row, "native_accuracy"),
+                    "coin game": _percent(row, "coin_game"),
+                    "target found": _percent(row, "target_found"),
+                    "reversed ASR": _number(100 * row["reversed_asr"]),
+                    "ReASR": _number(100 * row["reasr"]),
+                    "seconds": _number(row["seconds"]),
+                }
+                if row["reading"] == SCORE
+                else {}
+            )
+            for row in frame.to_dict("records")
+        ]
+    )
+
+
+def _norms_table(frame: pd.DataFrame) -> str:
+    classes = [column for column in frame.columns if column.startswith("class_")]
+    return _table(
+        [
+            {
+                "detector": _cell_text(row["detector"]),
+                "models": "clean" if row["threat"] == NONE else _attack(row),
+            }
+            | {column.removeprefix("class_"): _number(row[column]) for column in classes}
+            for row in frame.to_dict("records")
+        ]
+    )
+
+
+def _pareto_table(frame: pd.DataFrame) -> str:
+    return _table(
+        [
+            {
+                "attack": _attack(row),
+                "threat": row["threat"],
+                "ASR before": _number(100 * row["asr_before"]),
+                "ASR left": _percent(row, "asr_deployable"),
+                "by": f"{_cell_text(row['defense'])} r={share_text(row['trusted_share'])}",
+                "AUC": _interval(row, "auc"),
+                "found by": _cell_text(row["detector"]),
+            }
+            for row in frame.to_dict("records")
+        ]
+    )
+
+
+def _searches(searches: Sequence[Search]) -> str:
+    rows = []
+    for found in searches:
+        asr, cda = mean_left(found.before)
+        params = ", ".join(f"{key}={value:g}" for key, value in found.best.params.items())
+        rows.append(
+            {
+                "repair": _cell_text(found.defense),
+                "r": share_text(found.trusted_share),
+                "points": str(len(found.trials)),
+                "own ASR before": _number(100 * asr),
+                "own ASR left": _number(100 * found.best.asr),
+                "accuracy spent (points)": _number(100 * (cda - found.best.cda)),
+                "chosen": _cell_text(params),
+            }
+        )
+    return _table(rows)
+
+
+def _percent(row: Any, column: str) -> str:
+    """Mean and interval of one of a row's rates, in percent."""
+    mean, low, high = (row[column + suffix] for suffix in ("", "_low", "_high"))
+    return "–" if pd.isna(mean) else f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _number(value: float, digits: int = 1) -> str:
+    return "–" if pd.isna(value) else f"{value:.{digits}f}"
+
+
+def _table(rows: list[dict[str, str]]) -> str:
+    if not rows:
+        return "No defense was played."
+    text: str = pd.DataFrame(rows).fillna("").to_markdown(index=False, disable_numparse=True)
+    return text
+
+
+def _victims_table(frame: pd.DataFrame) -> str:
+    return _table(
+        [
+            {
+                "attack": _cell_text(row["attack"]),
+                "threat": row["threat"],
+                "m": str(row["m"]),
+                "CDA": _percent(row, "cda"),
+                "ASR": _percent(row, "asr"),
+                "ASR as in the game": _number(100 * row["asr_game"]),
+                "ASR on clean model": _percent(row, "asr_clean"),
+                "target confidence": _number(row["target_confidence"], 3),
+            }
+            for row in frame.to_dict("records")
+        ]
+    )
+
+
+def _grid(frame: pd.DataFrame, reading: str) -> str:
+    """Attacks down, defenses with their trusted shares across; repaired cells in bold."""
+    lines: dict[str, dict[str, str]] = {}
+    columns: dict[str, None] = {}
+    for row in frame.to_dict("records"):
+        share = "" if pd.isna(row["trusted_share"]) else f" r={share_text(row['trusted_share'])}"
+        column = _cell_text(row["defense"]) + share
+        attack = f"{_cell_text(row['attack'])} (m={row['m']})"
+        text = _percent(row, f"asr_{reading}")
+        repaired = row["asr_before"] > REPAIRED >= row[f"asr_{reading}"]
+        lines.setdefault(attack, {})[column] = f"**{text}**" if repaired else text
+        columns[column] = None
+    return _table(
+        [
+            {"attack": attack} | {column: line.get(column, "–") for column in columns}
+            for attack, line in lines.items()
+        ]
+    )
+
+
+def _spent_table(frame: pd.DataFrame) -> str:
+    """Per defense and share: mean loss of CDA in points, and how many attacks are repaired."""
+    if frame.empty:
+        return _table([])
+    groups = frame.groupby(["defense", "trusted_share"], sort=False, dropna=False)
+    return _table(
+        [
+            {
+                "defense": _cell_text(defense),
+                "r": share_text(share),
+                "CDA loss, deployable (points)": _number(100 * group.cda_loss_deployable.mean(), 2),
+                "CDA loss, paper (points)": _number(100 * group.cda_loss_paper.mean(), 2),
+                "repaired, deployable": _repaired(group, "deployable"),
+                "repaired, paper": _repaired(group, "paper"),
+                "seconds": _number(group.seconds.mean()),
+            }
+            for (defense, share), group in groups
+        ]
+    )
+
+
+def _repaired(group: pd.DataFrame, reading: str) -> str:
+    """Count attacks that worked and no longer do."""
+    working = group[group.asr_before > REPAIRED]
+    return f"{int((working[f'asr_{reading}'] <= REPAIRED).sum())} of {len(working)}"
+
+
+def _cell_text(text: str) -> str:
+    """Escape what would break a Markdown table or turn into markup."""
+    for mark in "\\|<>*_`[]":
+        text = text.replace(mark, f"\\{mark}")
+    return text.replace("\n", " ")

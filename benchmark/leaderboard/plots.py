@@ -1,0 +1,96 @@
+"""Plots of a board, as SVG without dates or random names."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+#: Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+WIDTH = 3.6
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "poisongames", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    return buffer.getvalue()
+
+
+def curves(frame: pd.DataFrame) -> bytes:
+    """ASR before any defense and every detector's AUC over m, one panel per attack."""
+    attacks = list(frame.groupby("attack", sort=False))
+    columns = min(3, len(attacks))
+    rows = math.ceil(len(attacks) / columns)
+    figure = Figure(figsize=(WIDTH * columns, 2.8 * rows + 0.5))
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    detectors = list(dict.fromkeys(frame.detector))
+    for axis, (attack, group) in zip(axes, attacks, strict=False):
+        asr = group.drop_duplicates("m")
+        _line(axis, asr.m, asr, "asr", "ASR", "black", "--")
+        for detector, colour in zip(detectors, COLOURS, strict=False):
+            own = group[group.detector == detector]
+            _line(axis, own.m, own, "auc", f"AUC, {detector.split(':')[0]}", colour, "-")
+        axis.set_title(attack, fontsize=9)
+        axis.set_xscale("log")
+        axis.set_xlabel("poisoned images m")
+        axis.set_ylim(-0.03, 1.03)
+        axis.axhline(0.5, color="grey", linewidth=0.6)
+    for axis in axes[len(attacks) :]:
+        axis.remove()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", ncols=3, fontsize=8, frameon=False)
+    figure.subplots_adjust(top=1 - 0.75 / figure.get_figheight(), hspace=0.6, wspace=0.08)
+    return _svg(figure)
+
+
+def _line(
+    axis: matplotlib.axes.Axes,
+    x: pd.Series,
+    frame: pd.DataFrame,
+    column: str,
+    label: str,
+    colour: str,
+    style: str,
+) -> None:
+    """Means with their intervals as bars."""
+    middle = frame[column]
+    errors = [middle - frame[f"{column}_low"], frame[f"{column}_high"] - middle]
+    axis.errorbar(
+        x, middle, errors, label=label, color=colour, linestyle=style, marker="o", markersize=3,
+        linewidth=1.2, elinewidth=0.6, capsize=2,
+    )  # fmt: skip
+
+
+def pareto(frame: pd.DataFrame) -> bytes:
+    """ASR under the best repair against AUC of the best detector, with intervals on both axes."""
+    figure = Figure(figsize=(1.6 * WIDTH, 1.2 * WIDTH))
+    axis = figure.subplots()
+    threats = list(dict.fromkeys(frame.threat))
+    for threat, colour in zip(threats, COLOURS, strict=False):
+        group = frame[frame.threat == threat]
+        x, y = group.asr_deployable, group.auc
+        axis.errorbar(
+            x, y,
+            [y - group.auc_low, group.auc_high - y],
+            [x - group.asr_deployable_low, group.asr_deployable_high - x],
+            fmt="o", color=colour, label=threat, elinewidth=0.6, capsize=2,
+        )  # fmt: skip
+        for row in group.to_dict("records"):
+            axis.annotate(
+                f"{row['attack']} (m={row['m']})",
+                (row["asr_deployable"], row["auc"]),
+                xytext=(5, 5),
+                textcoords="offset points",
+                fontsize=8,
+            )
+    axis.set_xlabel("ASR under the best repair")
+    axis.set_ylabel("ROC AUC of the best detector")
+    axis.set_xlim(-0.03, 1.03)
+    axis.set_ylim(-0.03, 1.06)
+    axis.legend(fontsize=8, frameon=False, title="threat")
+    return _svg(figure)

@@ -1,0 +1,183 @@
+"""Data frames of the detectability game: detectors over populations, norms, curves, fronts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmark import metrics
+from benchmark.leaderboard.tables import Namer, attack_columns, mean_columns
+from benchmark.protocol import named_seed
+from benchmark.runs.record import NONE, DetectabilityRecord, Rate
+
+#: The detector's own score; others are readings of the same examinations.
+SCORE = "score"
+
+_Pair = tuple[DetectabilityRecord, DetectabilityRecord]
+
+
+def populations(records: Sequence[DetectabilityRecord]) -> list[list[_Pair]]:
+    """Pairs (clean, poisoned) of examined models of the same seed, per attack, m and detector."""
+    measured = [record for record in records if record.status == "ok"]
+    clean = {
+        (_detector(record), record.seed): record
+        for record in measured
+        if record.attack.threat == NONE
+    }
+    groups: defaultdict[tuple[Any, ...], list[_Pair]] = defaultdict(list)
+    for record in sorted(measured, key=lambda record: record.seed):
+        partner = clean.get((_detector(record), record.seed))
+        if record.attack.threat != NONE and partner is not None:
+            attack = record.attack
+            key = (*_detector(record)[:1], attack.label, attack.m, attack.boost)
+            groups[(*key, *_detector(record)[1:])].append((partner, record))
+    return [groups[key] for key in sorted(groups)]
+
+
+def _detector(record: DetectabilityRecord) -> tuple[str, str, float]:
+    return record.protocol.recipe, record.defense.stages[0].label, record.trusted_share or 0.0
+
+
+def detectability(records: Sequence[DetectabilityRecord], name: Namer) -> pd.DataFrame:
+    """One row per attack, m, detector and reading of its scores."""
+    rows = []
+    for pairs in populations(records):
+        first = pairs[0][1]
+        attack, detector = first.attack, first.defense.stages[0]
+        seeds = (first.protocol.name, attack.label, attack.m, detector.label)
+        common = attack_columns(first, name) | {
+            "detector": name(detector),
+            "trusted_share": first.trusted_share,
+        }
+        for reading in (SCORE, *sorted(first.scans[0].also)):
+            clean, poisoned = (_scores(column, reading) for column in zip(*pairs, strict=True))
+            found = metrics.separation(clean, poisoned, named_seed(*seeds[:1], "auc", *seeds[1:]))
+            row = common | {
+                "reading": reading,
+                "models": len(pairs),
+                "repeats": clean.shape[1],
+                "auc": found.auc,
+                "auc_low": found.low,
+                "auc_high": found.high,
+                "average_precision": found.precision,
+            }
+            # What follows belongs to the examination, not to a reading of its score.
+            rows.append(row | (_examinations(pairs, seeds) if reading == SCORE else {}))
+    return pd.DataFrame(rows)
+
+
+def _scores(records: Sequence[DetectabilityRecord], reading: str) -> np.ndarray:
+    return np.array(
+        [
+            [scan.score if reading == SCORE else scan.also[reading] for scan in record.scans]
+            for record in records
+        ]
+    )
+
+
+def _examinations(pairs: Sequence[_Pair], seeds: tuple[Any, ...]) -> dict[str, float]:
+    """Native decisions, guesses of the target, reversed triggers and seconds."""
+    right, game, hits = [], [], []
+    for clean, poisoned in pairs:
+        answers = [
+            (before.flagged, after.flagged)
+            for before, after in zip(clean.scans, poisoned.scans, strict=True)
+            if before.flagged is not None and after.flagged is not None
+        ]
+        right.append(metrics.Rate(sum((not a) + bool(b) for a, b in answers), 2 * len(answers)))
+        coins = [
+            named_seed(seeds[0], "coin", *seeds[1:], poisoned.seed, repeat) % 2
+            for repeat in range(len(answers))
+        ]
+        won = sum(
+            after if coin else not before
+            for coin, (before, after) in zip(coins, answers, strict=True)
+        )
+        game.append(metrics.Rate(won, len(answers)))
+        guesses = [scan.guess for scan in poisoned.scans]
+        hits.append(metrics.Rate(guesses.count(poisoned.target), len(guesses)))
+    poisoned_scans = [scan for _, record in pairs for scan in record.scans]
+    return (
+        mean_columns("native_accuracy", right)
+        | mean_columns("coin_game", game)
+        | mean_columns("target_found", hits)
+        | {
+            "reversed_asr": _mean([_value(scan.success) for scan in poisoned_scans]),
+            "reasr": _mean([_value(scan.reasr) for scan in poisoned_scans]),
+            "seconds": _mean([scan.seconds for scan in poisoned_scans]),
+        }
+    )
+
+
+def _value(rate: Rate | None) -> float | None:
+    return None if rate is None else rate.value
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def norms(records: Sequence[DetectabilityRecord], name: Namer) -> pd.DataFrame:
+    """Mean L1 norm of the reversed trigger per population and scanned class (LSP, Tab. L4)."""
+    groups: defaultdict[tuple[Any, ...], list[DetectabilityRecord]] = defaultdict(list)
+    for record in records:
+        if record.status == "ok" and record.scans[0].norms is not None:
+            attack = record.attack
+            key = (*_detector(record), attack.threat != NONE, attack.label, attack.m, attack.boost)
+            groups[key].append(record)
+    rows = []
+    for key in sorted(groups):
+        first = groups[key][0]
+        found = [scan.norms for record in groups[key] for scan in record.scans if scan.norms]
+        per_class = np.mean(found, axis=0)
+        rows.append(
+            {"detector": name(first.defense.stages[0])}
+            | attack_columns(first, name)
+            | {"models": len(groups[key])}
+            | {f"class_{label}": norm for label, norm in enumerate(per_class)}
+        )
+    return pd.DataFrame(rows)
+
+
+def curves(victims: pd.DataFrame, detectors: pd.DataFrame) -> pd.DataFrame:
+    """ASR before any defense beside AUC, over m (Pick your Poison, Fig. 5)."""
+    if detectors.empty:
+        return detectors
+    keys = ["attack", "m", "boost", "recipe"]
+    own = detectors[detectors.reading == SCORE]
+    wanted = [*keys, "threat", "detector", "auc", "auc_low", "auc_high"]
+    asr = victims[[*keys, "asr", "asr_low", "asr_high"]]
+    return own[wanted].merge(asr, on=keys, how="left")
+
+
+def pareto(repairs: pd.DataFrame, detectors: pd.DataFrame) -> pd.DataFrame:
+    """What each attack is left with: ASR under the best repair, AUC under the best detector.
+
+    Pick your Poison, Fig. 7: an attacker wants the first high and the second low. Only
+    defenses with a repair or a guard count, in the deployable reading.
+    """
+    if detectors.empty or repairs.empty:
+        return pd.DataFrame()
+    keys = ["attack", "m", "boost", "recipe"]
+    own = detectors[detectors.reading == SCORE]
+    best = own.loc[own.groupby(keys).auc.idxmax()]
+    repaired = repairs.loc[repairs.groupby(keys).asr_deployable.idxmin()]
+    return best[[*keys, "threat", "detector", "auc", "auc_low", "auc_high"]].merge(
+        repaired[
+            [
+                *keys,
+                "defense",
+                "trusted_share",
+                "asr_before",
+                "asr_deployable",
+                "asr_deployable_low",
+                "asr_deployable_high",
+            ]
+        ],
+        on=keys,
+    )

@@ -1,0 +1,90 @@
+"""Calibrated Trigger Inversion: look for a trigger that a repair takes away."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor
+
+from backdoor_defenses.pivotal_tuning import PivotalTuning
+from benchmark import Count, Detection, Detector, Positive, Repair, Share, TrustedData, hookimpl
+from benchmark.inversion import (
+    Additive,
+    FrozenClassifier,
+    Patch,
+    cross_entropy_to,
+    logits_of,
+    minimise,
+    success,
+    true_answers,
+)
+from benchmark.models import Classifier
+
+Weight = Annotated[float, Field(ge=0, description="at least 0")]
+
+
+@dataclass
+class CalibratedTriggerInversion(Detector):
+    """Reverse triggers that work on the suspect and no longer on its repaired copy.
+
+    The suspect is repaired first. Then the trigger T of each class c minimises
+    CE(suspect(x + T), c) + repaired_weight * CE(repaired(x + T), y) + norm_weight * |T|_1
+    over trusted images x of other classes (Pick your Poison, Alg. 4; optimiser and start of
+    its authors' later code). A class's score is the share of held-out images that T puts into
+    c before the repair, minus the share after it.
+
+    The paper's trigger is additive, image-shaped and free of a norm. Then universal
+    perturbations of clean models score high too; a mask with a norm term keeps them small.
+
+    The listing's formula, success before minus accuracy after, is reported apart as
+    "printed": it puts a perfect backdoor below a universal perturbation (C20).
+    """
+
+    name, version, paper = "calibrated-trigger-inversion", 1, "Lukas and Kerschbaum 2023, Alg. 4"
+    repair: Repair = field(default_factory=PivotalTuning)
+    trigger: Literal["additive", "mask"] = "additive"
+    steps: Count = 100
+    batch_size: Count = 32
+    learning_rate: Positive = 0.01
+    repaired_weight: Share = 0.5
+    norm_weight: Weight = 0.0
+    held_out: Share = 0.5
+
+    def detect(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Detection:
+        repaired = copy.deepcopy(model)
+        for _ in self.repair.repair(repaired, trusted, rng):
+            pass
+        before, after = FrozenClassifier(model), FrozenClassifier(repaired)
+        order = torch.randperm(len(trusted), generator=rng, device=trusted.device)
+        split = round(self.held_out * len(order))
+        judging, learning = trusted.subset(order[:split]), trusted.subset(order[split:])
+        classes = torch.arange(model.classes, device=trusted.device)
+        batches = learning.batches(self.batch_size, rng)
+        kind: type[Additive | Patch] = Patch if self.trigger == "mask" else Additive
+        trigger = kind.random(len(classes), trusted.pixels.shape[1:], rng)
+
+        def losses() -> Tensor:
+            images, labels = next(batches)
+            others = labels[None] != classes[:, None]
+            triggered = trigger.apply(images)
+            reached = cross_entropy_to(logits_of(before, triggered), classes, others)
+            true = labels.expand(len(classes), -1)
+            undone = cross_entropy_to(logits_of(after, triggered), true, others)
+            return reached + self.repaired_weight * undone + self.norm_weight * trigger.norms
+
+        minimise(trigger, losses, steps=self.steps, learning_rate=self.learning_rate)
+        reached = success(before, trigger, classes, judging)
+        scores = reached - success(after, trigger, classes, judging)
+        printed = reached - true_answers(after, trigger, classes, judging)
+        also = {"printed": printed.max().item()}
+        return Detection(scores.max().item(), scores, trigger=trigger, also=also)
+
+
+@hookimpl
+def register_defenses(register: Callable[[type], None]) -> None:
+    register(CalibratedTriggerInversion)

@@ -1,0 +1,432 @@
+"""Neural Cleanse against its definitions, number by number, and on a planted backdoor."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Generator, Tensor, nn
+
+from backdoor_defenses import neural_cleanse
+from backdoor_defenses.neural_cleanse import (
+    AdditiveNeuralCleanse,
+    CostSchedule,
+    NeuralCleanse,
+    anomaly_index,
+    verdict,
+)
+from benchmark.images import TrustedData
+from benchmark.inversion import Additive, FrozenClassifier, Patch
+from benchmark.models import Classifier
+
+
+def rng(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inversion in float32, since a literal version cannot follow bfloat16."""
+    frozen = partial(FrozenClassifier, precision="float32")
+    monkeypatch.setattr(neural_cleanse, "FrozenClassifier", frozen)
+
+
+# The verdict.
+
+
+def literal_index(norms: list[float]) -> list[float]:
+    """Wang et al. 2019, Sec. IV-B: absolute deviation over 1.4826 times its median."""
+    median = statistics.median(norms)
+    mad = statistics.median([abs(norm - median) for norm in norms])
+    return [abs(norm - median) / (1.4826 * mad) for norm in norms]
+
+
+def spread(norms: list[float]) -> bool:
+    median = statistics.median(norms)
+    return statistics.median([abs(norm - median) for norm in norms]) > 1e-3
+
+
+several_norms = st.lists(st.floats(0, 1000, width=32), min_size=2, max_size=30)
+
+
+@settings(deadline=None, max_examples=200)
+@given(several_norms)
+def test_the_anomaly_index_is_the_published_one(norms: list[float]) -> None:
+    """With the middle two averaged where their number is even."""
+    assume(spread(norms))
+    found = anomaly_index(torch.tensor(norms)).tolist()
+    assert found == pytest.approx(literal_index(norms), rel=1e-9, abs=1e-9)
+
+
+@settings(deadline=None, max_examples=200)
+@given(several_norms)
+def test_only_a_class_below_the_median_is_flagged(norms: list[float]) -> None:
+    assume(spread(norms))
+    median = statistics.median(norms)
+    indices = zip(literal_index(norms), norms, strict=True)
+    worst = max((index for index, norm in indices if norm < median), default=0.0)
+    assume(abs(worst - 2) > 1e-6)
+    flagged, index = verdict(torch.tensor(norms))
+    assert index == pytest.approx(worst, rel=1e-9, abs=1e-9)
+    assert flagged == (worst > 2)
+
+
+def test_a_small_norm_is_flagged_and_a_large_one_is_not() -> None:
+    """Median 30, MAD 2: an index of 2 is a distance of 5.93."""
+    others = [28.0, 29.0, 30.0, 30.5, 32.0]
+    assert not verdict(torch.tensor([*others, 80.0]))[0]
+    assert verdict(torch.tensor([*others, 3.0]))[0]
+    exactly = [26.0, 28.0, 30.0, 32.0, 34.0]
+    flagged, index = verdict(torch.tensor([*exactly, 31.0, 30.0 - 5.9]))
+    assert index == pytest.approx(5.9 / (1.4826 * 2))
+    assert not flagged
+    assert verdict(torch.tensor([*exactly, 31.0, 30.0 - 5.95]))[0]
+
+
+@pytest.mark.parametrize("classes", [1, 2, 7])
+def test_equal_norms_are_no_anomaly(classes: int) -> None:
+    norms = torch.full((classes,), 12.5)
+    assert anomaly_index(norms).tolist() == [0] * classes
+    assert verdict(norms) == (False, 0.0)
+
+
+# The schedule of the cost.
+
+
+def literal_costs(works: list[bool], initial: float, k: float, patience: int) -> list[float]:
+    """METHODS 3.5: every `patience`-th check in a row on one side of the threshold counts."""
+    cost, costs = 0.0, []
+    for now in range(len(works)):
+        row = 0
+        while row <= now and works[now - row] == works[now]:
+            row += 1
+        if row % patience == 0:
+            if not works[now]:
+                cost /= k**1.5
+            elif cost == 0:
+                cost = initial
+            else:
+                cost *= k
+        costs.append(cost)
+    return costs
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.integers(1, 4).flatmap(
+        lambda classes: st.lists(
+            st.tuples(*[st.sampled_from([True, True, False])] * classes), max_size=40
+        )
+    ),
+    st.floats(1e-4, 1),
+    st.floats(1.1, 3),
+    st.integers(1, 4),
+)
+def test_the_cost_follows_every_class_by_itself(
+    checks: list[tuple[bool, ...]], initial: float, k: float, patience: int
+) -> None:
+    classes = len(checks[0]) if checks else 1
+    schedule = CostSchedule(classes, initial, k, patience)
+    assert schedule.cost.tolist() == [0] * classes
+    expected = [
+        literal_costs([row[c] for row in checks], initial, k, patience) for c in range(classes)
+    ]
+    for number, row in enumerate(checks):
+        schedule.check(torch.tensor(row))
+        wanted = [costs[number] for costs in expected]
+        assert schedule.cost.tolist() == pytest.approx(wanted, rel=1e-4, abs=0)
+
+
+def test_a_schedule_by_hand() -> None:
+    """Patience 2 and k = 4: set, kept, times 4, kept, over 8, and back to the start of a row."""
+    schedule, costs = CostSchedule(1, 1.0, 4.0, 2), []
+    for works in (True, True, True, True, False, False, True, False, True, True):
+        schedule.check(torch.tensor([works]))
+        costs.append(schedule.cost.item())
+    assert costs == [0, 1, 1, 4, 4, 0.5, 0.5, 0.5, 0.5, 2]
+
+
+# Models with and without a planted backdoor.
+
+SIDE, CLASSES, PLANTED = 10, 8, 2
+CELLS = SIDE // 2
+#: The top left corner of 2x2 pixels; three of the other 24 cells belong to every class.
+CORNER = (slice(0, 2), slice(0, 2))
+
+
+def cells_of(label: int) -> list[int]:
+    return [1 + label, 9 + label, 17 + label]
+
+
+def detector(weight: float, threshold: float = 0.5) -> Classifier:
+    """Class c is brightness of its three cells; a bright corner adds `weight` to class 2.
+
+    Classes differ in how much their cells weigh, so that none is like another.
+    The second channel of the convolution fires where four pixels sum to more than `threshold`.
+    """
+    conv = nn.Conv2d(1, 2, 2, stride=2)
+    head = nn.Linear(2 * CELLS**2, CLASSES)
+    with torch.no_grad():
+        conv.weight.copy_(torch.stack([torch.full((1, 2, 2), 0.25), torch.ones(1, 2, 2)]))
+        conv.bias.copy_(torch.tensor([0.0, -threshold]))
+        head.weight.zero_(), head.bias.zero_()
+        for label in range(CLASSES):
+            head.weight[label, cells_of(label)] = 5.0 + 0.5 * (3 * label % CLASSES)
+        head.weight[PLANTED, CELLS**2] = weight
+    stages = OrderedDict[str, nn.Module](conv=nn.Sequential(conv, nn.BatchNorm2d(2), nn.ReLU()))
+    model = Classifier(stages, nn.Flatten(), head, 1)
+    model.normalise_by(torch.zeros(1), torch.ones(1))
+    return model.eval()
+
+
+def bright_cells(count: int = 48) -> TrustedData:
+    """Dark noise with the three cells of the class bright, and a black corner."""
+    labels = torch.arange(count) % CLASSES
+    pixels = torch.randint(50, (count, 1, SIDE, SIDE), generator=rng(), dtype=torch.uint8)
+    for image, label in zip(pixels, labels.tolist(), strict=True):
+        for cell in cells_of(label):
+            row, column = 2 * (cell // CELLS), 2 * (cell % CELLS)
+            image[0, row : row + 2, column : column + 2] += 150
+    pixels[:, :, 0:2, 0:2] = 0
+    return TrustedData(pixels, labels)
+
+
+@pytest.fixture(scope="module")
+def found() -> Any:
+    torch.set_num_threads(1)
+    return NeuralCleanse(steps=400).detect(detector(20.0), bright_cells(), rng())
+
+
+def test_the_planted_model_is_right_on_clean_images_and_obeys_its_trigger() -> None:
+    """The tests below are about a backdoor only if there is one."""
+    images, labels = bright_cells().images, bright_cells().labels
+    stamped = images.clone()
+    stamped[:, :, 0:2, 0:2] = 1
+    for weight, answers in ((20.0, torch.full_like(labels, PLANTED)), (0.0, labels)):
+        assert torch.equal(detector(weight)(images).argmax(1), labels)
+        assert torch.equal(detector(weight)(stamped).argmax(1), answers)
+
+
+def test_a_planted_backdoor_is_found_flagged_and_located(found: Any) -> None:
+    norms = found.trigger.norms
+    assert int(norms.argmin()) == PLANTED
+    assert int(found.class_scores.argmax()) == PLANTED
+    assert found.flagged is True
+    assert found.also["anomaly index"] > 2
+    mask = found.trigger.mask[PLANTED, 0]
+    # Four pixels at most are needed, and most of the mask lies on them.
+    assert mask.sum() < 4
+    assert mask[CORNER].sum() > 0.8 * mask.sum()
+    # The pattern is bright where the mask is.
+    weights = mask[CORNER] / mask[CORNER].sum()
+    assert (found.trigger.pattern[PLANTED, 0][CORNER] * weights).sum() > 0.8
+
+
+def test_the_reversed_triggers_work(found: Any) -> None:
+    """Every kept mask reached its threshold, and on the clean model takes many pixels."""
+    data, model = bright_cells(), detector(20.0)
+    triggered = found.trigger.apply(data.images)
+    for label in range(CLASSES):
+        assert (model(triggered[label]).argmax(1) == label).float().mean() > 0.9
+    clean = NeuralCleanse(steps=400).detect(detector(0.0), data, rng())
+    assert clean.trigger is not None
+    assert clean.trigger.norms.min() > 2 * found.trigger.norms.min()
+    assert clean.score < found.score
+    assert clean.flagged is False
+    assert clean.also["anomaly index"] < found.also["anomaly index"]
+
+
+def test_scores_are_minus_the_norms_and_the_index_stands_apart(found: Any) -> None:
+    """Pick your Poison scores by the norm, Wang et al. by the anomaly index."""
+    norms = [math.fsum(mask.flatten().tolist()) for mask in found.trigger.mask]
+    assert found.score == pytest.approx(-min(norms), rel=1e-5)
+    assert found.class_scores.tolist() == pytest.approx([-norm for norm in norms], rel=1e-5)
+    below = [
+        index
+        for index, norm in zip(literal_index(norms), norms, strict=True)
+        if norm < statistics.median(norms)
+    ]
+    assert found.also == {"anomaly index": pytest.approx(max(below), rel=1e-3)}
+
+
+DETECTORS = [NeuralCleanse(steps=12, check=3, patience=1), AdditiveNeuralCleanse(steps=12)]
+
+
+@pytest.mark.parametrize("defense", DETECTORS, ids=lambda defense: defense.name)
+def test_detection_follows_its_generator_and_nothing_else(defense: Any) -> None:
+    """The global seed does not matter; model and trusted images stay as they are."""
+    model, data = detector(20.0), bright_cells()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    results = []
+    for seed, noise in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(noise)
+        results.append(defense.detect(model, data, rng(seed)))
+    first, again, other = results
+    assert first.score == again.score
+    assert torch.equal(first.class_scores, again.class_scores)
+    for name, picture in first.trigger.pictures.items():
+        assert torch.equal(picture, again.trigger.pictures[name])
+        assert not torch.equal(picture, other.trigger.pictures[name])
+    assert torch.equal(data.pixels, bright_cells().pixels)
+    assert torch.equal(data.labels, bright_cells().labels)
+    after = model.state_dict()
+    assert all(torch.equal(weights[name], after[name]) for name in weights)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+# Which mask is kept.
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.95])
+def test_the_smallest_mask_that_reached_the_threshold_is_kept(
+    monkeypatch: pytest.MonkeyPatch, threshold: float
+) -> None:
+    """Looked up in the whole history; a class that nothing reaches covers the image."""
+    rates: list[list[float]] = []
+    history: list[tuple[list[float], Tensor, Tensor]] = []
+
+    def rate(*args: Any) -> Tensor:
+        measured = real_rate(*args)
+        rates.append(measured.tolist())
+        return measured
+
+    def minimise(trigger: Patch, losses: Any, *, after: Callable[[int], None], **rest: Any) -> None:
+        def noted(step: int) -> None:
+            history.append((trigger.norms.tolist(), trigger.mask.clone(), trigger.pattern.clone()))
+            after(step)
+
+        real_minimise(trigger, losses, after=noted, **rest)
+
+    real_rate, real_minimise = neural_cleanse.hit_rate, neural_cleanse.minimise
+    monkeypatch.setattr(neural_cleanse, "hit_rate", rate)
+    monkeypatch.setattr(neural_cleanse, "minimise", minimise)
+
+    model = detector(20.0)
+    with torch.no_grad():
+        model.head.bias[5] = -1000.0
+    defense = NeuralCleanse(
+        steps=120, check=4, patience=2, threshold=threshold, initial_cost=0.02, batch_size=16
+    )
+    found = defense.reverse(model, bright_cells(), rng())
+    assert len(rates) == len(history) == 120
+
+    lengths = set()
+    for label in range(CLASSES):
+        smallest: tuple[float, int] | None = None
+        for last in range(3, 120, 4):
+            share = sum(rates[step][label] for step in range(last - 3, last + 1)) / 4
+            norm = history[last][0][label]
+            if share >= threshold - 1e-7 and (smallest is None or norm < smallest[0]):
+                smallest = (norm, last)
+        if label == 5:
+            assert smallest is None
+            assert found.norms[label].item() == pytest.approx(SIDE**2, rel=1e-5)
+            continue
+        assert smallest is not None
+        _, mask, pattern = history[smallest[1]]
+        lengths.add(smallest[1])
+        torch.testing.assert_close(found.mask[label], mask[label], atol=5e-6, rtol=0)
+        torch.testing.assert_close(found.pattern[label], pattern[label], atol=5e-6, rtol=0)
+    # It was neither always the last nor always the same one.
+    assert len(lengths) > 2
+
+
+@pytest.mark.usefixtures("exact")
+def test_reversing_equals_the_algorithm_class_by_class() -> None:
+    """METHODS 3.5 with a loop over classes, torch's own Adam and scalar bookkeeping.
+
+    One batch holds all images, so that their order does not matter.
+    """
+    model, data, steps = detector(20.0), bright_cells(16), 40
+    defense = NeuralCleanse(
+        steps=steps, check=2, patience=2, threshold=0.9, initial_cost=0.03, batch_size=16
+    )
+    found = defense.reverse(model, data, rng(3))
+
+    draw = torch.rand(CLASSES, 2, SIDE, SIDE, generator=rng(3))
+    costs_seen = set()
+    for label in range(CLASSES):
+        u, v = (
+            torch.atanh((draw[label, part] - 0.5) * (2 - 1e-6)).requires_grad_(True)
+            for part in (0, 1)
+        )
+        optimizer = torch.optim.Adam([u, v], lr=0.1, betas=(0.5, 0.9))
+        best, best_norm = (torch.ones(SIDE, SIDE), torch.tanh(v).detach() / 2 + 0.5), 100.0
+        works: list[bool] = []
+        shares: list[float] = []
+        cost = 0.0
+        for step in range(steps):
+            m, p = torch.tanh(u) / 2 + 0.5, torch.tanh(v) / 2 + 0.5
+            logits = model((1 - m) * data.images + m * p)
+            shares.append((logits.argmax(1) == label).double().mean().item())
+            loss = -logits.log_softmax(1)[:, label].mean() + cost * m.abs().sum()
+            u.grad, v.grad = torch.autograd.grad(loss, (u, v))
+            optimizer.step()
+            if step % 2:
+                works.append((shares[-1] + shares[-2]) / 2 >= 0.9)
+                m, p = (torch.tanh(x).detach() / 2 + 0.5 for x in (u, v))
+                if works[-1] and m.sum().item() < best_norm:
+                    best, best_norm = (m, p), m.sum().item()
+                cost = literal_costs(works, 0.03, 1.5, 2)[-1]
+                costs_seen.add(cost)
+        torch.testing.assert_close(found.mask[label, 0], best[0], atol=2e-3, rtol=0)
+        torch.testing.assert_close(found.pattern[label, 0], best[1], atol=2e-3, rtol=0)
+    assert len(costs_seen) > 3
+
+
+def test_only_the_classes_that_are_asked_for_are_reversed() -> None:
+    """In their order; the planted one is as small as in a scan of all classes."""
+    defense = NeuralCleanse(steps=300)
+    found = defense.reverse(detector(20.0), bright_cells(), rng(), torch.tensor([4, PLANTED]))
+    assert found.mask.shape == (2, 1, SIDE, SIDE)
+    assert found.norms[1] < 4 < found.norms[0]
+    triggered = found.apply(bright_cells().images)
+    for trigger, label in zip(triggered, (4, PLANTED), strict=True):
+        assert (detector(20.0)(trigger).argmax(1) == label).float().mean() > 0.9
+
+
+# The additive variant of Pick your Poison.
+
+
+def test_the_additive_score_is_minus_the_smallest_l1_norm() -> None:
+    defense = AdditiveNeuralCleanse(steps=300, learning_rate=0.03)
+    # A sum starts near zero, so that a detector which is silent there stays unfound.
+    found = defense.detect(detector(20.0, threshold=0.0), bright_cells(), rng())
+    assert isinstance(found.trigger, Additive)
+    norms = [math.fsum(abs(value) for value in one.flatten().tolist()) for one in found.trigger.sum]
+    assert found.score == pytest.approx(-min(norms), rel=1e-5)
+    assert found.class_scores.tolist() == pytest.approx([-norm for norm in norms], rel=1e-5)
+    assert norms.index(min(norms)) == PLANTED
+    assert found.flagged is None
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("weight", [0.0, 0.05])
+def test_the_additive_variant_minimises_error_and_norm_class_by_class(weight: float) -> None:
+    """Alg. 3 of Pick your Poison with the norm of its Tab. V (C19), by torch's own Adam."""
+    model, data = detector(20.0), bright_cells(16)
+    # Away from black and white, where rounding decides on which side of the clip a pixel is.
+    data.pixels.clamp_(min=100)
+    defense = AdditiveNeuralCleanse(steps=12, batch_size=16, learning_rate=0.02, norm_weight=weight)
+    found = defense.detect(model, data, rng(3))
+    assert found.trigger is not None
+    start = 0.01 * torch.rand(CLASSES, 1, SIDE, SIDE, generator=rng(3))
+    for label in range(CLASSES):
+        t = start[label].clone().requires_grad_(True)
+        optimizer = torch.optim.Adam([t], lr=0.02, betas=(0.5, 0.9))
+        for _ in range(12):
+            logits = model((data.images + t).clamp(0, 1))
+            loss = -logits.log_softmax(1)[:, label].mean() + weight * t.abs().sum()
+            (t.grad,) = torch.autograd.grad(loss, t)
+            optimizer.step()
+        torch.testing.assert_close(
+            found.trigger.pictures["sum"][label], t.detach(), atol=2e-3, rtol=0
+        )
