@@ -128,15 +128,13 @@ class Tuning(_Part):
     Attributes:
         held_out: share of the trusted images that judges accuracy and the own trigger's ASR.
         poisoned: share of the other ones that gets the own trigger and target.
-        success: own ASR on the held-out images at which the self-poisoning ends.
         draws: self-poisoned models that every point of the grid is tried on.
-        steps, batch_size, learning_rate: of the self-poisoning, by SGD, at most.
+        steps, batch_size, learning_rate: of the self-poisoning, by SGD; the rate falls to 0.
         grids: for each repair, the values of each of its parameters.
     """
 
     held_out: Fraction = 0.2
-    poisoned: Fraction = 0.1
-    success: Fraction = 0.95
+    poisoned: Fraction = 0.2
     draws: Natural
     steps: Natural
     batch_size: Natural

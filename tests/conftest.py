@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmark import protocol as protocols
-from benchmark.protocol import Protocol
+from benchmark.protocol import Detectability, Protocol
 from benchmark.registry import Registry
 
 TINY = """
@@ -76,3 +76,18 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_file: Path) -> Protocol:
     return protocols.load(str(tiny_file))
+
+
+@pytest.fixture(scope="session")
+def with_population(tiny: Protocol) -> Protocol:
+    """The tiny protocol with a detectability game."""
+    game = Detectability.model_validate(
+        {
+            "models": 2,
+            "repeats": 2,
+            "share": 0.15,
+            "detectors": ["neural-cleanse:steps=6,batch_size=4,check=2,patience=1"],
+            "attacks": [{"attack": "badnets:side=0.25", "m": [2, 40]}],
+        }
+    )
+    return tiny.model_copy(update={"detectability": game})

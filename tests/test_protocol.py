@@ -65,7 +65,29 @@ code = 7
 attack = "badnets"
 m = 4
 boost = 2
+
+[detectability]
+models = 3
+repeats = 2
+share = 0.05
+detectors = ["abs"]
+
+[[detectability.attacks]]
+attack = "tsb"
+m = [1, 5]
+
+[tuning]
+draws = 1
+steps = 9
+batch_size = 8
+learning_rate = 0.5
+
+[tuning.grids.weight-decay]
+decay = [0.1, 0.2, 0.3, 0.4]
+learning_rate = [1, 2, 3, 4, 5]
 """
+#: The same without the parts that the first protocols were released before.
+OLDER = TOML[: TOML.index("[detectability]")]
 
 
 @pytest.fixture
@@ -98,9 +120,21 @@ def canonical(value: Any) -> str:
     return repr(value)
 
 
-def test_the_hash_is_that_of_the_canonical_form(tiny: Protocol) -> None:
-    text = canonical(tiny.model_dump(mode="json"))
-    assert tiny.sha256 == hashlib.sha256(text.encode()).hexdigest()
+def canonical_sha256(protocol: Protocol) -> str:
+    dumped = protocol.model_dump(mode="json")
+    for part in ("detectability", "tuning"):
+        if dumped[part] is None:
+            del dumped[part]
+    return hashlib.sha256(canonical(dumped).encode()).hexdigest()
+
+
+def test_the_hash_is_that_of_the_canonical_form(
+    tiny: Protocol, parsed: Callable[[str], Protocol]
+) -> None:
+    assert tiny.sha256 == canonical_sha256(tiny)
+    older = parsed(OLDER)
+    assert older.detectability is None
+    assert older.sha256 == canonical_sha256(older) != tiny.sha256
 
 
 def shuffled(value: Any, order: random.Random) -> Any:
@@ -216,6 +250,10 @@ def test_digest_is_insensitive_to_key_order(value: Any, seed: int) -> None:
         ("trusted = 20", "trusted = 9", "share of 0.1 is 10 images, splits.trusted allows 1 to 9"),
         ('recipe = "short"', 'recipe = "brief"', "'brief' is not among recipes: short, long"),
         ("train = 100", "train = ", "not valid TOML"),
+        ("models = 3", "models = 0", "detectability.models"),
+        ("m = [1, 5]", "m = []", "detectability.attacks.0.m"),
+        ("share = 0.05", "share = 0.5", "share of 0.5 is 50 images, splits.trusted allows 1 to 20"),
+        (", 0.4]", "]", "the grid of weight-decay has 15 points, at least 20 are required"),
     ],
 )
 def test_errors_name_file_and_field(
@@ -288,7 +326,7 @@ def test_every_line_of_the_lock_is_the_hash_of_its_file() -> None:
     for sha256, name in LOCK:
         protocol = load(str(FOLDER / f"{name}.toml"))
         assert protocol.name == name
-        found = hashlib.sha256(canonical(protocol.model_dump(mode="json")).encode()).hexdigest()
+        found = canonical_sha256(protocol)
         assert found == sha256, f"{name} was changed after its release; make it a new protocol"
         assert load(name) == protocol
     assert released() == {name: sha256 for sha256, name in LOCK}

@@ -27,9 +27,7 @@ from benchmark.protocol import Tuning
 from benchmark.training import mixed_precision
 
 #: Side of the defender's own patch, as a share of the image's.
-OWN_PATCH = 1 / 8
-#: Steps between two looks at the own trigger's success.
-LOOK = 25
+OWN_PATCH = 3 / 16
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class OwnBackdoor:
 def self_poison(
     arena: Arena, suspect: Classifier, trusted: TrustedData, settings: Tuning, rng: Generator
 ) -> OwnBackdoor:
-    """Fine-tune a copy of the suspect until it holds the defender's own backdoor.
+    """Fine-tune a copy of the suspect so that it holds the defender's own backdoor.
 
     Position, pattern and target of the patch are drawn at random.
     """
@@ -76,19 +74,21 @@ def self_poison(
     )
     model = copy.deepcopy(suspect).requires_grad_(True)
     optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, momentum=0.9)
+    # A rate that falls to zero lets accuracy settle; otherwise any repair would raise it and
+    # the budget would allow too much.
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 1 / settings.steps, settings.steps)
     batches = TrustedData(poisoned.pixels, poisoned.labels, trusted.pad, trusted.flip).batches(
         settings.batch_size, rng
     )
-    for step in range(1, settings.steps + 1):
+    model.train()
+    for _ in range(settings.steps):
         images, labels = next(batches)
-        model.train()
         optimizer.zero_grad(set_to_none=True)
         with mixed_precision(arena.device, arena.recipe.precision):
             loss = cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()
-        if step % LOOK == 0 and _measured(arena, model, exam).asr.value >= settings.success:
-            break
+        schedule.step()
     return OwnBackdoor(model.eval(), learning, exam, _measured(arena, model, exam))
 
 

@@ -78,7 +78,7 @@ class Cure(Repair):
 
 @dataclass
 class Ruin(Repair):
-    """Makes a model of one answer, by a bias, and draws from its generator first."""
+    """Leans towards one class, by a bias, and draws from its generator first."""
 
     name = "ruin"
 
@@ -190,7 +190,7 @@ def test_score_and_printed_score_are_what_they_say(
     assert found.class_scores.tolist() == pytest.approx(scores, abs=1e-6)
     assert found.score == pytest.approx(max(scores), abs=1e-6)
     assert found.also == {"printed": pytest.approx(max(printed), abs=1e-6)}
-    assert max(printed) != max(scores)
+    assert scores != pytest.approx(printed)
 
 
 def pictures(data: TrustedData) -> list[bytes]:
@@ -221,10 +221,8 @@ def test_triggers_are_judged_on_images_they_were_not_learnt_from(
         inside, outside = pictures(learnt[0]), pictures(judged[0])
         assert len(outside) == 40 * held_out
         assert sorted(inside + outside) == sorted(pictures(data))
+        labels = dict(zip(pictures(data), data.labels.tolist(), strict=True))
         for part in (learnt[0], judged[0]):
-            labels = {
-                picture: label for picture, label in zip(pictures(data), data.labels, strict=True)
-            }
             assert [labels[picture] for picture in pictures(part)] == part.labels.tolist()
         seen.append(set(outside))
     # Another generator draws another half.

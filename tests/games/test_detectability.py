@@ -1,0 +1,539 @@
+"""The detectability game: what a detector gets, what it may return, and what is measured."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from types import FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from benchmark.api import Detection, Detector, Source
+from benchmark.data.named import Digits
+from benchmark.games import checks
+from benchmark.games.arena import Arena, Splits
+from benchmark.games.checks import RuleViolation
+from benchmark.games.detectability import Scan, examine, reversed_success, true_mask
+from benchmark.games.exam import AnswerKey, Exam
+from benchmark.images import ImageSet, TrustedData
+from benchmark.inversion import Additive, Patch
+from benchmark.models import Classifier
+from benchmark.protocol import Protocol
+from benchmark.registry import Registry
+
+TARGET, REPEATS, SHARE, CLASSES = 3, 3, 0.1, 10
+SIZES = {"train": 400, "trusted": 60, "auxiliary": 10, "validation": 20, "test": 130}
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    return Digits().decode(())
+
+
+@pytest.fixture(scope="module")
+def arena(source: Source, registry: Registry) -> Arena:
+    recipe = {"epochs": 3, "batch_size": 50, "learning_rate": 0.1, "precision": "float32"}
+    protocol = Protocol.model_validate(
+        {
+            "name": "examined",
+            "summary": "for the detectability game",
+            "splits": {"dataset": "digits", **SIZES},
+            "architecture": "resnet-small:width=16",
+            "augmentation": {"pad": 1},
+            "recipe": "short",
+            "recipes": {"short": recipe},
+            "robustness": {
+                "target": TARGET,
+                "budget": 0.5,
+                "shares": [0.1],
+                "interval": 1,
+                "seeds": 1,
+                "default_m": {"poison-label": 5, "clean-label": 5, "code": 5},
+                "attacks": [],
+                "defenses": [],
+            },
+            "detectability": {
+                "models": 2,
+                "repeats": REPEATS,
+                "share": SHARE,
+                "attacks": [],
+                "detectors": [],
+            },
+        }
+    )
+    return Arena(protocol, source, registry)
+
+
+@pytest.fixture(scope="module")
+def suspect(arena: Arena) -> Classifier:
+    """Hardly trained, so that it gives many answers."""
+    torch.set_num_threads(1)
+    model = arena.new_model(arena.rng("model"))
+    arena.trainer().fit(model, arena.splits.train, arena.rng("training"))
+    return model
+
+
+def stamped(pixels: Tensor) -> Tensor:
+    """A bright square, the digit shining through, in a corner that digits often leave black."""
+    changed = pixels.clone()
+    changed[:, :, 12:, 1:5] = changed[:, :, 12:, 1:5] // 2 + 128
+    return changed
+
+
+@pytest.fixture(scope="module")
+def exam(arena: Arena) -> Exam:
+    test = arena.splits.test
+    return Exam(arena.splits.validation, test, stamped(test.pixels), TARGET)
+
+
+@pytest.fixture(scope="module")
+def clean_exam(arena: Arena) -> Exam:
+    test = arena.splits.test
+    return Exam(arena.splits.validation, test, test.pixels[:0], TARGET)
+
+
+def scores(*values: float) -> Tensor:
+    return torch.tensor(values or (0.0,) * CLASSES)
+
+
+def verdict(**changes: Any) -> Detection:
+    return Detection(**{"score": 0.5, "class_scores": scores()} | changes)
+
+
+@dataclass
+class Says(Detector):
+    """Returns what it was given to return."""
+
+    name = "says"
+    answer: Callable[[], Any] = verdict
+
+    def detect(self, model: Any, trusted: Any, rng: Any) -> Any:
+        return self.answer()
+
+
+@dataclass
+class Spy(Detector):
+    """Notes all it is given and drawn, and ruins what it can."""
+
+    name = "spy"
+    ruins: bool = False
+    given: list[tuple[Any, ...]] = field(default_factory=list)
+    seen: list[dict[str, Any]] = field(default_factory=list)
+
+    def detect(self, *args: Any, **kwargs: Any) -> Detection:
+        self.given.append((*args, *kwargs.values()))
+        model, trusted, own = self.given[-1]
+        self.seen.append(
+            {
+                "weights": {name: value.clone() for name, value in model.state_dict().items()},
+                "pixels": trusted.pixels.clone(),
+                "labels": trusted.labels.clone(),
+                "state": own.get_state(),
+                "global": torch.random.get_rng_state(),
+            }
+        )
+        if self.ruins:
+            with torch.no_grad():
+                for value in model.state_dict().values():
+                    value.zero_()
+            model.train().requires_grad_(False)
+            trusted.pixels.zero_(), trusted.labels.fill_(7)
+            torch.rand(9, generator=own), torch.rand(9)
+        return verdict()
+
+
+def play(
+    arena: Arena, exam: Exam, suspect: Classifier, detector: Detector, **changes: Any
+) -> list[Scan]:
+    return examine(arena, exam, suspect, detector, **{"share": SHARE, "seed": 0} | changes)
+
+
+def weights(model: Classifier) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one.keys() | other.keys())
+
+
+# What a detector is handed.
+
+
+def test_a_detector_gets_a_copy_of_the_model_trusted_images_and_a_generator(
+    arena: Arena, exam: Exam, suspect: Classifier
+) -> None:
+    spy = Spy()
+    suspect.requires_grad_(False)
+    play(arena, exam, suspect, spy)
+    suspect.requires_grad_(True)
+    assert len(spy.given) == REPEATS
+    lent = {value.data_ptr() for value in suspect.state_dict().values()}
+    for given, seen in zip(spy.given, spy.seen, strict=True):
+        model, trusted, own = given
+        assert [type(thing) for thing in given] == [Classifier, TrustedData, Generator]
+        assert same(seen["weights"], weights(suspect))
+        assert not lent & {value.data_ptr() for value in model.state_dict().values()}
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        assert not any(module.training for module in model.modules())
+        assert {part.name for part in fields(trusted)} == {"pixels", "labels", "pad", "flip"}
+        assert (len(trusted), trusted.pad, trusted.flip) == (40, 1, False)
+        assert own.device == arena.device
+
+
+def reachable(*roots: object) -> list[object]:
+    """All that can be got at from some objects; of the program itself, closures only."""
+    seen: dict[int, object] = {}
+    stack = list(roots)
+    while stack:
+        thing = stack.pop()
+        if id(thing) in seen or isinstance(thing, type | ModuleType):
+            continue
+        seen[id(thing)] = thing
+        if isinstance(thing, FunctionType):
+            stack += [thing.__closure__, thing.__defaults__, thing.__kwdefaults__]
+        else:
+            stack += gc.get_referents(thing)
+    return list(seen.values())
+
+
+def pictures(pixels: Tensor) -> list[bytes]:
+    return [image.numpy().tobytes() for image in pixels.contiguous()]
+
+
+def test_nothing_else_can_be_reached_from_it(arena: Arena, exam: Exam, suspect: Classifier) -> None:
+    """No arena, exam, target, or image beyond the trusted ones, which are bytes of its own."""
+    spy = Spy()
+    play(arena, exam, suspect, spy)
+    split = arena.splits.trusted
+    labels = dict(zip(pictures(split.pixels), split.labels.tolist(), strict=True))
+    storages = {
+        getattr(arena.splits, part.name).pixels.untyped_storage().data_ptr()
+        for part in fields(Splits)
+    }
+    assert any(isinstance(thing, Exam) for thing in reachable([exam]))
+    for given in spy.given:
+        things = reachable(*given)
+        assert not [
+            t for t in things if isinstance(t, Arena | Exam | AnswerKey | Splits | Protocol)
+        ]
+        assert not [t for t in things if hasattr(t, "__dict__") and "target" in vars(t)]
+        shaped = [t for t in things if isinstance(t, Tensor) and t.shape[-2:] == (16, 16)]
+        assert [t is given[1].pixels for t in shaped] == [True]
+        kept = {t.untyped_storage().data_ptr() for t in things if isinstance(t, Tensor)}
+        assert not kept & storages
+        of_split = [labels[picture] for picture in pictures(given[1].pixels)]
+        assert of_split == given[1].labels.tolist()
+
+
+def test_a_ruinous_detector_harms_neither_the_suspect_nor_the_next_repeat(
+    arena: Arena, exam: Exam, suspect: Classifier
+) -> None:
+    before, modes = weights(suspect), [module.training for module in suspect.modules()]
+    data = {part.name: getattr(arena.splits, part.name).pixels.clone() for part in fields(Splits)}
+    labels = arena.splits.trusted.labels.clone()
+    quiet, ruinous = Spy(), Spy(ruins=True)
+    for spy in (quiet, ruinous):
+        play(arena, exam, suspect, spy)
+    assert not any(value.any() for value in ruinous.given[0][0].state_dict().values())
+    assert same(weights(suspect), before)
+    assert [module.training for module in suspect.modules()] == modes
+    assert all(parameter.requires_grad for parameter in suspect.parameters())
+    for name, pixels in data.items():
+        assert torch.equal(getattr(arena.splits, name).pixels, pixels)
+    assert torch.equal(arena.splits.trusted.labels, labels)
+    for one, other in zip(quiet.seen, ruinous.seen, strict=True):
+        assert same(one["weights"], other["weights"])
+        assert all(torch.equal(one[part], other[part]) for part in one if part != "weights")
+
+
+DRAWN = ("pixels", "labels", "state", "global")
+
+
+def test_clean_and_poisoned_models_of_a_seed_are_met_alike(
+    arena: Arena, exam: Exam, clean_exam: Exam, suspect: Classifier
+) -> None:
+    """The same images and randomness, so that nothing but the model tells them apart."""
+    other = arena.new_model(arena.rng("clean"))
+    poisoned, clean = Spy(), Spy()
+    play(arena, exam, suspect, poisoned)
+    torch.rand(5)
+    play(arena, clean_exam, other, clean)
+    for one, two in zip(poisoned.seen, clean.seen, strict=True):
+        assert all(torch.equal(one[part], two[part]) for part in DRAWN)
+        assert not same(one["weights"], two["weights"])
+
+
+def test_repeats_seeds_and_detectors_differ(arena: Arena, exam: Exam, suspect: Classifier) -> None:
+    """Repeats and seeds in images and randomness; detectors in their randomness only."""
+
+    class Other(Spy):
+        """A spy by another name."""
+
+        name = "other"
+
+    first, second, other = Spy(), Spy(), Other()
+    play(arena, exam, suspect, first)
+    play(arena, exam, suspect, second, seed=1)
+    play(arena, exam, suspect, other)
+    seen = [*first.seen, *second.seen]
+    for part in ("pixels", "state", "global"):
+        assert len({bytes(one[part].numpy().tobytes()) for one in seen}) == 2 * REPEATS
+    for one, two in zip(first.seen, other.seen, strict=True):
+        assert torch.equal(one["pixels"], two["pixels"])
+        assert not torch.equal(one["state"], two["state"])
+        assert not torch.equal(one["global"], two["global"])
+
+
+def test_a_smaller_share_is_part_of_a_larger_one(
+    arena: Arena, exam: Exam, suspect: Classifier
+) -> None:
+    small, large = Spy(), Spy()
+    play(arena, exam, suspect, small, share=0.05)
+    play(arena, exam, suspect, large)
+    for one, two in zip(small.seen, large.seen, strict=True):
+        assert len(one["pixels"]) == 20
+        assert set(pictures(one["pixels"])) < set(pictures(two["pixels"]))
+
+
+def test_every_repeat_is_reported(arena: Arena, exam: Exam, suspect: Classifier) -> None:
+    given = [verdict(score=float(number)) for number in range(REPEATS)]
+    returned, progress = iter(given), []
+    scans = play(
+        arena,
+        exam,
+        suspect,
+        Says(lambda: next(returned)),
+        progress=lambda done, total: progress.append((done, total)),
+    )
+    assert [scan.detection for scan in scans] == given
+    assert progress == [(1, 3), (2, 3), (3, 3)]
+    assert all(scan.seconds >= 0 for scan in scans)
+    assert [scan.reversed_answers for scan in scans] == [None] * REPEATS
+
+
+def test_a_clean_model_has_no_reversed_success(
+    arena: Arena, exam: Exam, clean_exam: Exam, suspect: Classifier
+) -> None:
+    """Without a true trigger, there is no target to reverse one for."""
+    detector = Says(lambda: verdict(trigger=Additive(torch.zeros(CLASSES, 1, 16, 16))))
+    for which, expected in ((clean_exam, False), (exam, True)):
+        scans = play(arena, which, suspect, detector)
+        assert [scan.reversed_answers is not None for scan in scans] == [expected] * REPEATS
+
+
+# What a detector may return.
+
+SHAPE = (1, 16, 16)
+
+
+def additive(*shape: int) -> Additive:
+    return Additive(torch.zeros(shape))
+
+
+WRONG: dict[str, tuple[Callable[[], Any], str]] = {
+    "nothing": (lambda: None, "must return a Detection, got NoneType"),
+    "a bare score": (lambda: 0.7, "must return a Detection, got float"),
+    "a pair": (lambda: (0.7, scores()), "must return a Detection, got tuple"),
+    "too few class scores": (
+        lambda: verdict(class_scores=scores(*range(9))),
+        r"must return 10 class scores, got \(9,\)",
+    ),
+    "too many class scores": (
+        lambda: verdict(class_scores=scores(*range(11))),
+        r"must return 10 class scores, got \(11,\)",
+    ),
+    "a row of class scores": (
+        lambda: verdict(class_scores=scores()[None]),
+        r"must return 10 class scores, got \(1, 10\)",
+    ),
+    "no number": (lambda: verdict(score=math.nan), "must return finite scores, got nan"),
+    "an infinite score": (lambda: verdict(score=math.inf), "must return finite scores, got inf"),
+    "no number for a class": (
+        lambda: verdict(class_scores=scores(*[0.0] * 9, math.nan)),
+        "must return finite scores, got nan",
+    ),
+    "minus infinity for a class": (
+        lambda: verdict(class_scores=scores(-math.inf, *[0.0] * 9)),
+        "must return finite scores, got -inf",
+    ),
+    "no number beside the score": (
+        lambda: verdict(also={"index": 1.0, "other": math.nan}),
+        "must return finite scores, got nan",
+    ),
+    "a trigger for too few classes": (
+        lambda: verdict(trigger=additive(9, *SHAPE)),
+        r"must return a trigger for each of 10 classes, got images of shape \(9, 1, 1, 16, 16\)",
+    ),
+    "a trigger for too many classes": (
+        lambda: verdict(trigger=additive(11, *SHAPE)),
+        r"must return a trigger for each of 10 classes, .* \(11, 1, 1, 16, 16\)",
+    ),
+    "a trigger of too many channels": (
+        lambda: verdict(trigger=additive(10, 3, 16, 16)),
+        r"must return a trigger for each of 10 classes, .* \(10, 1, 3, 16, 16\)",
+    ),
+    "one trigger": (
+        lambda: verdict(trigger=additive(1, *SHAPE)),
+        r"must return a trigger for each of 10 classes, .* \(1, 1, 1, 16, 16\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_detections_are_refused_by_name(
+    arena: Arena, exam: Exam, suspect: Classifier, case: str
+) -> None:
+    answer, message = WRONG[case]
+    with pytest.raises(RuleViolation, match=rf"^says\.detect {message}$"):
+        play(arena, exam, suspect, Says(answer))
+    with pytest.raises(RuleViolation, match=rf"^says\.detect {message}$"):
+        checks.detection(answer(), SHAPE, CLASSES, Says())
+
+
+def test_a_right_detection_is_passed_on_as_it_is() -> None:
+    for right in (
+        verdict(),
+        verdict(score=-3.0, flagged=True, also={"index": 2.5}),
+        verdict(class_scores=torch.randn(CLASSES), trigger=additive(10, *SHAPE)),
+        verdict(trigger=Patch(torch.rand(10, 1, 16, 16), torch.rand(10, 1, 16, 16))),
+    ):
+        assert checks.detection(right, SHAPE, CLASSES, Says()) is right
+
+
+# The reversed trigger, measured.
+
+
+def random_patch(seed: int = 0, size: float = 0.6) -> Patch:
+    own = Generator().manual_seed(seed)
+    mask = (torch.rand(CLASSES, 1, 16, 16, generator=own) < size) * 0.9
+    return Patch(mask, torch.rand(CLASSES, 1, 16, 16, generator=own))
+
+
+def test_the_true_mask_holds_every_pixel_that_the_trigger_changes_anywhere(exam: Exam) -> None:
+    before, after = exam.test.pixels.tolist(), exam.triggered.tolist()
+    found = true_mask(exam)
+    assert found.shape == (16, 16)
+    for row in range(16):
+        for column in range(16):
+            changes = any(
+                one[0][row][column] != two[0][row][column]
+                for one, two in zip(before, after, strict=True)
+            )
+            assert bool(found[row, column]) == changes
+    assert found.sum() == 16
+    assert found[12:, 1:5].all()
+
+
+def test_the_true_mask_is_shared_by_channels_and_images() -> None:
+    """One channel of one image is enough."""
+    pixels = torch.zeros(3, 2, 4, 5, dtype=torch.uint8)
+    triggered = pixels.clone()
+    triggered[0, 1, 2, 3], triggered[2, 0, 0, 0] = 1, 255
+    data = ImageSet(pixels, torch.zeros(3).long())
+    mask = true_mask(Exam(data, data, triggered, 0))
+    assert mask.nonzero().tolist() == [[0, 0], [2, 3]]
+
+
+def test_answers_are_the_suspects_under_the_whole_and_the_restricted_trigger(
+    arena: Arena, exam: Exam, suspect: Classifier
+) -> None:
+    """ReASR of LSP: x' = (1 - m_gt m') x + m_gt m' D', pixel by pixel, for the true target."""
+    trigger = random_patch()
+    # The largest class score is another class's; the true target's trigger counts all the same.
+    guess = verdict(trigger=trigger, class_scores=scores(*range(CLASSES)))
+    found = play(arena, exam, suspect, Says(lambda: guess))[0].reversed_answers
+    assert found is not None
+    assert found.shape == (2, 130)
+    assert found.dtype == np.int16
+
+    x = exam.test.pixels.numpy().astype(np.float64) / 255
+    true = (exam.triggered != exam.test.pixels).numpy().any(axis=(0, 1))
+    mask, pattern = trigger.mask[TARGET, 0].tolist(), trigger.pattern[TARGET, 0].tolist()
+    whole, restricted = x.copy(), x.copy()
+    for image in range(130):
+        for row in range(16):
+            for column in range(16):
+                old = x[image, 0, row, column]
+                for changed, m_gt in ((whole, 1.0), (restricted, float(true[row, column]))):
+                    m = m_gt * mask[row][column]
+                    changed[image, 0, row, column] = (1 - m) * old + m * pattern[row][column]
+    with torch.no_grad():
+        plain = suspect(exam.test.images).argmax(1).numpy()
+        for row, changed in zip(found, (whole, restricted), strict=True):
+            logits = suspect(torch.from_numpy(changed).float())
+            first, second = logits.sort(1, descending=True).values[:, :2].T
+            # Where two classes are level, rounding decides.
+            clear = (first - second > 1e-4).numpy()
+            assert clear.sum() > 120
+            assert (row == logits.argmax(1).numpy())[clear].all()
+    # All three differ, so that none was mistaken for another.
+    for one, other in ((found[0], found[1]), (found[0], plain), (found[1], plain)):
+        assert (one != other).any()
+
+
+def test_a_restricted_trigger_that_touches_nothing_true_changes_no_answer(
+    arena: Arena, exam: Exam, suspect: Classifier
+) -> None:
+    """And one that is kept to the true mask anyway is the same whole and restricted."""
+    with torch.no_grad():
+        plain = suspect(exam.test.images).argmax(1).tolist()
+    inside = torch.zeros(CLASSES, 1, 16, 16)
+    inside[:, :, 12:, 1:5] = 1
+    for mask, beside in ((1 - inside, True), (inside, False)):
+        # Squashing leaves a mask of zero at half a millionth.
+        trigger = Patch(mask, torch.ones(CLASSES, 1, 16, 16))
+        detector = Says(lambda trigger=trigger: verdict(trigger=trigger))  # type: ignore[misc]
+        found = play(arena, exam, suspect, detector)[0].reversed_answers
+        assert found is not None
+        whole, restricted = found.tolist()
+        if beside:
+            assert restricted == plain
+            assert whole != plain
+        else:
+            assert restricted == whole
+
+
+def test_measuring_takes_nothing_from_the_suspect(
+    arena: Arena, exam: Exam, suspect: Classifier
+) -> None:
+    suspect.zero_grad(set_to_none=True)
+    before, twin = weights(suspect), copy.deepcopy(suspect)
+    play(arena, exam, suspect, Says(lambda: verdict(trigger=random_patch())))
+    assert same(before, weights(suspect))
+    # It still learns: no inference tensor was left in it.
+    suspect(exam.test.images[:4]).sum().backward()
+    twin(exam.test.images[:4]).sum().backward()
+    assert torch.equal(suspect.head.weight.grad, twin.head.weight.grad)
+    suspect.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_reversed_success_counts_images_of_other_classes(seed: int) -> None:
+    own = np.random.default_rng(seed)
+    labels = own.integers(0, 4, 50).astype(np.int16)
+    answers = own.integers(0, 4, (2, 50)).astype(np.int16)
+    key = AnswerKey(labels[:7], labels, target=seed % 4)
+    expected = []
+    for row in answers.tolist():
+        hits = total = 0
+        for answer, label in zip(row, labels.tolist(), strict=True):
+            if label == seed % 4:
+                continue
+            total += 1
+            hits += answer == seed % 4
+        expected.append((hits, total))
+    assert list(reversed_success(answers, key)) == expected
+    assert 0 < expected[0][0] < expected[0][1] < 50
+
+
+def test_reversed_success_of_nothing_but_target_images_is_none_of_none() -> None:
+    labels = np.full(5, 2, np.int16)
+    key = AnswerKey(labels, labels, 2)
+    assert reversed_success(np.full((2, 5), 2, np.int16), key) == ((0, 0), (0, 0))

@@ -1,0 +1,158 @@
+"""Searches try every point once, survive kills, and their winners reach the cells."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from benchmark.protocol import Protocol, Tuning
+from benchmark.registry import Registry
+from benchmark.runs import tuned
+from benchmark.runs.plan import plan, plan_tuning
+from benchmark.runs.record import ProtocolRef, Rate
+from benchmark.runs.store import StoreError
+from benchmark.runs.tuned import Left, Search, Trial, search_grid
+
+GRID = {"learning_rate": (0.1, 0.01, 0.001), "decay": (1.0, 2.0)}
+REF = ProtocolRef(name="made-up", sha256="a" * 64, recipe="standard")
+
+
+def rate(hits: int, total: int = 100) -> Rate:
+    return Rate(hits=hits, total=total, value=hits / total)
+
+
+def left(asr: int, cda: int = 90) -> Left:
+    return Left(asr=rate(asr), cda=rate(cda))
+
+
+def found(*trials: Trial, defense: str = "weight-decay", share: float = 0.05) -> Search:
+    return Search(
+        protocol=REF,
+        defense=defense,
+        version=1,
+        trusted_share=share,
+        before=(left(100),),
+        trials=trials,
+    )
+
+
+def test_every_point_is_tried_once_and_comes_back_sorted(tmp_path: Path) -> None:
+    tried: list[tuple[float, ...]] = []
+
+    def try_point(params: dict[str, float]) -> tuple[Left, ...]:
+        tried.append(tuple(params.values()))
+        return (left(round(100 * params["learning_rate"])),)
+
+    ticks: list[tuple[int, int]] = []
+    trials = search_grid(GRID, try_point, tmp_path / "a" / "journal", lambda *t: ticks.append(t))
+    points = sorted(product(*GRID.values()))
+    assert sorted(tried) == points
+    assert [tuple(trial.params.values()) for trial in trials] == points
+    assert [trial.left[0].asr.hits for trial in trials] == [round(100 * lr) for lr, _ in points]
+    assert ticks == [(done, 6) for done in range(6)]
+    assert not (tmp_path / "a" / "journal").exists()
+
+
+def test_a_search_that_was_cut_off_repeats_only_the_point_in_flight(tmp_path: Path) -> None:
+    tried: list[tuple[float, ...]] = []
+
+    class Killed(BaseException):
+        pass
+
+    def try_point(params: dict[str, float]) -> tuple[Left, ...]:
+        tried.append(tuple(params.values()))
+        if len(tried) == 4:
+            raise Killed
+        return (left(50),)
+
+    with pytest.raises(Killed):
+        search_grid(GRID, try_point, tmp_path / "journal", lambda done, total: None)
+    trials = search_grid(GRID, try_point, tmp_path / "journal", lambda done, total: None)
+    assert len(trials) == 6
+    assert len(tried) == 7
+    assert len(set(tried)) == 6
+
+
+def test_the_best_has_the_lowest_asr_then_the_highest_accuracy_then_is_first() -> None:
+    trials = [
+        Trial(params={"x": 1.0}, left=(left(10, 95), left(30, 95))),
+        Trial(params={"x": 2.0}, left=(left(10, 80), left(10, 80))),
+        Trial(params={"x": 3.0}, left=(left(0, 90), left(20, 90))),
+        Trial(params={"x": 4.0}, left=(left(0, 90), left(20, 90))),
+    ]
+    assert found(*trials).best.params == {"x": 3.0}
+    assert trials[2].asr == pytest.approx(0.1)
+    assert trials[0].cda == pytest.approx(0.95)
+
+
+def test_searches_are_kept_as_files_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    one = found(Trial(params={"decay": 0.5}, left=(left(3),)))
+    two = found(Trial(params={"decay": 0.25}, left=(left(3),)), share=0.1)
+    for search in (one, two):
+        search.save(tmp_path / tuned.file_name(search.defense, search.trusted_share))
+    assert tuned.load(tmp_path) == [one, two]
+    assert tuned.chosen(tmp_path) == {
+        ("weight-decay", 0.05): {"decay": 0.5},
+        ("weight-decay", 0.1): {"decay": 0.25},
+    }
+    tuned.copy_searches(tmp_path, tmp_path / "run")
+    assert tuned.load(tmp_path / "run" / "tuning") == [one, two]
+    assert tuned.load(tmp_path / "nowhere") == []
+    path = tmp_path / "weight-decay-r0.1.json"
+    path.write_text(path.read_text().replace('"hits": 3', '"hits": 300'))
+    with pytest.raises(StoreError, match=r"weight-decay-r0\.1\.json: trials\.0\.left\.0\.asr"):
+        tuned.load(tmp_path)
+
+
+def test_a_winner_is_used_at_its_share_under_what_the_user_asks_for(
+    tiny: Protocol, registry: Registry
+) -> None:
+    winners = {("weight-decay", 0.05): {"decay": 0.5, "learning_rate": 0.25}}
+
+    def settings(*defenses: str) -> list[dict[str, object]]:
+        cells = plan(tiny, registry, defenses=defenses, tuned=winners)
+        return [cell.defense.stages[0].params for cell in cells if cell.defense.stages]
+
+    tuned_one, other = settings("weight-decay")
+    assert (tuned_one["decay"], tuned_one["learning_rate"], tuned_one["steps"]) == (0.5, 0.25, 5)
+    assert (other["decay"], other["learning_rate"], other["steps"]) == (0.01, 0.001, 5)
+    asked, _ = settings("weight-decay:decay=0.125")
+    assert (asked["decay"], asked["learning_rate"]) == (0.125, 0.25)
+
+
+def test_a_winner_reaches_the_repair_inside_a_detector(
+    with_population: Protocol, registry: Registry
+) -> None:
+    winners = {("weight-decay", 0.15): {"decay": 0.5}, ("weight-decay", 0.05): {"decay": 0.75}}
+    spec = "calibrated-trigger-inversion:repair=weight-decay"
+    cells = plan(with_population, registry, defenses=[spec], tuned=winners)
+    (params,) = {str(c.defense.stages[0].params["repair"]) for c in cells if c.defense.stages}
+    assert "'decay': 0.5" in params
+
+
+def test_searches_are_planned_for_every_share_that_is_played(
+    with_population: Protocol, registry: Registry, tmp_path: Path
+) -> None:
+    tuning = Tuning(
+        draws=1,
+        steps=5,
+        batch_size=8,
+        learning_rate=0.1,
+        grids={"weight-decay": {"decay": tuple(range(1, 21))}},
+    )
+    protocol = with_population.model_copy(update={"tuning": tuning})
+    searches = plan_tuning(protocol, registry, tmp_path)
+    assert [search.trusted_share for search in searches] == [0.05, 0.15]
+    assert [search.path.name for search in searches] == [
+        "weight-decay-r0.05.json",
+        "weight-decay-r0.15.json",
+    ]
+    assert searches[0].repair.params["steps"] == 5
+    assert searches[0].suspect.attack.name == "none"
+    assert len({search.key for search in searches}) == 2
+    with pytest.raises(ValueError, match="has no grid for strip; there are weight-decay"):
+        plan_tuning(protocol, registry, tmp_path, ["strip"])
+    with pytest.raises(ValueError, match="has no grid for any repair; there are none"):
+        plan_tuning(with_population, registry, tmp_path)
