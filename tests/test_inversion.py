@@ -65,7 +65,12 @@ def suspect(request: pytest.FixtureRequest, registry: Registry) -> Classifier:
     return shaken(registry.create(Architecture, request.param).build(SHAPE, CLASSES))
 
 
-def images(count: int = 6, shape: tuple[int, int, int] = SHAPE) -> Tensor:
+@pytest.fixture(scope="module")
+def frozen(suspect: Classifier) -> FrozenClassifier:
+    return FrozenClassifier(suspect, "float32")
+
+
+def images(count: int = 3, shape: tuple[int, int, int] = SHAPE) -> Tensor:
     return torch.rand(count, *shape, generator=rng(2))
 
 
@@ -86,9 +91,10 @@ def test_all_first_party_architectures_are_tried() -> None:
     )
 
 
-def test_a_frozen_copy_answers_like_the_original(suspect: Classifier) -> None:
+def test_a_frozen_copy_answers_like_the_original(
+    suspect: Classifier, frozen: FrozenClassifier
+) -> None:
     """Logits, features and every stage's map."""
-    frozen = FrozenClassifier(suspect, "float32")
     with torch.no_grad():
         check_close(frozen(images()), suspect(images()), 1e-4)
         check_close(frozen.features(images()), suspect.features(images()), 1e-4)
@@ -98,9 +104,11 @@ def test_a_frozen_copy_answers_like_the_original(suspect: Classifier) -> None:
         check_close(found[name], expected[name], 1e-4)
 
 
-def test_a_frozen_copy_has_the_originals_gradients_of_images(suspect: Classifier) -> None:
+def test_a_frozen_copy_has_the_originals_gradients_of_images(
+    suspect: Classifier, frozen: FrozenClassifier
+) -> None:
     gradients = []
-    for model in (FrozenClassifier(suspect, "float32"), suspect):
+    for model in (frozen, suspect):
         x = images(2).requires_grad_(True)
         (gradient,) = torch.autograd.grad(model(x).log_softmax(1)[:, 3].sum(), x)
         gradients.append(gradient)
@@ -108,9 +116,10 @@ def test_a_frozen_copy_has_the_originals_gradients_of_images(suspect: Classifier
     check_close(*gradients, 0.03)
 
 
-def test_a_frozen_copy_has_nothing_left_to_train(suspect: Classifier) -> None:
+def test_a_frozen_copy_has_nothing_left_to_train(
+    suspect: Classifier, frozen: FrozenClassifier
+) -> None:
     """No weight takes a gradient, no batch norm remains, no drop-out is active."""
-    frozen = FrozenClassifier(suspect)
     assert not [name for name, p in frozen.named_parameters() if p.requires_grad]
     assert not [module for module in frozen.modules() if isinstance(module, nn.BatchNorm2d)]
     assert not [module for module in frozen.modules() if module.training]

@@ -33,7 +33,7 @@ class Scan:
         seconds: what it took.
         reversed_answers: int16 (2, N), what the suspect says to the test images with the
             trigger reversed for the attack's target: as it is, and restricted to the pixels
-            that the true trigger changes (ReASR of LSP). None where there is no such trigger.
+            that the true trigger changes (ReASR of Li et al.). None where there is no such trigger.
     """
 
     detection: Detection

@@ -40,7 +40,7 @@ true target does to test images, ReASR the same on the true trigger's pixels onl
 other than "score" is another published score of the same examinations.
 """
 NORMS = """\
-Mean L1 norm of what a detector reversed, per scanned class (as in LSP, Tab. L4). The first
+Mean L1 norm of what a detector reversed, per scanned class (as Li et al. tabulate it). The first
 line is the clean models'; the target's own column is where an attack shows.
 """
 PARETO = """\

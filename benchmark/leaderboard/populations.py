@@ -123,7 +123,7 @@ def _mean(values: Sequence[float | None]) -> float:
 
 
 def norms(records: Sequence[DetectabilityRecord], name: Namer) -> pd.DataFrame:
-    """Mean L1 norm of the reversed trigger per population and scanned class (LSP, Tab. L4)."""
+    """Mean L1 norm of the reversed trigger per population and scanned class (Li et al.)."""
     groups: defaultdict[tuple[Any, ...], list[DetectabilityRecord]] = defaultdict(list)
     for record in records:
         if record.status == "ok" and record.scans[0].norms is not None:

@@ -129,11 +129,15 @@ class _Planner:
         stages = []
         for stage in spec.split("+"):
             known = by_name.get(parse(stage)[0], parse(stage)[0])
-            stages.append(_merge(self._with_search(known, share), stage))
+            stages.append(self._with_search(_merge(known, stage), share, set(parse(stage)[1])))
         return _defense(self.registry, "+".join(stages))
 
-    def _with_search(self, spec: str, share: float | None) -> str:
-        """Lay what a search found over a repair, or over the repair inside a detector."""
+    def _with_search(self, spec: str, share: float | None, asked: set[str]) -> str:
+        """Lay what a search found over a repair, or over the repair inside a detector.
+
+        Args:
+            asked: settings that are left as they are.
+        """
         plugin = self.registry.create(Defense, spec)
         inner = {
             f"{field}.": value
@@ -142,7 +146,8 @@ class _Planner:
         }
         for prefix, repair in {"": plugin, **inner}.items():
             found = {} if share is None else self.tuned.get((repair.name, share), {})
-            spec = with_settings(spec, {f"{prefix}{key}": value for key, value in found.items()})
+            new = {f"{prefix}{key}": value for key, value in found.items()}
+            spec = with_settings(spec, {k: v for k, v in new.items() if k not in asked})
         return spec
 
     def victim(self, attack: AttackRef, seed: int) -> Victim:

@@ -171,7 +171,7 @@ class Found(_Part):
         also: other readings of the same examination.
         norms: L1 norm of the trigger reversed for every class.
         success: what the trigger reversed for the attack's target does to test images.
-        reasr: the same, restricted to the pixels of the true trigger (LSP, ReASR).
+        reasr: the same, restricted to the pixels of the true trigger (ReASR of Li et al.).
     """
 
     score: float

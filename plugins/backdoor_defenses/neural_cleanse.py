@@ -145,6 +145,39 @@ class NeuralCleanse(Detector):
 
 
 @dataclass
+class FixedCostNeuralCleanse(Detector):
+    """Neural Cleanse with a mask at one fixed cost, as LSP's compensatory model sees it.
+
+    Minimises CE + cost * |mask|_1 and takes the mask of the last step, whether it works or
+    not (LSP, eqs. 7-10; its authors set cost to 0.001 and 0.01). A soft label's cross-entropy
+    then has to be paid for a small mask, which the adapted cost of the original never asks
+    for. The score is minus the smallest norm; the anomaly index is reported apart.
+    """
+
+    name, version, paper = "neural-cleanse-fixed", 1, "Li et al., LSP Framework, Sec. 4"
+    steps: Count = 200
+    batch_size: Count = 32
+    learning_rate: Positive = 0.1
+    cost: Positive = 0.01
+
+    def detect(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Detection:
+        frozen = FrozenClassifier(model)
+        classes = torch.arange(model.classes, device=trusted.device)
+        batches = trusted.batches(self.batch_size, rng)
+        trigger = Patch.random(len(classes), trusted.pixels.shape[1:], rng)
+
+        def losses() -> Tensor:
+            images, _ = next(batches)
+            error = cross_entropy_to(logits_of(frozen, trigger.apply(images)), classes)
+            return error + self.cost * trigger.norms
+
+        minimise(trigger, losses, steps=self.steps, learning_rate=self.learning_rate)
+        norms = trigger.norms
+        flagged, index = verdict(norms)
+        return Detection(-norms.min().item(), -norms, flagged, trigger, {"anomaly index": index})
+
+
+@dataclass
 class AdditiveNeuralCleanse(Detector):
     """Neural Cleanse as Pick your Poison runs it: an additive, image-shaped trigger.
 
@@ -177,4 +210,5 @@ class AdditiveNeuralCleanse(Detector):
 @hookimpl
 def register_defenses(register: Callable[[type], None]) -> None:
     register(NeuralCleanse)
+    register(FixedCostNeuralCleanse)
     register(AdditiveNeuralCleanse)

@@ -1,0 +1,224 @@
+"""ExRay: a reversed trigger that only borrows the target's own features is no backdoor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor, nn
+
+from backdoor_defenses.neural_cleanse import NeuralCleanse
+from benchmark import Count, Detection, Detector, Positive, Share, TrustedData, hookimpl
+from benchmark.inversion import IMAGES_PER_PASS, FrozenClassifier, Trigger, success
+from benchmark.models import Classifier
+
+#: Where the masks start, before tanh / 2 + 1/2: almost all channels are exchanged.
+START = 4.0
+
+
+def exchange(head: nn.Module, masks: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    """Logits (J, 2, n, K) after an exchange of channels between paired features.
+
+    Args:
+        masks: (J, D) in [0, 1], how much of a channel is exchanged.
+        old, new: features (J, n, D). The first half of the result is of `old` with channels
+            of `new`, the second the other way round.
+    """
+    g = masks[:, None]
+    logits: Tensor = head(torch.stack([g * new + (1 - g) * old, g * old + (1 - g) * new], 1))
+    return logits
+
+
+def accuracies(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Share (J, 2) of logits (J, 2, n, K) whose largest is the wanted class, int64 (J, 2)."""
+    return (logits.argmax(3) == wanted[:, :, None]).float().mean(2)
+
+
+def differential_masks(
+    head: nn.Module,
+    old: Tensor,
+    new: Tensor,
+    wanted: Tensor,
+    *,
+    steps: int,
+    learning_rate: float,
+    penalty: float,
+) -> Tensor:
+    """The smallest masks (J, D) found whose exchange still turns both sides into each other.
+
+    Minimises the sum of a mask, minus `penalty` times the lead of the wanted logit over the
+    other class's, as long as a side is less accurate than with everything exchanged.
+
+    Args:
+        old, new: as for `exchange`.
+        wanted: int64 (J, 2), the class of `new` and that of `old`.
+    """
+    shape = (len(old), old.shape[2])
+    variable = torch.full(shape, START, device=old.device, requires_grad=True)
+    smallest = (torch.tanh(variable) / 2 + 0.5).detach()
+    reference = accuracies(exchange(head, smallest, old, new), wanted)
+    optimizer = torch.optim.Adam([variable], learning_rate)
+    classes = wanted[:, :, None, None].expand(-1, -1, old.shape[1], 1)
+    for _ in range(steps):
+        masks = torch.tanh(variable) / 2 + 0.5
+        logits = exchange(head, masks, old, new)
+        reached = accuracies(logits.detach(), wanted) >= reference
+        lead = (logits.gather(3, classes) - logits.gather(3, classes.flip(1))).mean((2, 3))
+        better = reached.all(1) & (masks.sum(1) < smallest.sum(1))
+        smallest = torch.where(better[:, None], masks.detach(), smallest)
+        optimizer.zero_grad(set_to_none=True)
+        (masks.sum() - penalty * (lead * ~reached).sum()).backward()
+        optimizer.step()
+    return smallest
+
+
+def overlaps(first: Tensor, second: Tensor) -> Tensor:
+    """What two masks (J, D) share, as a part of each of them: (J, 2)."""
+    shared = torch.minimum(first, second).sum(1)
+    return torch.stack([shared / first.sum(1), shared / second.sum(1)], 1)
+
+
+@torch.no_grad()
+def features_of(
+    frozen: FrozenClassifier, images: Tensor, apply: Callable[[Tensor], Tensor], count: int
+) -> Tensor:
+    """Features (J, B, D) of images (B, C, H, W) that `apply` turns into (J, B, C, H, W).
+
+    Args:
+        count: how many copies of an image `apply` makes, some of which it may drop.
+    """
+    parts = []
+    for part in images.split(max(1, IMAGES_PER_PASS // count)):
+        copies = apply(part)
+        flat = copies.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        parts.append(frozen.features(flat).view(*copies.shape[:2], -1))
+    return torch.cat(parts, 1)
+
+
+@dataclass
+class ExRay(Detector):
+    """Filter another detector's reversed triggers by symmetric feature differencing.
+
+    A class is alarmed when its trigger turns a share of `alarm` of all other images into it.
+    For pairs of an alarmed class and a victim class, the smallest channel masks are learnt
+    that exchange victims V with images T of the class, and V with their triggered versions
+    V'. The alarm is false when both use the same channels: when the masks overlap by more
+    than `overlap` of either, or the smaller one also exchanges the other pair, one way, with
+    an accuracy of `exchanged`. A model is flagged when a pair of an alarmed class is left.
+
+    The method has no score. Here a class scores its trigger's success times the share of
+    clean images, V and T, that keep their class when the channels of the trigger's mask are
+    exchanged, averaged over its victim classes; 0 without alarm.
+
+    Channels are those of the features, which is the same as masking the last stage where the
+    neck averages over the map. Only images that the model classifies rightly are used, so
+    that accuracies do not start low; a class without such images is skipped. The authors'
+    penalty is 10 for sums over 10 images.
+    """
+
+    name, version, paper = "exray", 1, "Liu et al., CVPR 2022"
+    detector: Detector = field(default_factory=NeuralCleanse)
+    alarm: Share = 0.9
+    victims: Count = 9
+    images: Count = 20
+    steps: Count = 400
+    learning_rate: Positive = 0.05
+    penalty: Positive = 100.0
+    overlap: Share = 0.8
+    exchanged: Share = 0.8
+
+    def detect(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Detection:
+        frozen = FrozenClassifier(model)
+        trigger = self.detector.detect(model, trusted, rng).trigger
+        if trigger is None:
+            raise ValueError(f"exray filters reversed triggers, {self.detector.name} has none")
+        classes = torch.arange(frozen.classes, device=trusted.device)
+        rates = success(frozen, trigger, classes, trusted)
+        images, present = self.sample(frozen, trusted, rng)
+        targets, victims = self.pairs(present & (rates >= self.alarm), present, rng)
+        if not len(targets):
+            return Detection(0.0, torch.zeros_like(rates), False, trigger)
+        natural, kept = self.compare(frozen, trigger, images, targets, victims)
+        of_class = (targets == classes[:, None]).float()
+        scores = rates * (of_class @ kept) / of_class.sum(1).clamp(min=1)
+        return Detection(scores.max().item(), scores, not natural.all().item(), trigger)
+
+    def sample(
+        self, frozen: FrozenClassifier, trusted: TrustedData, rng: Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Images (K, n, C, H, W) that are classified rightly, and bool (K,), who has any.
+
+        A class that has fewer than n repeats them; what stands for one without is not used.
+        """
+        order = torch.randperm(len(trusted), generator=rng, device=trusted.device)
+        parts = order.split(IMAGES_PER_PASS)
+        with torch.no_grad():
+            answers = torch.cat([frozen(trusted.subset(rows).images).argmax(1) for rows in parts])
+        right = order[answers == trusted.labels[order]]
+        chosen = torch.zeros(frozen.classes, self.images, dtype=torch.int64, device=order.device)
+        labels = trusted.labels[right]
+        present = torch.bincount(labels, minlength=frozen.classes) > 0
+        turns = torch.arange(self.images, device=order.device)
+        for label in present.nonzero().flatten():
+            own = right[labels == label]
+            chosen[label] = own[turns % len(own)]
+        images = trusted.subset(chosen.flatten()).images
+        return images.unflatten(0, chosen.shape), present
+
+    def pairs(self, alarmed: Tensor, present: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
+        """Alarmed classes with up to `victims` others each, drawn at random: int64 (P,) twice."""
+        keys = torch.rand(len(present), len(present), generator=rng, device=present.device)
+        excluded = ~present | torch.eye(len(present), dtype=torch.bool, device=present.device)
+        keys = keys.masked_fill(excluded, torch.inf)
+        nearest = keys.topk(min(self.victims, len(present)), largest=False)
+        drawn = alarmed[:, None] & nearest.values.isfinite()
+        targets, columns = drawn.nonzero(as_tuple=True)
+        return targets, nearest.indices[targets, columns]
+
+    def compare(
+        self,
+        frozen: FrozenClassifier,
+        trigger: Trigger,
+        images: Tensor,
+        targets: Tensor,
+        victims: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Whether a pair's trigger uses natural features, bool (P,), and what a class scores by.
+
+        Args:
+            images: (K, n, C, H, W) of every class.
+            targets, victims: int64 (P,).
+        """
+        flat, head = images.flatten(0, 1), frozen.head
+        alarmed, place = targets.unique(return_inverse=True)
+        clean = features_of(frozen, flat, lambda part: part[None], 1)[0]
+        triggered = features_of(
+            frozen, flat, lambda part: trigger.apply(part)[alarmed], frozen.classes
+        )
+        clean = clean.unflatten(0, images.shape[:2])
+        triggered = triggered.unflatten(1, images.shape[:2])
+        old = clean[victims].repeat(2, 1, 1)
+        new = torch.cat([clean[targets], triggered[place, victims]])
+        wanted = torch.stack([targets, victims], 1).repeat(2, 1)
+        masks = differential_masks(
+            head,
+            old,
+            new,
+            wanted,
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            penalty=self.penalty,
+        )
+        of_nature, of_trigger = masks.chunk(2)
+        swapped = accuracies(exchange(head, torch.cat([of_trigger, of_nature]), old, new), wanted)
+        on_clean, on_triggered = swapped.chunk(2)
+        trigger_is_smaller = of_trigger.sum(1) < of_nature.sum(1)
+        smaller = torch.where(trigger_is_smaller[:, None], on_clean, on_triggered)
+        alike = (overlaps(of_nature, of_trigger) > self.overlap).any(1)
+        return alike | (smaller >= self.exchanged).any(1), 1 - on_clean.mean(1)
+
+
+@hookimpl
+def register_defenses(register: Callable[[type], None]) -> None:
+    register(ExRay)
