@@ -24,12 +24,17 @@ Namer = Callable[[PluginRef], str]
 
 
 def short_names(records: Sequence[Record]) -> Namer:
-    """A short name per plugin: its label only where several settings of it were played."""
-    labels: defaultdict[str, set[str]] = defaultdict(set)
+    """A plugin's name; its whole label only where several settings of it were played.
+
+    Settings that differ with the trusted share alone do not count, the share is shown anyway.
+    """
+    labels: defaultdict[tuple[str, float | None], set[str]] = defaultdict(set)
     for record in records:
-        for ref in (record.attack, *record.defense.stages):
-            labels[ref.name].add(ref.label)
-    return lambda ref: ref.name if len(labels[ref.name]) == 1 else ref.label
+        labels[record.attack.name, None].add(record.attack.label)
+        for stage in record.defense.stages:
+            labels[stage.name, record.trusted_share].add(stage.label)
+    several = {name for (name, _), found in labels.items() if len(found) > 1}
+    return lambda ref: ref.label if ref.name in several else ref.name
 
 
 def _defense_name(defense: DefenseRef, name: Namer) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Annotated
 
 import torch
@@ -71,15 +72,12 @@ def choose(margins: list[Tensor], count: int) -> tuple[Tensor, Tensor]:
     Returns:
         Channels, counted through all stages, and classes, each int64 (J,).
     """
-    best = torch.stack([of_stage.amax(0) for of_stage in margins], 1)
-    stage_starts = [sum(map(len, margins[:stage])) for stage in range(len(margins))]
-    channels = torch.stack(
-        [of_stage.argmax(0) + start for of_stage, start in zip(margins, stage_starts, strict=True)],
-        1,
-    )
-    ranks = best.argsort(dim=0, descending=True).argsort(dim=0)
+    starts = accumulate((len(m) for m in margins[:-1]), initial=0)
+    best = torch.stack([m.amax(0) for m in margins])
+    channels = torch.stack([m.argmax(0) + start for m, start in zip(margins, starts, strict=True)])
+    ranks = best.argsort(dim=1, descending=True).argsort(dim=1)
     chosen = ranks.flatten().argsort(stable=True)[:count]
-    return channels.flatten()[chosen], chosen // len(margins)
+    return channels.flatten()[chosen], chosen % best.shape[1]
 
 
 def activation_weights(channels: Tensor, widths: list[int], others: float) -> Tensor:
@@ -110,19 +108,19 @@ def centred_square(pixels: float, shape: tuple[int, ...]) -> Tensor:
 class ABS(Detector):
     """Stimulate every channel, then reverse a trigger for the most suspicious ones.
 
-    A mask and pattern is reversed for each candidate on one part of the trusted images. With
-    activations summed over a map and everything averaged over the images, it minimises
-    - act + others_weight * other channels' acts - logit_weight * target logit
+    One mask and pattern per candidate is reversed on a part of the trusted images. With
+    activations summed over a map, and everything averaged over the images, it minimises
+    - activation + others_weight * the stage's other activations - logit_weight * target logit
     + mask_weight * |mask|_1 while the mask is larger than `size` of the image, twice that
-    when its side exceeds the limit's by two pixels. The score is the success on the other
-    part (REASR) of the best candidate that succeeded at a rate of `kept` where it was made.
+    once its side exceeds the limit's by two pixels. It starts from a square of that size.
+    The score is the success on the other part (REASR) of the best candidate whose success
+    was at least `kept` where it was made.
 
-    Numbers are those of the authors' code for CIFAR-10 (masks of 64 of 32 x 32 pixels; its
-    mask weight of 500 is for the sum over ten images), except: the term of the logit comes
-    from their later version, there with a weight of 100, at which clean models are reached
-    as well; 100 steps, not 1000, for the same reason. Activations are read after the ReLU
-    that ends a stage, not before it too. The filter mode for feature-space triggers is left
-    out, so those go unnoticed.
+    Numbers are those of the authors' code for CIFAR-10: 64 of 32 x 32 pixels, and a mask
+    weight of 500 for sums over ten images. The logit's term is of their later version, with
+    a weight of 100; at that, or after the published 1000 steps, triggers are found in clean
+    models far more often, hence 10 and 100. Activations are read after the ReLU that ends a
+    stage, not before it as well. The filter mode for feature-space triggers is left out.
     """
 
     name, version, paper = "abs", 1, "Liu et al., CCS 2019"
@@ -171,7 +169,7 @@ class ABS(Detector):
         shape = learning.pixels.shape[1:]
         count = len(classes)
         limit = self.size * shape[1] * shape[2]
-        far = (limit**0.5 + 2) ** 2
+        far: float = (limit**0.5 + 2) ** 2
         start = centred_square(limit, shape).to(learning.device)
         pattern = torch.rand(count, *shape, generator=rng, device=learning.device)
         trigger = Patch(start.expand(count, -1, -1, -1), pattern)
@@ -187,8 +185,9 @@ class ABS(Detector):
             activations = torch.cat(sums, 1).view(count, len(images), -1).mean(1)
             norms = trigger.norms
             cost = self.mask_weight * ((norms > limit).float() + (norms > far).float())
-            losses: Tensor = (activations * weights).sum(1) + cost * norms
-            return losses - self.logit_weight * target[:, 0]
+            pulled = (activations * weights).sum(1) + cost * norms
+            loss: Tensor = pulled - self.logit_weight * target[:, 0]
+            return loss
 
         minimise(trigger, losses, steps=self.steps, learning_rate=self.learning_rate)
         return trigger

@@ -35,44 +35,6 @@ def accuracies(logits: Tensor, wanted: Tensor) -> Tensor:
     return (logits.argmax(3) == wanted[:, :, None]).float().mean(2)
 
 
-def differential_masks(
-    head: nn.Module,
-    old: Tensor,
-    new: Tensor,
-    wanted: Tensor,
-    *,
-    steps: int,
-    learning_rate: float,
-    penalty: float,
-) -> Tensor:
-    """The smallest masks (J, D) found whose exchange still turns both sides into each other.
-
-    Minimises the sum of a mask, minus `penalty` times the lead of the wanted logit over the
-    other class's, as long as a side is less accurate than with everything exchanged.
-
-    Args:
-        old, new: as for `exchange`.
-        wanted: int64 (J, 2), the class of `new` and that of `old`.
-    """
-    shape = (len(old), old.shape[2])
-    variable = torch.full(shape, START, device=old.device, requires_grad=True)
-    smallest = (torch.tanh(variable) / 2 + 0.5).detach()
-    reference = accuracies(exchange(head, smallest, old, new), wanted)
-    optimizer = torch.optim.Adam([variable], learning_rate)
-    classes = wanted[:, :, None, None].expand(-1, -1, old.shape[1], 1)
-    for _ in range(steps):
-        masks = torch.tanh(variable) / 2 + 0.5
-        logits = exchange(head, masks, old, new)
-        reached = accuracies(logits.detach(), wanted) >= reference
-        lead = (logits.gather(3, classes) - logits.gather(3, classes.flip(1))).mean((2, 3))
-        better = reached.all(1) & (masks.sum(1) < smallest.sum(1))
-        smallest = torch.where(better[:, None], masks.detach(), smallest)
-        optimizer.zero_grad(set_to_none=True)
-        (masks.sum() - penalty * (lead * ~reached).sum()).backward()
-        optimizer.step()
-    return smallest
-
-
 def overlaps(first: Tensor, second: Tensor) -> Tensor:
     """What two masks (J, D) share, as a part of each of them: (J, 2)."""
     shared = torch.minimum(first, second).sum(1)
@@ -101,20 +63,20 @@ class ExRay(Detector):
     """Filter another detector's reversed triggers by symmetric feature differencing.
 
     A class is alarmed when its trigger turns a share of `alarm` of all other images into it.
-    For pairs of an alarmed class and a victim class, the smallest channel masks are learnt
+    For an alarmed class and up to `victims` others, the smallest channel masks are learnt
     that exchange victims V with images T of the class, and V with their triggered versions
     V'. The alarm is false when both use the same channels: when the masks overlap by more
-    than `overlap` of either, or the smaller one also exchanges the other pair, one way, with
-    an accuracy of `exchanged`. A model is flagged when a pair of an alarmed class is left.
+    than `overlap` of either, or the smaller mask turns the other pair around too, one way,
+    with an accuracy of `exchanged`. A model with a pair that stands this is flagged.
 
     The method has no score. Here a class scores its trigger's success times the share of
-    clean images, V and T, that keep their class when the channels of the trigger's mask are
-    exchanged, averaged over its victim classes; 0 without alarm.
+    clean images, V and T, that are not turned around by the channels of the trigger's mask,
+    averaged over its victims; 0 without alarm.
 
     Channels are those of the features, which is the same as masking the last stage where the
     neck averages over the map. Only images that the model classifies rightly are used, so
-    that accuracies do not start low; a class without such images is skipped. The authors'
-    penalty is 10 for sums over 10 images.
+    that no accuracy starts low; a class without any is skipped. The authors' penalty is 10
+    for sums over 10 images.
     """
 
     name, version, paper = "exray", 1, "Liu et al., CVPR 2022"
@@ -190,33 +152,52 @@ class ExRay(Detector):
             images: (K, n, C, H, W) of every class.
             targets, victims: int64 (P,).
         """
-        flat, head = images.flatten(0, 1), frozen.head
+        head, flat, shape = frozen.head, images.flatten(0, 1), images.shape[:2]
         alarmed, place = targets.unique(return_inverse=True)
-        clean = features_of(frozen, flat, lambda part: part[None], 1)[0]
+        clean = features_of(frozen, flat, lambda part: part[None], 1)[0].unflatten(0, shape)
         triggered = features_of(
             frozen, flat, lambda part: trigger.apply(part)[alarmed], frozen.classes
-        )
-        clean = clean.unflatten(0, images.shape[:2])
-        triggered = triggered.unflatten(1, images.shape[:2])
+        ).unflatten(1, shape)
         old = clean[victims].repeat(2, 1, 1)
         new = torch.cat([clean[targets], triggered[place, victims]])
         wanted = torch.stack([targets, victims], 1).repeat(2, 1)
-        masks = differential_masks(
-            head,
-            old,
-            new,
-            wanted,
-            steps=self.steps,
-            learning_rate=self.learning_rate,
-            penalty=self.penalty,
-        )
-        of_nature, of_trigger = masks.chunk(2)
-        swapped = accuracies(exchange(head, torch.cat([of_trigger, of_nature]), old, new), wanted)
+        natural, of_trigger = self.differential_masks(head, old, new, wanted).chunk(2)
+        swapped = accuracies(exchange(head, torch.cat([of_trigger, natural]), old, new), wanted)
         on_clean, on_triggered = swapped.chunk(2)
-        trigger_is_smaller = of_trigger.sum(1) < of_nature.sum(1)
-        smaller = torch.where(trigger_is_smaller[:, None], on_clean, on_triggered)
-        alike = (overlaps(of_nature, of_trigger) > self.overlap).any(1)
-        return alike | (smaller >= self.exchanged).any(1), 1 - on_clean.mean(1)
+        trigger_is_smaller = (of_trigger.sum(1) < natural.sum(1))[:, None]
+        by_smaller = torch.where(trigger_is_smaller, on_clean, on_triggered)
+        alike = (overlaps(natural, of_trigger) > self.overlap).any(1)
+        return alike | (by_smaller >= self.exchanged).any(1), 1 - on_clean.mean(1)
+
+    def differential_masks(
+        self, head: nn.Module, old: Tensor, new: Tensor, wanted: Tensor
+    ) -> Tensor:
+        """The smallest masks (J, D) found whose exchange still turns both sides around.
+
+        Minimises the sum of a mask, minus `penalty` times the lead of the wanted logit over
+        the other class's, as long as a side is less accurate than if all was exchanged.
+
+        Args:
+            old, new: as for `exchange`.
+            wanted: int64 (J, 2), the class of `new` and that of `old`.
+        """
+        variable = torch.full((len(old), old.shape[2]), START, device=old.device)
+        smallest = torch.tanh(variable) / 2 + 0.5
+        variable.requires_grad_()
+        reference = accuracies(exchange(head, smallest, old, new), wanted)
+        classes = wanted[:, :, None, None].expand(-1, -1, old.shape[1], 1)
+        optimizer = torch.optim.Adam([variable], self.learning_rate)
+        for _ in range(self.steps):
+            masks = torch.tanh(variable) / 2 + 0.5
+            logits = exchange(head, masks, old, new)
+            reached = accuracies(logits.detach(), wanted) >= reference
+            better = reached.all(1) & (masks.sum(1) < smallest.sum(1))
+            smallest = torch.where(better[:, None], masks.detach(), smallest)
+            lead = (logits.gather(3, classes) - logits.gather(3, classes.flip(1))).mean((2, 3))
+            optimizer.zero_grad(set_to_none=True)
+            (masks.sum() - self.penalty * (lead * ~reached).sum()).backward()
+            optimizer.step()
+        return smallest
 
 
 @hookimpl
