@@ -31,12 +31,15 @@ def curves(frame: pd.DataFrame) -> bytes:
     detectors = list(dict.fromkeys(frame.detector))
     for axis, (attack, group) in zip(axes, attacks, strict=False):
         asr = group.drop_duplicates("m")
-        _line(axis, asr.m, asr, "asr", "ASR", "black", "--")
+        # Evenly spaced: m spans magnitudes, and is 0 for some who own the training.
+        place = {m: number for number, m in enumerate(asr.m)}
+        _line(axis, asr.m.map(place), asr, "asr", "ASR", "black", "--")
         for detector, colour in zip(detectors, COLOURS, strict=False):
             own = group[group.detector == detector]
-            _line(axis, own.m, own, "auc", f"AUC, {detector.split(':')[0]}", colour, "-")
+            _line(axis, own.m.map(place), own, "auc", f"AUC, {detector.split(':')[0]}", colour, "-")
         axis.set_title(attack, fontsize=9)
-        axis.set_xscale("log")
+        axis.set_xticks(list(place.values()), [str(m) for m in place])
+        axis.set_xlim(-0.3, len(place) - 0.7)
         axis.set_xlabel("poisoned images m")
         axis.set_ylim(-0.03, 1.03)
         axis.axhline(0.5, color="grey", linewidth=0.6)
