@@ -97,9 +97,8 @@ def separation(clean: Scores, poisoned: Scores, seed: int, resamples: int = 2000
     precision = [
         average_precision_score(truth, np.r_[clean[:, r], poisoned[:, r]]) for r in range(repeats)
     ]
-    return Separation(
-        auc, min(float(low), score_low), max(float(high), score_high), float(np.mean(precision))
-    )
+    low, high = min(float(low), score_low), min(max(float(high), score_high), 1.0)
+    return Separation(auc, low, high, float(np.mean(precision)))
 
 
 def auc_interval(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -376,6 +377,8 @@ def values(hint: Any, depth: int) -> st.SearchStrategy[Any]:
         # Soft labels do not nest.
         fitting = [e for e in fitting if hint is Attack or e.plugin.name != "lsp"]
         return st.sampled_from(fitting).flatmap(lambda e: instances(e, depth - 1))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return st.one_of([values(part, depth) for part in typing.get_args(hint)])
     schema = TypeAdapter(hint).json_schema()
     if "enum" in schema or "const" in schema:
         return st.sampled_from(schema.get("enum", [schema.get("const")]))
