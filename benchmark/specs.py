@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Iterable
 from typing import Any
@@ -91,6 +92,8 @@ def describe_type(hint: Any) -> str:
     """What values a parameter takes, in words."""
     notes = [note.description for note in getattr(hint, "__metadata__", ()) if note.description]
     base = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+    if typing.get_origin(base) in (typing.Union, types.UnionType):
+        return " or ".join(describe_type(part) for part in typing.get_args(base))
     if typing.get_origin(base) is typing.Literal:
         return " or ".join(map(str, typing.get_args(base)))
     return ", ".join([getattr(base, "__name__", str(base)), *notes])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from torch import Generator, Tensor, nn
 from backdoor_attacks import advclean
 from backdoor_attacks.a_blend import ABlend
 from backdoor_attacks.badnets import BadNets, CleanLabelBadNets, apple, patch_side
-from backdoor_attacks.lsp import LSP, attack_rate, target_confidence
+from backdoor_attacks.lsp import LSP, attack_rate, compensatory_rate, target_confidence
 from backdoor_attacks.pcb import PCB, masked_step
 from backdoor_attacks.tsb import TSB, distinct_patches
 from backdoor_attacks.wanet import WaNet, WaNetOriginal, identity_grid, warp, warping_grid
@@ -606,6 +607,42 @@ def test_lsp_bounds_of_the_compensatory_model() -> None:
     """METHODS 2.19: the largest rate whose cross-entropy stays above the bound."""
     assert attack_rate(math.exp(-0.0358), 10) == pytest.approx(6.51, abs=0.01)
     assert attack_rate(math.exp(-0.3449), 10) == pytest.approx(4.08, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("cost", "smaller_by", "rate"), [(0.001, 35.78, 6.51), (0.01, 34.49, 4.08)]
+)
+def test_lsp_compensates_for_the_published_norms(
+    cost: float, smaller_by: float, rate: float
+) -> None:
+    """The paper's norms, with no cross-entropy left on the clean model (C15)."""
+    found = compensatory_rate((50.06, 0.0), (50.06 - smaller_by, 0.5), cost, 10)
+    assert found == pytest.approx(rate, abs=0.01)
+    # The soft label's cross-entropy is then exactly what the smaller mask saves.
+    entropy = -math.log(target_confidence(found, 10))
+    assert entropy == pytest.approx(cost * smaller_by)
+
+
+def test_lsp_has_nothing_to_hide_or_no_way_to() -> None:
+    sharp = compensatory_rate((10.0, 0.0), (20.0, 0.0), 0.01, 10)
+    assert target_confidence(sharp, 10) == pytest.approx(0.999)
+    with pytest.raises(ValueError, match=r"cross-entropy of 5\.000, no rate above 1"):
+        compensatory_rate((500.0, 0.0), (0.0, 0.0), 0.01, 10)
+
+
+def test_lsp_computes_a_rate_once_and_keeps_it() -> None:
+    """The rate is part of the saved state; loading it again trains no surrogate."""
+    attack = LSP(base=BadNets(side=0.25), rate="auto", cost=0.0001)
+    attack.setup(view(), rng())
+    assert attack.chosen_rate > 1
+    again = LSP(base=BadNets(side=0.25), rate="auto", cost=0.0001)
+    idle = dataclasses.replace(view(), new_model=lambda rng: pytest.fail("trained again"))
+    again.setup(idle, rng(1), dict(attack.state))
+    assert again.chosen_rate == attack.chosen_rate
+    images, labels = noise_images(), torch.tensor([0, 2, 3, 4, 0, 2])
+    _, soft = again.poison(images, labels, rng())
+    expected = target_confidence(attack.chosen_rate, CLASSES)
+    assert soft[:, TARGET].tolist() == pytest.approx([expected] * 6)
 
 
 @pytest.mark.parametrize("rate", [1.6, 3.5, math.inf])
