@@ -367,13 +367,18 @@ def test_what_has_no_default_must_be_given() -> None:
         REGISTRY.create(Dataset, "folder")
 
 
+def takes_a_plugin(entry: Entry) -> bool:
+    hints = [hint for hint, _ in parameters(entry.plugin).values()]
+    return any(isinstance(hint, type) and issubclass(hint, Plugin) for hint in hints)
+
+
 def values(hint: Any, depth: int) -> st.SearchStrategy[Any]:
     """All values that a parameter's type allows, read from its JSON schema."""
     if isinstance(hint, type) and issubclass(hint, Plugin):
         kind = Attack if issubclass(hint, Attack) else Defense
         fitting = [e for e in plugins(kind) if issubclass(e.plugin, hint)]
         if depth == 0:
-            fitting = [e for e in fitting if e.plugin.name == "badnets"]
+            fitting = [e for e in fitting if not takes_a_plugin(e)]
         # Soft labels do not nest.
         fitting = [e for e in fitting if hint is Attack or e.plugin.name != "lsp"]
         return st.sampled_from(fitting).flatmap(lambda e: instances(e, depth - 1))

@@ -112,6 +112,11 @@ def detection(
     who = f"{detector.name}.detect"
     if not isinstance(returned, Detection):
         raise RuleViolation(f"{who} must return a Detection, got {type(returned).__name__}")
+    if not isinstance(returned.class_scores, Tensor):
+        raise RuleViolation(
+            f"{who} must return class scores as a tensor, got "
+            f"{type(returned.class_scores).__name__}"
+        )
     if returned.class_scores.shape != (classes,):
         raise RuleViolation(
             f"{who} must return {classes} class scores, got {tuple(returned.class_scores.shape)}"

@@ -62,7 +62,7 @@ def examine(
     """
     assert arena.protocol.detectability is not None
     repeats = arena.protocol.detectability.repeats
-    scans = []
+    found: list[tuple[Detection, float]] = []
     for repeat in range(repeats):
         names = (detector.name, share, seed, repeat)
         model = copy.deepcopy(suspect).requires_grad_(True).eval()
@@ -74,12 +74,13 @@ def examine(
             torch.cuda.synchronize(arena.device)
         seconds = time.perf_counter() - started
         detection = checks.detection(detection, arena.shape, len(arena.class_names), detector)
-        answers = None
-        if detection.trigger is not None and len(exam.triggered):
-            answers = _answers_to_reversed(exam, suspect, detection, arena.recipe.precision)
-        scans.append(Scan(detection, seconds, answers))
+        found.append((detection, seconds))
         progress(repeat + 1, repeats)
-    return scans
+    # Only now do reversed triggers, which are the detector's code, meet test images.
+    return [
+        Scan(detection, seconds, _answers_to_reversed(arena, exam, suspect, detection, detector))
+        for detection, seconds in found
+    ]
 
 
 def true_mask(exam: Exam) -> Tensor:
@@ -89,16 +90,18 @@ def true_mask(exam: Exam) -> Tensor:
 
 @torch.inference_mode()
 def _answers_to_reversed(
-    exam: Exam, suspect: Classifier, detection: Detection, precision: str
-) -> NDArray[np.int16]:
-    assert detection.trigger is not None
+    arena: Arena, exam: Exam, suspect: Classifier, detection: Detection, detector: Detector
+) -> NDArray[np.int16] | None:
+    if detection.trigger is None or not len(exam.triggered):
+        return None
     mask = true_mask(exam)
     found = []
     for pixels in exam.test.pixels.split(BATCH // 10):
         images = to_unit(pixels)
-        whole = detection.trigger.apply(images)[exam.target]
+        whole = detection.trigger.apply(images.clone())[exam.target]
+        whole = checks.images(whole, images, f"{detector.name}'s trigger")
         restricted = torch.where(mask, whole, images)
-        with mixed_precision(images.device, precision):
+        with mixed_precision(images.device, arena.recipe.precision):
             found.append(suspect(torch.cat([whole, restricted])).argmax(1).view(2, -1))
     answers: NDArray[np.int16] = torch.cat(found, 1).cpu().numpy().astype(np.int16)
     return answers

@@ -16,6 +16,7 @@ from benchmark.inversion import IMAGES_PER_PASS, FrozenClassifier, Patch, minimi
 from benchmark.models import Classifier
 
 Levels = Annotated[int, Field(ge=2, description="at least 2")]
+Part = Annotated[float, Field(gt=0, lt=1, description="between 0 and 1")]
 Weight = Annotated[float, Field(ge=0, description="at least 0")]
 
 
@@ -135,7 +136,7 @@ class ABS(Detector):
     logit_weight: Weight = 10.0
     mask_weight: Weight = 50.0
     size: Share = 1 / 16
-    held_out: Share = 0.5
+    held_out: Part = 0.5
     kept: Share = 0.6
     threshold: Share = 0.88
 

@@ -25,6 +25,7 @@ from benchmark.inversion import (
 )
 from benchmark.models import Classifier
 
+Part = Annotated[float, Field(gt=0, lt=1, description="between 0 and 1")]
 Weight = Annotated[float, Field(ge=0, description="at least 0")]
 
 
@@ -53,7 +54,7 @@ class CalibratedTriggerInversion(Detector):
     learning_rate: Positive = 0.01
     repaired_weight: Share = 0.5
     norm_weight: Weight = 0.0
-    held_out: Share = 0.5
+    held_out: Part = 0.5
 
     def detect(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Detection:
         repaired = copy.deepcopy(model)

@@ -537,3 +537,65 @@ def test_reversed_success_of_nothing_but_target_images_is_none_of_none() -> None
     labels = np.full(5, 2, np.int16)
     key = AnswerKey(labels, labels, 2)
     assert reversed_success(np.full((2, 5), 2, np.int16), key) == ((0, 0), (0, 0))
+
+
+# What a reversed trigger, the detector's own code, meets.
+
+
+@dataclass
+class Remembers(Says):
+    """Keeps what its trigger was shown, and tells how much of it there was at every repeat."""
+
+    name = "remembers"
+
+    def detect(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Detection:
+        self.known = getattr(self, "known", [])
+        self.told = [*getattr(self, "told", []), sum(len(images) for images in self.known)]
+        detector = self
+
+        class Spy(Additive):
+            def apply(self, images: Tensor) -> Tensor:
+                detector.known.append(images)
+                triggered = super().apply(images)
+                images.zero_()
+                return triggered
+
+        return verdict(trigger=Spy(torch.zeros(CLASSES, 1, 16, 16)))
+
+
+def test_no_repeat_follows_a_look_at_test_images(
+    arena: Arena, exam: Exam, suspect: Classifier
+) -> None:
+    """One blank image per repeat checks the trigger's shape; test images come after the last."""
+    detector = Remembers()
+    before = exam.test.pixels.clone()
+    scans = examine(arena, exam, suspect, detector, share=SHARE, seed=0)
+    assert detector.told == [0, 1, 2]
+    assert torch.equal(exam.test.pixels, before)
+    # A trigger that blackens what it is given changes nothing that is measured.
+    for scan in scans:
+        assert scan.reversed_answers is not None
+        assert (scan.reversed_answers[0] == scan.reversed_answers[1]).all()
+
+
+def test_a_trigger_that_leaves_the_range_of_images_is_refused(
+    arena: Arena, exam: Exam, suspect: Classifier
+) -> None:
+    class Glares(Additive):
+        def apply(self, images: Tensor) -> Tensor:
+            return super().apply(images) + 2
+
+    @dataclass
+    class Dazzles(Says):
+        name = "dazzles"
+
+        def detect(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Detection:
+            return verdict(trigger=Glares(torch.zeros(CLASSES, 1, 16, 16)))
+
+    with pytest.raises(RuleViolation, match=r"dazzles's trigger must return values in \[0, 1\]"):
+        examine(arena, exam, suspect, Dazzles(), share=SHARE, seed=0)
+
+
+def test_class_scores_must_be_a_tensor() -> None:
+    with pytest.raises(RuleViolation, match=r"says\.detect must return class scores as a tensor"):
+        checks.detection(verdict(class_scores=[0.0] * CLASSES), (1, 16, 16), CLASSES, Says())
