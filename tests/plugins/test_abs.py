@@ -176,10 +176,9 @@ def literal_reversal(
 
 
 @pytest.mark.parametrize("size", [0.25, 0.001])  # above the limit, and far above it
-@pytest.mark.parametrize("weight", [0.3, 300.0])  # beside the other terms, and above them
-def test_reversal_equals_one_candidate_at_a_time(size: float, weight: float) -> None:
+def test_reversal_equals_one_candidate_at_a_time(size: float) -> None:
     model, data = settled(side=32)
-    defense = ABS(steps=3, batch_size=4, others_weight=0.01, mask_weight=weight, size=size)
+    defense = ABS(steps=3, batch_size=4, others_weight=0.01, mask_weight=300.0, size=size)
     classes = torch.tensor([2, 0])
     weights = activation_weights(torch.tensor([7, 70]), [16, 16, 32, 64], 0.01)
     frozen = FrozenClassifier(model, "float32")
@@ -217,12 +216,6 @@ def test_without_the_planted_weight_nothing_is_found() -> None:
     assert found.class_scores.tolist() == [0.0] * CLASSES
     assert found.trigger is not None
     assert (found.trigger.norms < 0.01).all()
-
-
-def test_a_trigger_that_fails_where_it_was_made_does_not_count() -> None:
-    loose, strict = (ABS(steps=2, kept=kept).detect(planted(), rows(), rng()) for kept in (0, 1))
-    assert 0 < loose.score < 1
-    assert strict.score == 0
 
 
 def test_the_same_seed_finds_the_same_and_leaves_everything_as_it_was() -> None:
