@@ -1,0 +1,222 @@
+"""Blind backdoors: the loss, computed by poisoned code, balances the backdoor with the task."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from torch import Generator, Tensor
+
+from benchmark import CodePoisoningAttack, Images, ImageSet, Positive, Share, hookimpl
+from benchmark.models import Classifier
+from benchmark.training import Trainer, mixed_precision
+
+#: No task's weight falls below this (from the authors' code).
+LEAST_WEIGHT = 1e-3
+
+#: Losses times gradient norms are capped here before they divide a gradient.
+LARGEST_DIVISOR = 10.0
+
+#: Side of the images that the papers give positions for.
+PAPER_SIDE = 224
+
+#: Row and column of the pattern's corner there.
+CORNER = (3, 23)
+
+
+def min_norm_weights(gram: np.ndarray) -> np.ndarray:
+    """Weights (T,) of the shortest convex combination of T gradients, from their products (T, T).
+
+    MGDA (Desideri 2012). For two tasks this is the closed form
+    ((g2 - g1) g2 / |g1 - g2|^2, the rest), clipped to [0.001, 0.999].
+    """
+    values, vectors = np.linalg.eigh(gram / max(float(np.trace(gram)), 1e-30))
+    root = np.sqrt(values.clip(0))[:, None] * vectors.T
+    # |root a|^2 + (sum a - 1)^2 is least in the direction of the shortest combination.
+    found, _ = nnls(np.vstack([root, np.ones(len(gram))]), np.append(np.zeros(len(gram)), 1.0))
+    weights: np.ndarray = (found / found.sum()).clip(LEAST_WEIGHT)
+    weights[weights.argmax()] -= weights.sum() - 1
+    return weights
+
+
+def balanced(
+    losses: Sequence[Tensor], parameters: Sequence[Tensor]
+) -> tuple[np.ndarray, list[Tensor]]:
+    """MGDA weights of the losses, and the gradient of their weighted sum.
+
+    Every gradient is first divided by min(L |g|, 10), which the authors call "loss+". The
+    gradients that the weights are computed from are summed again, so that no further backward
+    pass is needed.
+    """
+    gradients = [
+        torch.autograd.grad(loss, parameters, retain_graph=number < len(losses))
+        for number, loss in enumerate(losses, start=1)
+    ]
+    products = [torch.stack([_product(g, h) for h in gradients]) for g in gradients]
+    # One transfer to the host for everything.
+    flat = torch.cat([*products, torch.stack([loss.detach() for loss in losses])])
+    numbers = flat.double().cpu().numpy()
+    tasks = len(losses)
+    gram, values = numbers[: tasks**2].reshape(tasks, tasks), numbers[tasks**2 :]
+    divisors = np.minimum(values * np.sqrt(gram.diagonal()), LARGEST_DIVISOR).clip(1e-12)
+    weights = min_norm_weights(gram / np.outer(divisors, divisors))
+    scaled = [[float(w) * g for g in part] for w, part in zip(weights, gradients, strict=True)]
+    return weights, [torch.stack(parts).sum(0) for parts in zip(*scaled, strict=True)]
+
+
+def _product(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
+
+
+class Blind(CodePoisoningAttack):
+    """Base of the blind attacks; not registered itself."""
+
+    share: Share = 0.5
+    #: Noise that adaptive variants train against; 0 for the plain ones.
+    noise: float = 0.0
+
+    @abstractmethod
+    def stamp(self, corner: Images) -> Images:
+        """Return `corner`, the part (B, C, H', W') of images below and right of it, stamped."""
+
+    def trigger(self, images: Images, rng: Generator) -> Images:
+        height, width = images.shape[-2:]
+        row = round(CORNER[0] * height / PAPER_SIDE)
+        column = round(CORNER[1] * width / PAPER_SIDE)
+        stamped = images.clone()
+        stamped[:, :, row:, column:] = self.stamp(stamped[:, :, row:, column:])
+        return stamped
+
+    def train(self, model: Classifier, data: ImageSet, trainer: Trainer, rng: Generator) -> None:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        optimizer, advance = trainer.optimizer(model, len(data))
+        model.train()
+        for images, labels in trainer.batches(data, rng):
+            _, gradient = balanced(self._losses(model, images, labels, trainer, rng), parameters)
+            for parameter, new in zip(parameters, gradient, strict=True):
+                parameter.grad = new
+            optimizer.step()
+            advance()
+
+    def _losses(
+        self, model: Classifier, images: Images, labels: Tensor, trainer: Trainer, rng: Generator
+    ) -> list[Tensor]:
+        """Cross-entropy of the task, of the backdoor and, if adaptive, of the noisy backdoor.
+
+        All parts share one pass: batch norm would tell batches of triggered images by their
+        statistics, and the model behave otherwise once these are fixed.
+        """
+        count = math.ceil(self.share * len(images))
+        triggered = self.trigger(images[:count], rng)
+        target = torch.full_like(labels[:count], self.view.target)
+        parts, wanted = [images, triggered], [labels, target]
+        if self.noise:
+            draw = torch.randn(triggered.shape, generator=rng, device=images.device)
+            parts.append(triggered + self.noise * draw)
+            wanted.append(labels[:count])
+        with mixed_precision(images.device, trainer.recipe.precision):
+            logits = model(torch.cat(parts)).float()
+        answers = logits.split([len(part) for part in parts])
+        return [
+            torch.nn.functional.cross_entropy(answer, label)
+            for answer, label in zip(answers, wanted, strict=True)
+        ]
+
+
+class _Pattern(Blind):
+    """Stamps fixed pixels, as (row, column, value) from the corner."""
+
+    pixels: ClassVar[tuple[tuple[int, int, float], ...]]
+
+    def stamp(self, corner: Images) -> Images:
+        stamped = corner.clone()
+        for row, column, value in self.pixels:
+            stamped[:, :, row, column] = value
+        return stamped
+
+
+@dataclass
+class BlindPattern(_Pattern):
+    """Train a nine-pixel pattern into the model by poisoned code (Blind-P).
+
+    Task and backdoor loss are balanced by MGDA in every batch; `share` of a batch is
+    triggered, after augmentation. The pattern keeps its pixels at every image size; its
+    corner, (3, 23) of 224, moves with the size. The victim's own recipe is used.
+    """
+
+    name, version = "blind-p", 1
+    paper = "Bagdasaryan and Shmatikov, USENIX Security 2021"
+    share: Share = 0.5
+    pixels = (
+        *((0, 0, 1.0), (0, 2, 1.0), (1, 1, 1.0), (3, 1, 1.0), (4, 0, 1.0), (4, 2, 1.0)),
+        *((0, 1, 0.0), (2, 2, 0.0), (4, 1, 0.0)),
+    )
+
+
+@dataclass
+class BlindPixel(_Pattern):
+    """Train a single white pixel into the model by poisoned code (Blind-S); see blind-p."""
+
+    name, version = "blind-s", 1
+    paper = "Bagdasaryan and Shmatikov, USENIX Security 2021"
+    share: Share = 0.5
+    pixels = ((0, 0, 1.0),)
+
+
+@dataclass
+class BlindGaussian(Blind):
+    """Train a 10x10 patch of Gaussian noise into the model by poisoned code (Blind-G).
+
+    Values are drawn from N(0, 1) once and clipped to [0, 1], which the paper leaves open
+    (C11); position and training are those of blind-p.
+    """
+
+    name, version, paper = "blind-g", 1, "Sun and Kolter, CVPR 2023"
+    share: Share = 0.5
+
+    def prepare(self, rng: Generator) -> None:
+        shape = (self.view.shape[0], 10, 10)
+        self.state["patch"] = torch.randn(shape, generator=rng, device=rng.device).clamp(0, 1)
+
+    def stamp(self, corner: Images) -> Images:
+        stamped, patch = corner.clone(), self.state["patch"].to(corner)
+        # A corner that is smaller than the patch cuts it.
+        height, width = corner.shape[-2:]
+        patch = patch[:, :height, :width]
+        stamped[:, :, : patch.shape[1], : patch.shape[2]] = patch
+        return stamped
+
+
+@dataclass
+class AdaptiveBlindPattern(BlindPattern):
+    """Blind-P that also trains noisy triggered images to keep their true label (Blind-P*).
+
+    A third task, CE(f(B(x) + delta), y) with delta ~ N(0, noise^2), shall blind inversions of
+    smoothed classifiers. The noise level is not published.
+    """
+
+    name, version, paper = "blind-p-star", 1, "Sun and Kolter, CVPR 2023"
+    noise: Positive = 0.25
+
+
+@dataclass
+class AdaptiveBlindPixel(BlindPixel):
+    """Blind-S that also trains noisy triggered images to keep their true label (Blind-S*)."""
+
+    name, version, paper = "blind-s-star", 1, "Sun and Kolter, CVPR 2023"
+    noise: Positive = 0.25
+
+
+@hookimpl
+def register_attacks(register: Callable[[type], None]) -> None:
+    register(BlindPattern)
+    register(BlindPixel)
+    register(BlindGaussian)
+    register(AdaptiveBlindPattern)
+    register(AdaptiveBlindPixel)
