@@ -32,6 +32,8 @@ app = typer.Typer(
 )
 board = typer.Typer(help="Make tables from records.", no_args_is_help=True)
 app.add_typer(board, name="board")
+denoiser = typer.Typer(help="Train denoisers for smoothed classifiers.", no_args_is_help=True)
+app.add_typer(denoiser, name="denoiser")
 
 out, err = Console(), Console(stderr=True)
 
@@ -45,6 +47,7 @@ PluginFiles = Annotated[
 def _one_sentence() -> Iterator[None]:
     """Print errors that a person can mend as one sentence, without a traceback."""
     from benchmark.data import DataError
+    from benchmark.denoising import DenoiserError
     from benchmark.protocol import ProtocolError
     from benchmark.runs.execute import WorkerDied
     from benchmark.runs.store import StoreError
@@ -52,7 +55,14 @@ def _one_sentence() -> Iterator[None]:
 
     try:
         yield
-    except (DataError, ProtocolError, RegistryError, StoreError, WorkerDied) as error:
+    except (
+        DataError,
+        DenoiserError,
+        ProtocolError,
+        RegistryError,
+        StoreError,
+        WorkerDied,
+    ) as error:
         err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(2) from None
 
@@ -157,6 +167,7 @@ def run(
                 recipe=recipe,
                 tuned=tuned.chosen(searches),
             )
+        _load_what_is_used(registry, cells)
         tuned.copy_searches(searches, setup.root)
         _execute(setup, cells, "cells", started, time_limit, workers)
 
@@ -207,6 +218,23 @@ def tune(
         out.print(table)
 
 
+def _load_what_is_used(registry: Registry, cells: Sequence[Cell]) -> None:
+    """Find out before any work begins that a denoiser is missing."""
+    from benchmark.api import Defense, Inverter
+    from benchmark.denoising import DenoiserError
+
+    labels = {stage.label for cell in cells for stage in cell.defense.stages}
+    for label in sorted(labels):
+        plugin = registry.create(Defense, label)
+        try:
+            if isinstance(plugin, Inverter):
+                plugin.uses()
+        except DenoiserError:
+            raise
+        except Exception:  # the cell itself will fail and say so
+            continue
+
+
 @contextmanager
 def _as_protocol_error() -> Iterator[None]:
     """What a plan refuses is a mistake in what was asked for."""
@@ -227,8 +255,6 @@ def _setup(
     plugin: list[Path] | None,
 ) -> tuple[Setup, Registry]:
     """Check all that can be checked before any worker starts; errors are then said once."""
-    import torch
-
     from benchmark import data
     from benchmark import protocol as protocols
     from benchmark.api import Architecture, Dataset
@@ -237,12 +263,7 @@ def _setup(
 
     chosen = protocols.load(protocol)
     registry = _registry(plugin)
-    if device not in ("auto", "cpu", "cuda"):
-        raise typer.BadParameter(f"{device!r}; choose auto, cpu or cuda", param_hint="--device")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise typer.BadParameter("no GPU is available here", param_hint="--device")
+    device = _device(device)
     # Decoding is done here, once, and not by every worker.
     pools(chosen, data.load(registry.create(Dataset, chosen.splits.dataset), data_dir))
     registry.create(Architecture, chosen.architecture)
@@ -255,6 +276,18 @@ def _setup(
         root=out_dir or Path("runs") / chosen.name,
     )
     return setup, registry
+
+
+def _device(wanted: str) -> str:
+    import torch
+
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise typer.BadParameter(f"{wanted!r}; choose auto, cpu or cuda", param_hint="--device")
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("no GPU is available here", param_hint="--device")
+    return wanted
 
 
 def _execute(
@@ -393,8 +426,61 @@ def build_board(
         from benchmark.leaderboard.build import build
 
         text = build(folder)
-    out.print(Markdown(text) if out.is_terminal else text, soft_wrap=not out.is_terminal)
+    if out.is_terminal:
+        out.print(Markdown(text))
+    else:
+        out.print(text, soft_wrap=True, markup=False, highlight=False)
     out.print(f"written to {folder / 'README.md'} and {folder}/*.csv", soft_wrap=True)
+
+
+@denoiser.command("train")
+def train_denoiser(
+    dataset: Annotated[
+        str, typer.Option(help="Data set to train on, as name or name:field=value.")
+    ],
+    steps: Annotated[int, typer.Option(min=1, help="Batches of 32 images.")] = 5000,
+    out_dir: Annotated[
+        Optional[Path],
+        typer.Option("--out", help="Folder to write; a cache that is searched by default."),
+    ] = None,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    plugin: PluginFiles = None,
+) -> None:
+    """Train a small diffusion network on a data set's training images.
+
+    Smoothed classifiers take noise off images with it. Methods find it by the data set's name,
+    or by the folder that --out names.
+    """
+    with _one_sentence():
+        from rich.progress import Progress
+
+        from benchmark import data, denoising
+        from benchmark.api import Dataset
+        from benchmark.protocol import named_seed
+
+        device = _device(device)
+        chosen = _registry(plugin).create(Dataset, dataset)
+        source, seed = data.load(chosen, data_dir), named_seed("denoiser", chosen.name)
+        folder = out_dir or denoising.folder_of(chosen.name)
+        denoising.check_folder(folder)
+        own, others = denoising.hold_out(source.train, source.test, seed)
+        with Progress(console=err) as bar:
+            task = bar.add_task(f"denoiser of {chosen.name} on {device}", total=steps)
+            unet, scheduler = denoising.train(
+                own,
+                steps=steps,
+                seed=seed,
+                device=device,
+                progress=lambda done, total: bar.update(task, completed=done),
+            )
+        denoising.save(unet, scheduler, folder)
+        before, after = denoising.errors(denoising.load(str(folder)), others, 0.25, seed)
+    out.print(
+        f"saved to {folder}; on {len(others)} held-out images at sigma 0.25 the mean squared "
+        f"error is {before:.4f} before and {after:.4f} after denoising",
+        soft_wrap=True,
+    )
 
 
 if __name__ == "__main__":
