@@ -43,12 +43,14 @@ __all__ = [
     "Detector",
     "ImageSet",
     "Images",
+    "Inverter",
     "PoisoningAttack",
     "Positive",
     "Repair",
     "Sanitizer",
     "Share",
     "Source",
+    "Starts",
     "TrustedData",
     "Verdict",
     "hookimpl",
@@ -64,7 +66,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="above 
 Count = Annotated[int, Field(ge=1, description="at least 1")]
 
 Threat = Literal["poison-label", "clean-label", "code"]
-Stage = Literal["sanitize", "repair", "deploy", "detect"]
+Stage = Literal["sanitize", "repair", "deploy", "detect", "invert"]
 
 
 class Plugin(ABC):
@@ -248,6 +250,48 @@ class Detector(Defense):
     @abstractmethod
     def detect(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Detection:
         """Examine `model`, a private copy; it does not have to stay as it is."""
+
+
+@dataclass(frozen=True)
+class Starts:
+    """What J inversions begin from: one clean image and one class each.
+
+    Attributes:
+        images: float32 (J, C, H, W) in [0, 1].
+        targets: int64 (J,), the class that each image shall be put into.
+        scale: mean L2 norm of what the true trigger changes, which the game gives away; 1
+            where nobody knows it.
+        restart: 0 for the start that the method prescribes; from 1 on every run begins
+            somewhere else, drawn from the generator.
+    """
+
+    images: Images
+    targets: Tensor
+    scale: float = 1.0
+    restart: int = 0
+
+
+class Inverter(Defense):
+    """Reverses a trigger from a single clean image."""
+
+    stage = "invert"
+
+    @abstractmethod
+    def invert(self, model: Classifier, starts: Starts, rng: Generator) -> Iterator[Trigger]:
+        """Yield the J triggers after every optimisation step; the last ones are the result.
+
+        Run all J inversions in one batch; `model` is a private copy.
+        """
+
+    def uses(self) -> dict[str, str]:
+        """SHA-256 by name of what the result depends on besides the model, such as weights."""
+        return {}
+
+    def smoothed(
+        self, model: Classifier, sigma: float
+    ) -> Callable[[Images, Generator], Tensor] | None:
+        """Probabilities (B, K) of the smoothed classifier that is inverted, None without one."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Generator, Tensor, nn
@@ -81,7 +81,10 @@ class Trigger(ABC):
 
     @abstractmethod
     def apply(self, images: Tensor) -> Tensor:
-        """Put every trigger on every image: (B, C, H, W) in [0, 1] to (J, B, C, H, W)."""
+        """Put every trigger on every image: (B, C, H, W) in [0, 1] to (J, B, C, H, W).
+
+        Where images are (J, B, C, H, W), every trigger has B images of its own.
+        """
 
     @property
     @abstractmethod
@@ -199,6 +202,31 @@ def hit_rate(logits: Tensor, classes: Tensor, counted: Tensor | None = None) -> 
     return average((logits.argmax(2) == wanted).float(), counted)
 
 
+def adam_steps(
+    variables: list[Tensor],
+    losses: Callable[[], Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+    betas: tuple[float, float] = (0.5, 0.9),
+) -> Iterator[int]:
+    """Take Adam steps on J triggers at once, yielding the number of each, from 1 on.
+
+    Args:
+        losses: draws a batch and returns one loss per trigger, (J,).
+    """
+    optimizer = torch.optim.Adam(variables, learning_rate, betas)
+    for step in range(1, steps + 1):
+        for variable in variables:
+            variable.requires_grad_(True)
+        optimizer.zero_grad(set_to_none=True)
+        losses().sum().backward()
+        for variable in variables:
+            variable.requires_grad_(False)
+        optimizer.step()
+        yield step
+
+
 def minimise(
     trigger: Trigger,
     losses: Callable[[], Tensor],
@@ -208,22 +236,15 @@ def minimise(
     betas: tuple[float, float] = (0.5, 0.9),
     after: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Take Adam steps on all triggers at once.
+    """Take all Adam steps on the variables of a trigger; see `adam_steps`.
 
     Args:
-        losses: draws a batch and returns one loss per trigger, (J,).
         after: called with the number of every finished step, from 1 on.
     """
-    for variable in trigger.variables:
-        variable.requires_grad_(True)
-    optimizer = torch.optim.Adam(trigger.variables, learning_rate, betas)
-    for step in range(1, steps + 1):
-        optimizer.zero_grad(set_to_none=True)
-        losses().sum().backward()
-        optimizer.step()
+    for step in adam_steps(
+        trigger.variables, losses, steps=steps, learning_rate=learning_rate, betas=betas
+    ):
         after(step)
-    for variable in trigger.variables:
-        variable.requires_grad_(False)
 
 
 def success(model: Classifier, trigger: Trigger, classes: Tensor, data: TrustedData) -> Tensor:

@@ -27,6 +27,7 @@ from benchmark.api import (
     Defense,
     Deployment,
     Detector,
+    Inverter,
     Plugin,
     PoisoningAttack,
     Repair,
@@ -43,7 +44,7 @@ _hookspec = pluggy.HookspecMarker(GROUP)
 #: What each hook may register: the bases a plugin must derive from.
 KINDS: dict[str, tuple[type[Plugin], tuple[type[Plugin], ...]]] = {
     "register_attacks": (Attack, (PoisoningAttack, CodePoisoningAttack)),
-    "register_defenses": (Defense, (Sanitizer, Repair, Deployment, Detector)),
+    "register_defenses": (Defense, (Sanitizer, Repair, Deployment, Detector, Inverter)),
     "register_datasets": (Dataset, (Dataset,)),
     "register_architectures": (Architecture, (Architecture,)),
 }

@@ -1,0 +1,39 @@
+"""PlainAdv: an ordinary adversarial perturbation of one image, SmoothInv's baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import Generator, Tensor
+
+from backdoor_defenses.smoothinv import ascend
+from benchmark import Count, Inverter, Positive, Starts, hookimpl
+from benchmark.inversion import FrozenClassifier, Trigger
+from benchmark.models import Classifier
+
+
+@dataclass
+class PlainAdv(Inverter):
+    """Perturb one image until the model itself gives the target.
+
+    SmoothInv's steps with the classifier in place of the smoothed one: no noise, one sample.
+    """
+
+    name, version, paper = "plainadv", 1, "Sun and Kolter, CVPR 2023, Sec. 4"
+    epsilon: Positive = 1.0
+    steps: Count = 400
+
+    def invert(self, model: Classifier, starts: Starts, rng: Generator) -> Iterator[Trigger]:
+        frozen = FrozenClassifier(model)
+
+        def log_probabilities(images: Tensor) -> Tensor:
+            found: Tensor = frozen(images).float().log_softmax(1)
+            return found
+
+        yield from ascend(starts, self.epsilon * starts.scale, self.steps, log_probabilities, rng)
+
+
+@hookimpl
+def register_defenses(register: Callable[[type], None]) -> None:
+    register(PlainAdv)

@@ -1,0 +1,59 @@
+"""Target identification: only the true target's inverted trigger works on other images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator
+
+from backdoor_defenses.smoothinv import SmoothInv
+from benchmark import (
+    Count,
+    Detection,
+    Detector,
+    Inverter,
+    Positive,
+    Starts,
+    TrustedData,
+    hookimpl,
+)
+from benchmark.images import to_unit
+from benchmark.inversion import FrozenClassifier, success
+from benchmark.models import Classifier
+
+
+@dataclass
+class TargetIdentification(Detector):
+    """Invert a trigger for every class from single images; one that transfers is a backdoor's.
+
+    For each of `starts` trusted images and each class, `inverter` reverses a trigger. A class
+    scores the mean share of the other trusted images that its triggers put there; the model
+    scores its largest. The paper publishes no threshold, so nothing is flagged. `scale` is the
+    L2 norm that the inverter's epsilon counts in, as nobody knows the true trigger's here.
+    """
+
+    name, version, paper = "target-identification", 1, "Sun and Kolter, CVPR 2023, Sec. 4"
+    inverter: Inverter = field(default_factory=SmoothInv)
+    starts: Count = 3
+    scale: Positive = 1.0
+
+    def detect(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Detection:
+        classes = torch.arange(model.classes, device=trusted.device)
+        rows = torch.randperm(len(trusted), generator=rng, device=rng.device)
+        judged, frozen = trusted.subset(rows[self.starts :]), FrozenClassifier(model)
+        found = []
+        for row in rows[: self.starts]:
+            image = to_unit(trusted.pixels[row : row + 1])
+            starts = Starts(image.repeat(len(classes), 1, 1, 1), classes, self.scale)
+            for trigger in self.inverter.invert(model, starts, rng):
+                last = trigger
+            found.append((last, success(frozen, last, classes, judged)))
+        scores = torch.stack([rates for _, rates in found]).mean(0)
+        return Detection(scores.max().item(), scores, trigger=found[0][0])
+
+
+@hookimpl
+def register_defenses(register: Callable[[type], None]) -> None:
+    register(TargetIdentification)
