@@ -120,6 +120,30 @@ class Detectability(_Part):
     detectors: tuple[str, ...]
 
 
+class Inversion(_Part):
+    """Settings of the inversion game (Sun and Kolter, Tab. 2 and 5).
+
+    Attributes:
+        models: poisoned models of each attack.
+        start_images: clean images that every inverter begins from, one by one.
+        runs: attempts that every inverter has at least in the column with restarts.
+        selection, evaluation: images that configurations are chosen and reported on.
+        sigmas: noise levels that a smoothed classifier is checked at.
+        inverters: with the settings that all classes are tried with.
+        configurations: for an inverter, the values of parameters that the best is taken of.
+    """
+
+    models: Natural
+    start_images: Natural
+    runs: Natural
+    selection: Natural
+    evaluation: Natural
+    sigmas: tuple[Annotated[float, Field(ge=0)], ...]
+    attacks: tuple[AttackEntry, ...]
+    inverters: tuple[str, ...]
+    configurations: dict[str, dict[str, Annotated[tuple[float, ...], Field(min_length=1)]]]
+
+
 class Tuning(_Part):
     """How defenders choose a repair's settings: on a model that they poison themselves.
 
@@ -164,6 +188,7 @@ class Protocol(_Part):
     recipes: dict[str, Recipe]
     robustness: Robustness
     detectability: Detectability | None = None
+    inversion: Inversion | None = None
     tuning: Tuning | None = None
 
     @model_validator(mode="after")
@@ -182,13 +207,21 @@ class Protocol(_Part):
                     f"a trusted share of {share} is {images} images, splits.trusted allows "
                     f"1 to {self.splits.trusted}"
                 )
+        if (game := self.inversion) is not None:
+            for what, asked, split in (
+                ("evaluation", game.evaluation, "test"),
+                ("selection", game.selection, "validation"),
+            ):
+                if asked > (there := getattr(self.splits, split)):
+                    raise ValueError(f"inversion.{what} is {asked}, splits.{split} has {there}")
         return self
 
     @cached_property
     def sha256(self) -> str:
         content = self.model_dump(mode="json")
         # Protocols were released before these parts existed.
-        absent = [part for part in ("detectability", "tuning") if content[part] is None]
+        later = ("detectability", "inversion", "tuning")
+        absent = [part for part in later if content[part] is None]
         return digest({key: value for key, value in content.items() if key not in absent})
 
     def seed(self, *purpose: object) -> int:

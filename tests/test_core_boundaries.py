@@ -26,6 +26,7 @@ FLOORS = [
     {"inversion"},
     {"registry"},
     {"data"},
+    {"denoising"},
     {"games"},
     {"runs"},
     {"leaderboard", "progress"},

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmark.api import Deployment, Detection, Detector, PoisoningAttack, Sanitizer, Verdict
+from benchmark.inversion import Trigger
 from benchmark.metrics import REJECTED
 
 #: Rounding in a plugin's arithmetic is no offence; it ends in the next 8-bit level anyway.
@@ -134,3 +135,15 @@ def detection(
                 f"shape {tuple(triggered.shape)}"
             )
     return returned
+
+
+def reversed_trigger(returned: object, starts: Tensor, who: str) -> None:
+    """Refuse what is no trigger for each of the J start images (J, C, H, W)."""
+    if not isinstance(returned, Trigger):
+        raise RuleViolation(f"{who} must yield triggers, got {type(returned).__name__}")
+    shape = returned.apply(starts[:1]).shape
+    if shape != (len(starts), 1, *starts.shape[1:]):
+        raise RuleViolation(
+            f"{who} must yield a trigger for each of {len(starts)} start images, got images of "
+            f"shape {tuple(shape)}"
+        )

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmark.leaderboard import plots
+from benchmark.leaderboard import inversions, plots
 from benchmark.leaderboard.markdown import page
 from benchmark.leaderboard.populations import curves, detectability, norms, pareto
 from benchmark.leaderboard.tables import repairs, short_names, victims
 from benchmark.runs import tuned
-from benchmark.runs.record import DetectabilityRecord, ProtocolRef, Record, RobustnessRecord
+from benchmark.runs.record import (
+    DetectabilityRecord,
+    InversionRecord,
+    ProtocolRef,
+    Record,
+    RobustnessRecord,
+)
 from benchmark.runs.store import Store, StoreError, write_whole
 
 
@@ -38,13 +44,22 @@ def build(folder: Path) -> str:
         frames["norms"] = norms(examined, name)
         frames["curves"] = curves(frames["victims"], frames["detectability"])
         frames["pareto"] = pareto(frames["repairs"], frames["detectability"])
+    inverted = [record for record in records if isinstance(record, InversionRecord)]
+    if inverted:
+        frames["inversions"] = inversions.inversions(inverted, name)
+        frames["configurations"] = inversions.configurations(inverted, name)
+        frames["smoothed"] = inversions.smoothed(inverted, name)
     for title, frame in frames.items():
         text = frame.to_csv(index=False, float_format="%.6f", lineterminator="\n")
         write_whole(folder / f"{title}.csv", text.encode())
-    if examined:
-        for title, figure in (("curves", plots.curves), ("pareto", plots.pareto)):
-            if not frames[title].empty:
-                write_whole(folder / f"{title}.svg", figure(frames[title]))
+    for title, figure in (
+        ("curves", plots.curves),
+        ("pareto", plots.pareto),
+        ("configurations", plots.configurations),
+        ("smoothed", plots.smoothed),
+    ):
+        if title in frames and not frames[title].empty:
+            write_whole(folder / f"{title}.svg", figure(frames[title]))
     text = page(protocol, records, frames, tuned.load(folder / "tuning"))
     write_whole(folder / "README.md", text.encode())
     return text

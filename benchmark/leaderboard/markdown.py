@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
+from benchmark.leaderboard.inversion_text import inversion_sections
 from benchmark.leaderboard.populations import SCORE
 from benchmark.leaderboard.tables import share_text, unfinished
+from benchmark.leaderboard.text import attack_text, cell_text, interval, number, percent, table
 from benchmark.metrics import REPAIRED
 from benchmark.runs.record import NONE, ProtocolRef, Record
 from benchmark.runs.tuned import Search, mean_left
@@ -70,20 +71,29 @@ def page(
         "## Victims before any defense",
         _victims_table(frames["victims"]),
     ]
-    for reading, title in (
-        ("deployable", "Remaining ASR, deployable reading"),
-        ("paper", "Remaining ASR, the paper's reading"),
-    ):
-        parts += [f"## {title}", _grid(frames["repairs"], reading)]
-    parts += ["## Accuracy spent and backdoors repaired", _spent_table(frames["repairs"])]
+    if not frames["repairs"].empty:
+        parts += _repairs(frames["repairs"])
     if "detectability" in frames:
         parts += _detectability(frames)
+    if "inversions" in frames:
+        parts += inversion_sections(frames, records)
     if searches:
         parts += ["## Settings that defenders chose", TUNING.rstrip(), _searches(searches)]
     if problems := unfinished(records):
-        rows = [{key: _cell_text(value) for key, value in row.items()} for row in problems]
-        parts += ["## Failed and invalid cells", _table(rows)]
+        rows = [{key: cell_text(value) for key, value in row.items()} for row in problems]
+        parts += ["## Failed and invalid cells", table(rows)]
     return "\n\n".join(parts) + "\n"
+
+
+def _repairs(frame: pd.DataFrame) -> list[str]:
+    return [
+        "## Remaining ASR, deployable reading",
+        _grid(frame, "deployable"),
+        "## Remaining ASR, the paper's reading",
+        _grid(frame, "paper"),
+        "## Accuracy spent and backdoors repaired",
+        _spent_table(frame),
+    ]
 
 
 def _detectability(frames: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -98,20 +108,16 @@ def _detectability(frames: Mapping[str, pd.DataFrame]) -> list[str]:
     return parts
 
 
-def _attack(row: Any) -> str:
-    return f"{_cell_text(row['attack'])} (m={row['m']})"
-
-
 def _auc_grid(frame: pd.DataFrame) -> str:
     """Attacks down, detectors across."""
     lines: dict[str, dict[str, str]] = {}
     columns: dict[str, None] = {}
     for row in frame.to_dict("records"):
-        column = _cell_text(row["detector"])
-        line = lines.setdefault(_attack(row), {"ASR": _percent(row, "asr")})
-        line[column] = _interval(row, "auc")
+        column = cell_text(row["detector"])
+        line = lines.setdefault(attack_text(row), {"ASR": percent(row, "asr")})
+        line[column] = interval(row, "auc")
         columns[column] = None
-    return _table(
+    return table(
         [
             {"attack": attack, "ASR": line["ASR"]}
             | {column: line.get(column, "–") for column in columns}
@@ -120,29 +126,25 @@ def _auc_grid(frame: pd.DataFrame) -> str:
     )
 
 
-def _interval(row: Any, column: str) -> str:
-    return f"{row[column]:.2f} [{row[column + '_low']:.2f}, {row[column + '_high']:.2f}]"
-
-
 def _detectors_table(frame: pd.DataFrame) -> str:
-    return _table(
+    return table(
         [
             {
-                "attack": _attack(row),
-                "detector": _cell_text(row["detector"]),
-                "reading": _cell_text(row["reading"]),
+                "attack": attack_text(row),
+                "detector": cell_text(row["detector"]),
+                "reading": cell_text(row["reading"]),
                 "models": f"{row['models']}+{row['models']}, x{row['repeats']}",
-                "AUC": _interval(row, "auc"),
-                "AP": _number(row["average_precision"], 2),
+                "AUC": interval(row, "auc"),
+                "AP": number(row["average_precision"], 2),
             }
             | (
                 {
-                    "native accuracy": _percent(row, "native_accuracy"),
-                    "coin game": _percent(row, "coin_game"),
-                    "target found": _percent(row, "target_found"),
-                    "reversed ASR": _number(100 * row["reversed_asr"]),
-                    "ReASR": _number(100 * row["reasr"]),
-                    "seconds": _number(row["seconds"]),
+                    "native accuracy": percent(row, "native_accuracy"),
+                    "coin game": percent(row, "coin_game"),
+                    "target found": percent(row, "target_found"),
+                    "reversed ASR": number(100 * row["reversed_asr"]),
+                    "ReASR": number(100 * row["reasr"]),
+                    "seconds": number(row["seconds"]),
                 }
                 if row["reading"] == SCORE
                 else {}
@@ -154,29 +156,29 @@ def _detectors_table(frame: pd.DataFrame) -> str:
 
 def _norms_table(frame: pd.DataFrame) -> str:
     classes = [column for column in frame.columns if column.startswith("class_")]
-    return _table(
+    return table(
         [
             {
-                "detector": _cell_text(row["detector"]),
-                "models": "clean" if row["threat"] == NONE else _attack(row),
+                "detector": cell_text(row["detector"]),
+                "models": "clean" if row["threat"] == NONE else attack_text(row),
             }
-            | {column.removeprefix("class_"): _number(row[column]) for column in classes}
+            | {column.removeprefix("class_"): number(row[column]) for column in classes}
             for row in frame.to_dict("records")
         ]
     )
 
 
 def _pareto_table(frame: pd.DataFrame) -> str:
-    return _table(
+    return table(
         [
             {
-                "attack": _attack(row),
+                "attack": attack_text(row),
                 "threat": row["threat"],
-                "ASR before": _number(100 * row["asr_before"]),
-                "ASR left": _percent(row, "asr_deployable"),
-                "by": f"{_cell_text(row['defense'])} r={share_text(row['trusted_share'])}",
-                "AUC": _interval(row, "auc"),
-                "found by": _cell_text(row["detector"]),
+                "ASR before": number(100 * row["asr_before"]),
+                "ASR left": percent(row, "asr_deployable"),
+                "by": f"{cell_text(row['defense'])} r={share_text(row['trusted_share'])}",
+                "AUC": interval(row, "auc"),
+                "found by": cell_text(row["detector"]),
             }
             for row in frame.to_dict("records")
         ]
@@ -190,47 +192,30 @@ def _searches(searches: Sequence[Search]) -> str:
         params = ", ".join(f"{key}={value:g}" for key, value in found.best.params.items())
         rows.append(
             {
-                "repair": _cell_text(found.defense),
+                "repair": cell_text(found.defense),
                 "r": share_text(found.trusted_share),
                 "points": str(len(found.trials)),
-                "own ASR before": _number(100 * asr),
-                "own ASR left": _number(100 * found.best.asr),
-                "accuracy spent (points)": _number(100 * (cda - found.best.cda)),
-                "chosen": _cell_text(params),
+                "own ASR before": number(100 * asr),
+                "own ASR left": number(100 * found.best.asr),
+                "accuracy spent (points)": number(100 * (cda - found.best.cda)),
+                "chosen": cell_text(params),
             }
         )
-    return _table(rows)
-
-
-def _percent(row: Any, column: str) -> str:
-    """Mean and interval of one of a row's rates, in percent."""
-    mean, low, high = (row[column + suffix] for suffix in ("", "_low", "_high"))
-    return "–" if pd.isna(mean) else f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _number(value: float, digits: int = 1) -> str:
-    return "–" if pd.isna(value) else f"{value:.{digits}f}"
-
-
-def _table(rows: list[dict[str, str]]) -> str:
-    if not rows:
-        return "No defense was played."
-    text: str = pd.DataFrame(rows).fillna("").to_markdown(index=False, disable_numparse=True)
-    return text
+    return table(rows)
 
 
 def _victims_table(frame: pd.DataFrame) -> str:
-    return _table(
+    return table(
         [
             {
-                "attack": _cell_text(row["attack"]),
+                "attack": cell_text(row["attack"]),
                 "threat": row["threat"],
                 "m": str(row["m"]),
-                "CDA": _percent(row, "cda"),
-                "ASR": _percent(row, "asr"),
-                "ASR as in the game": _number(100 * row["asr_game"]),
-                "ASR on clean model": _percent(row, "asr_clean"),
-                "target confidence": _number(row["target_confidence"], 3),
+                "CDA": percent(row, "cda"),
+                "ASR": percent(row, "asr"),
+                "ASR as in the game": number(100 * row["asr_game"]),
+                "ASR on clean model": percent(row, "asr_clean"),
+                "target confidence": number(row["target_confidence"], 3),
             }
             for row in frame.to_dict("records")
         ]
@@ -243,13 +228,13 @@ def _grid(frame: pd.DataFrame, reading: str) -> str:
     columns: dict[str, None] = {}
     for row in frame.to_dict("records"):
         share = "" if pd.isna(row["trusted_share"]) else f" r={share_text(row['trusted_share'])}"
-        column = _cell_text(row["defense"]) + share
-        attack = f"{_cell_text(row['attack'])} (m={row['m']})"
-        text = _percent(row, f"asr_{reading}")
+        column = cell_text(row["defense"]) + share
+        attack = f"{cell_text(row['attack'])} (m={row['m']})"
+        text = percent(row, f"asr_{reading}")
         repaired = row["asr_before"] > REPAIRED >= row[f"asr_{reading}"]
         lines.setdefault(attack, {})[column] = f"**{text}**" if repaired else text
         columns[column] = None
-    return _table(
+    return table(
         [
             {"attack": attack} | {column: line.get(column, "–") for column in columns}
             for attack, line in lines.items()
@@ -260,18 +245,18 @@ def _grid(frame: pd.DataFrame, reading: str) -> str:
 def _spent_table(frame: pd.DataFrame) -> str:
     """Per defense and share: mean loss of CDA in points, and how many attacks are repaired."""
     if frame.empty:
-        return _table([])
+        return table([])
     groups = frame.groupby(["defense", "trusted_share"], sort=False, dropna=False)
-    return _table(
+    return table(
         [
             {
-                "defense": _cell_text(defense),
+                "defense": cell_text(defense),
                 "r": share_text(share),
-                "CDA loss, deployable (points)": _number(100 * group.cda_loss_deployable.mean(), 2),
-                "CDA loss, paper (points)": _number(100 * group.cda_loss_paper.mean(), 2),
+                "CDA loss, deployable (points)": number(100 * group.cda_loss_deployable.mean(), 2),
+                "CDA loss, paper (points)": number(100 * group.cda_loss_paper.mean(), 2),
                 "repaired, deployable": _repaired(group, "deployable"),
                 "repaired, paper": _repaired(group, "paper"),
-                "seconds": _number(group.seconds.mean()),
+                "seconds": number(group.seconds.mean()),
             }
             for (defense, share), group in groups
         ]
@@ -282,10 +267,3 @@ def _repaired(group: pd.DataFrame, reading: str) -> str:
     """Count attacks that worked and no longer do."""
     working = group[group.asr_before > REPAIRED]
     return f"{int((working[f'asr_{reading}'] <= REPAIRED).sum())} of {len(working)}"
-
-
-def _cell_text(text: str) -> str:
-    """Escape what would break a Markdown table or turn into markup."""
-    for mark in "\\|<>*_`[]":
-        text = text.replace(mark, f"\\{mark}")
-    return text.replace("\n", " ")

@@ -10,7 +10,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#000000", "#B2A800", "#7F7F7F"),
+)
 WIDTH = 3.6
 
 
@@ -23,13 +26,9 @@ def _svg(figure: Figure) -> bytes:
 
 def curves(frame: pd.DataFrame) -> bytes:
     """ASR before any defense and every detector's AUC over m, one panel per attack."""
-    attacks = list(frame.groupby("attack", sort=False))
-    columns = min(3, len(attacks))
-    rows = math.ceil(len(attacks) / columns)
-    figure = Figure(figsize=(WIDTH * columns, 2.8 * rows + 0.5))
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    figure, panels = _panels(frame)
     detectors = list(dict.fromkeys(frame.detector))
-    for axis, (attack, group) in zip(axes, attacks, strict=False):
+    for axis, group in panels:
         asr = group.drop_duplicates("m")
         # Evenly spaced: m spans magnitudes, and is 0 for some who own the training.
         place = {m: number for number, m in enumerate(asr.m)}
@@ -37,18 +36,11 @@ def curves(frame: pd.DataFrame) -> bytes:
         for detector, colour in zip(detectors, COLOURS, strict=False):
             own = group[group.detector == detector]
             _line(axis, own.m.map(place), own, "auc", f"AUC, {detector.split(':')[0]}", colour, "-")
-        axis.set_title(attack, fontsize=9)
         axis.set_xticks(list(place.values()), [str(m) for m in place])
         axis.set_xlim(-0.3, len(place) - 0.7)
         axis.set_xlabel("poisoned images m")
-        axis.set_ylim(-0.03, 1.03)
         axis.axhline(0.5, color="grey", linewidth=0.6)
-    for axis in axes[len(attacks) :]:
-        axis.remove()
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", ncols=3, fontsize=8, frameon=False)
-    figure.subplots_adjust(top=1 - 0.75 / figure.get_figheight(), hspace=0.6, wspace=0.08)
-    return _svg(figure)
+    return _finished(figure, panels, "rate")
 
 
 def _line(
@@ -96,4 +88,73 @@ def pareto(frame: pd.DataFrame) -> bytes:
     axis.set_xlim(-0.03, 1.03)
     axis.set_ylim(-0.03, 1.06)
     axis.legend(fontsize=8, frameon=False, title="threat")
+    return _svg(figure)
+
+
+def configurations(frame: pd.DataFrame) -> bytes:
+    """Mean ASR of single configurations over the noise level, one panel per attack.
+
+    Lines are inverters and radii; those without noise are drawn across.
+    """
+    figure, panels = _panels(frame)
+    for axis, group in panels:
+        kinds = group.groupby(
+            [column for column in ("inverter", "epsilon") if column in group],
+            sort=False, dropna=False,
+        )  # fmt: skip
+        for (parts, own), colour in zip(kinds, COLOURS, strict=False):
+            name, *radius = parts
+            short = name.split(":")[0]
+            known = [value for value in radius if not pd.isna(value)]
+            text = f"{short}, ε={known[0]:g}" if known else short
+            if "sigma" in own and own.sigma.notna().all():
+                own = own.sort_values("sigma")
+                _line(axis, own.sigma, own, "asr", text, colour, "-")
+            else:
+                axis.axhline(own.asr.mean(), label=text, color=colour, linestyle=":")
+        axis.set_xlabel("σ of the inverter")
+    axis_label = "ASR on other images"
+    return _finished(figure, panels, axis_label)
+
+
+def smoothed(frame: pd.DataFrame) -> bytes:
+    """Accuracy, ASR and untriggered target answers over the noise level, one panel per attack."""
+    figure, panels = _panels(frame)
+    styles = {"clean": ("accuracy", "-"), "asr": ("ASR", "--"), "untriggered": ("untriggered", ":")}
+    for axis, group in panels:
+        kinds = group.groupby("inverter", sort=False)
+        for (name, own), colour in zip(kinds, COLOURS, strict=False):
+            for part, (title, style) in styles.items():
+                text = f"{title}, {str(name).split(':')[0]}"
+                _line(axis, own.sigma, own, part, text, colour, style)
+        axis.set_xlabel("σ of the smoothed classifier")
+    return _finished(figure, panels, "share of test images")
+
+
+_Panels = list[tuple[matplotlib.axes.Axes, pd.DataFrame]]
+
+
+def _panels(frame: pd.DataFrame) -> tuple[Figure, _Panels]:
+    """A figure with one panel per attack, three in a row."""
+    attacks = list(frame.groupby("attack", sort=False))
+    columns = min(3, len(attacks))
+    rows = math.ceil(len(attacks) / columns)
+    figure = Figure(figsize=(WIDTH * columns, 2.8 * rows + 0.8))
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    for axis, (attack, _) in zip(axes, attacks, strict=False):
+        axis.set_title(attack, fontsize=9)
+        axis.set_ylim(-0.03, 1.03)
+    for axis in axes[len(attacks) :]:
+        axis.remove()
+    return figure, [(axis, group) for axis, (_, group) in zip(axes, attacks, strict=False)]
+
+
+def _finished(figure: Figure, panels: _Panels, label: str) -> bytes:
+    """One legend above all panels, and the name of the common axis."""
+    panels[0][0].set_ylabel(label)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", ncols=3, fontsize=8, frameon=False)
+    lines = math.ceil(len(labels) / 3)
+    height = figure.get_figheight()
+    figure.subplots_adjust(top=1 - (0.4 + 0.2 * lines) / height, hspace=0.6, wspace=0.08)
     return _svg(figure)

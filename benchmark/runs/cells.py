@@ -54,7 +54,9 @@ class Cell:
     trusted_share: float | None
 
     @property
-    def game(self) -> Literal["robustness", "detectability"]:
+    def game(self) -> Literal["robustness", "detectability", "inversion"]:
+        if self.stage("invert"):
+            return "inversion"
         return "detectability" if self.stage("detect") else "robustness"
 
     @cached_property

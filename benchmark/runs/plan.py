@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from benchmark.api import Attack, CodePoisoningAttack, Defense, Repair
+from benchmark.api import Attack, CodePoisoningAttack, Defense, Repair, Stage
 from benchmark.protocol import AttackEntry, Population, Protocol
 from benchmark.registry import Registry
 from benchmark.runs.cells import CLEAN, NO_DEFENSE, Cell, Tune, Victim
@@ -16,7 +16,7 @@ from benchmark.runs.record import AttackRef, DefenseRef, StageRef
 from benchmark.runs.tuned import Chosen, file_name
 from benchmark.specs import RegistryError, identity, label, parameters, parse
 
-_ORDER = ("sanitize", "repair", "deploy", "detect")
+_ORDER = ("sanitize", "repair", "deploy", "detect", "invert")
 
 
 def plan(
@@ -49,11 +49,14 @@ def plan(
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     planner = _Planner(protocol, registry, chosen, seeds, tuned or {})
     specs = list(defenses) or list(planner.known_defenses)
-    detectors = [spec for spec in specs if planner.is_detector(spec)]
-    others = [spec for spec in specs if spec not in detectors]
+    detectors = [spec for spec in specs if planner.first_stage(spec) == "detect"]
+    inverters = [spec for spec in specs if planner.first_stage(spec) == "invert"]
+    others = [spec for spec in specs if spec not in detectors + inverters]
     cells: list[Cell] = []
-    if others or not detectors:
+    if others or not detectors + inverters:
         cells += planner.robustness(attacks, others)
+    if inverters:
+        cells += planner.inversion(attacks, inverters)
     if detectors:
         cells += planner.detectability(attacks, detectors)
     return list({cell.key: cell for cell in cells}.values())
@@ -115,11 +118,15 @@ class _Planner:
 
     @property
     def known_defenses(self) -> tuple[str, ...]:
-        population = self.protocol.detectability
-        return self.protocol.robustness.defenses + (population.detectors if population else ())
+        detectability, inversion = self.protocol.detectability, self.protocol.inversion
+        return (
+            *self.protocol.robustness.defenses,
+            *(detectability.detectors if detectability else ()),
+            *(inversion.inverters if inversion else ()),
+        )
 
-    def is_detector(self, spec: str) -> bool:
-        return self.defense(spec).stages[0].stage == "detect"
+    def first_stage(self, spec: str) -> Stage:
+        return self.defense(spec).stages[0].stage
 
     def defense(self, spec: str, share: float | None = None) -> DefenseRef:
         """A pipeline, with the protocol's settings under the searches' under those of `spec`."""
@@ -196,6 +203,25 @@ class _Planner:
             ]
         return cells
 
+    def inversion(self, attacks: Sequence[str], inverters: Sequence[str]) -> list[Cell]:
+        game = self.protocol.inversion
+        if game is None:
+            raise ValueError(
+                f"{self.protocol.name} has no inversion game, so no inverter can be played"
+            )
+        entries = [_entry(self.protocol, spec) for spec in attacks] or list(game.attacks)
+        refs = [self.attack(entry) for entry in entries]
+        defenses = [self.defense(spec) for spec in inverters]
+        cells: list[Cell] = []
+        for seed in range(self.seeds or game.models):
+            cells += self.undefended([CLEAN, *refs], seed)
+            cells += [
+                Cell(self.victim(attack, seed), inverter, None)
+                for attack in refs
+                for inverter in defenses
+            ]
+        return cells
+
     def undefended(self, attacks: Sequence[AttackRef], seed: int) -> list[Cell]:
         return [Cell(self.victim(attack, seed), NO_DEFENSE, None) for attack in attacks]
 
@@ -246,7 +272,8 @@ def _entry(protocol: Protocol, spec: str) -> AttackEntry:
     numbers = {key: settings.pop(key) for key in ("m", "boost") if key in settings}
     own = _join(name, settings)
     fields: dict[str, object] = {"attack": own}
-    for entry in protocol.robustness.attacks:
+    inversion = protocol.inversion.attacks if protocol.inversion else ()
+    for entry in (*protocol.robustness.attacks, *inversion):
         if parse(entry.attack)[0] == name:
             fields = entry.model_dump() | {"attack": _merge(entry.attack, own)}
             break
@@ -280,8 +307,9 @@ def _defense(registry: Registry, pipeline: str) -> DefenseRef:
     found.sort(key=lambda defense: _ORDER.index(defense.stage))
     if len({defense.stage for defense in found}) < len(found):
         raise RegistryError(f"{pipeline!r}: a pipeline takes one defense per stage")
-    if len(found) > 1 and found[-1].stage == "detect":
-        raise RegistryError(f"{pipeline!r}: a detector plays alone, not in a pipeline")
+    if len(found) > 1 and (last := found[-1].stage) in ("detect", "invert"):
+        what = "a detector" if last == "detect" else "an inverter"
+        raise RegistryError(f"{pipeline!r}: {what} plays alone, not in a pipeline")
     stages = tuple(
         StageRef(label=label(defense), stage=defense.stage, **identity(defense))
         for defense in found

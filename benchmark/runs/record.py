@@ -128,7 +128,7 @@ class AttackRef(PluginRef):
 
 
 class StageRef(PluginRef):
-    stage: Literal["sanitize", "repair", "deploy", "detect"]
+    stage: Literal["sanitize", "repair", "deploy", "detect", "invert"]
 
 
 class DefenseRef(_Part):
@@ -148,9 +148,9 @@ class Cost(_Part):
 
 
 class Evidence(_Part):
-    """The file beside the record that every number can be recomputed from."""
+    """A file beside the record: what every number can be recomputed from, or a picture."""
 
-    file: Annotated[str, Field(pattern=r"^[a-z0-9._-]+\.npz$")]
+    file: Annotated[str, Field(pattern=r"^[a-z0-9._-]+\.(npz|png)$")]
     sha256: Sha256
 
 
@@ -183,6 +183,55 @@ class Found(_Part):
     success: Rate | None
     reasr: Rate | None
     seconds: float
+
+
+class Tried(_Part):
+    """One run of one configuration, from every start image.
+
+    Attributes:
+        restart: 0 where the method began as it prescribes.
+        selection, evaluation: for each start image, how many images of other classes its
+            trigger puts into the target class.
+    """
+
+    params: dict[str, float]
+    restart: Annotated[int, Field(ge=0)]
+    selection: tuple[int, ...]
+    evaluation: tuple[int, ...]
+
+
+class Inverted(_Part):
+    """What came of one start image.
+
+    Attributes:
+        label: its class.
+        chosen: number of the run that worked best on the selection images, among those
+            without restarts; what follows is about its trigger.
+        overlap: intersection over union with the true trigger's pixels.
+        distance: L2 distance of the inverted to the triggered start image, as a share of the
+            true trigger's scale.
+        reasr: its success on the true trigger's pixels only.
+        on_clean_model: its success on the clean model of the same repetition.
+        classes: success of a trigger reversed for every class, on images of other classes.
+    """
+
+    label: Annotated[int, Field(ge=0)]
+    chosen: Annotated[int, Field(ge=0)]
+    overlap: float
+    distance: float
+    reasr: Rate
+    on_clean_model: Rate
+    classes: tuple[Rate, ...]
+
+
+class Smoothed(_Part):
+    """The smoothed classifier at one noise level: accuracy, ASR of the true trigger, and the
+    share of target answers on untriggered images of other classes."""
+
+    sigma: float
+    clean: Rate
+    asr: Rate
+    untriggered: Rate
 
 
 class _Record(_Part):
@@ -239,7 +288,33 @@ class DetectabilityRecord(_Record):
     env: dict[str, str]
 
 
-Record = RobustnessRecord | DetectabilityRecord
+class InversionRecord(_Record):
+    """One inverter on one backdoored model.
+
+    Attributes:
+        scale: mean L2 norm of what the true trigger changes.
+        selection, evaluation: images of other classes that runs were selected and reported on.
+        uses: hashes of what else went into the result, such as a denoiser's weights.
+        picture: start, inverted and truly triggered images.
+    """
+
+    game: Literal["inversion"] = "inversion"
+    target: Annotated[int, Field(ge=0)]
+    scale: float | None = None
+    selection: Annotated[int, Field(ge=0)] = 0
+    evaluation: Annotated[int, Field(ge=0)] = 0
+    tried: tuple[Tried, ...] = ()
+    starts: tuple[Inverted, ...] = ()
+    smoothed: tuple[Smoothed, ...] = ()
+    uses: dict[str, Sha256] = Field(default_factory=dict)
+    victim_sha256: Sha256 | None = None
+    evidence: Evidence | None = None
+    picture: Evidence | None = None
+    cost: Cost
+    env: dict[str, str]
+
+
+Record = RobustnessRecord | DetectabilityRecord | InversionRecord
 
 _ANY: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="game")])
 

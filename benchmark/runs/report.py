@@ -6,7 +6,7 @@ import platform
 import resource
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from benchmark.runs.record import (
     Evidence,
     Found,
     Guard,
+    InversionRecord,
     Metrics,
     Point,
     ProtocolRef,
@@ -68,9 +69,8 @@ def measured(
         guard = Guard(auc=auc, far_at_1_frr=Rate.of(far))
     reason = distrust(outcome, undefended)
     clean_hits = trained["asr_clean_model"]
-    fields = _fields(protocol, cell, device, seconds) | {
+    found = fields(protocol, cell, device, seconds, trained) | {
         "curve": tuple(Point.of(point) for point in outcome.curve),
-        "victim_sha256": trained["model_sha256"],
         "model_sha256": tensors_sha256(outcome.model.state_dict()),
         "evidence": evidence,
         "status": "invalid" if reason else "ok",
@@ -89,10 +89,7 @@ def measured(
             guard=guard,
         ),
     }
-    fields["cost"] = fields["cost"].model_copy(
-        update={"victim_seconds": round(trained["seconds"], 3)}
-    )
-    return RobustnessRecord(**fields)
+    return RobustnessRecord(**found)
 
 
 def examined(
@@ -112,14 +109,9 @@ def examined(
         facts: those that were saved with the suspect.
         seconds: wall-clock time of the cell.
     """
-    fields = _fields(protocol, cell, device, seconds)
-    fields["cost"] = fields["cost"].model_copy(
-        update={"victim_seconds": round(facts["seconds"], 3)}
-    )
     return DetectabilityRecord(
-        **fields,
+        **fields(protocol, cell, device, seconds, facts),
         scans=tuple(_found(scan, key) for scan in scans),
-        victim_sha256=facts["model_sha256"],
         evidence=evidence,
         status="ok",
     )
@@ -150,18 +142,38 @@ def failed(
     protocol: Protocol, cell: Cell, error: Error, device: torch.device, seconds: float
 ) -> Record:
     """The record of a cell that a plugin's error ended."""
-    kind = DetectabilityRecord if cell.game == "detectability" else RobustnessRecord
-    return kind(**_fields(protocol, cell, device, seconds) | {"status": "failed", "error": error})
+    kinds: dict[str, Callable[..., Record]] = {
+        "robustness": RobustnessRecord,
+        "detectability": DetectabilityRecord,
+        "inversion": InversionRecord,
+    }
+    found = fields(protocol, cell, device, seconds)
+    return kinds[cell.game](**found | {"status": "failed", "error": error})
 
 
 def protocol_ref(protocol: Protocol, recipe: str) -> ProtocolRef:
     return ProtocolRef(name=protocol.name, sha256=protocol.sha256, recipe=recipe)
 
 
-def _fields(protocol: Protocol, cell: Cell, device: torch.device, seconds: float) -> dict[str, Any]:
-    """What does not depend on how a cell went."""
+def fields(
+    protocol: Protocol,
+    cell: Cell,
+    device: torch.device,
+    seconds: float,
+    facts: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What the records of all games say, however a cell went.
+
+    Args:
+        seconds: wall-clock time of the cell.
+        facts: those that were saved with the victim, where it could be trained.
+    """
     victim = cell.victim
-    own = {"target": protocol.robustness.target} if cell.game == "detectability" else {}
+    own: dict[str, Any] = {}
+    if cell.game != "robustness":
+        own["target"] = protocol.robustness.target
+    if facts is not None:
+        own["victim_sha256"] = facts["model_sha256"]
     return own | {
         "key": cell.key,
         "protocol": protocol_ref(protocol, victim.recipe),
@@ -172,7 +184,7 @@ def _fields(protocol: Protocol, cell: Cell, device: torch.device, seconds: float
         "seed": victim.seed,
         "cost": Cost(
             seconds=round(seconds, 3),
-            victim_seconds=None,
+            victim_seconds=None if facts is None else round(facts["seconds"], 3),
             peak_memory_mb=round(_peak_memory_mb(device), 1),
             device=_device_name(device),
         ),

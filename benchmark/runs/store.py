@@ -95,9 +95,14 @@ class Store:
     def save_evidence(self, name: str, arrays: Mapping[str, np.ndarray]) -> Evidence:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-        content = buffer.getvalue()
-        write_whole(self.root / "evidence" / f"{name}.npz", content)
-        return Evidence(file=f"{name}.npz", sha256=hashlib.sha256(content).hexdigest())
+        return self._save(f"{name}.npz", buffer.getvalue())
+
+    def save_picture(self, name: str, png: bytes) -> Evidence:
+        return self._save(f"{name}.png", png)
+
+    def _save(self, file: str, content: bytes) -> Evidence:
+        write_whole(self.root / "evidence" / file, content)
+        return Evidence(file=file, sha256=hashlib.sha256(content).hexdigest())
 
     def _victim(self, key: str) -> Path:
         return self.root / "artifacts" / "victims" / key[:32]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,17 @@ import numpy as np
 import torch
 
 from benchmark import data, metrics
-from benchmark.api import Attack, Dataset, Defense, Deployment, Detector, Repair, Sanitizer
-from benchmark.games import detectability, robustness, tuning, victims
+from benchmark.api import (
+    Attack,
+    Dataset,
+    Defense,
+    Deployment,
+    Detector,
+    Inverter,
+    Repair,
+    Sanitizer,
+)
+from benchmark.games import detectability, inversion, robustness, tuning, victims
 from benchmark.games.arena import Arena, Progress
 from benchmark.games.exam import Exam, ask, predictor
 from benchmark.games.robustness import Outcome
@@ -19,7 +29,7 @@ from benchmark.images import to_unit
 from benchmark.models import Classifier
 from benchmark.protocol import Protocol
 from benchmark.registry import Registry
-from benchmark.runs import report
+from benchmark.runs import inverted, report
 from benchmark.runs.cells import Cell, Tune, Victim
 from benchmark.runs.plan import with_settings
 from benchmark.runs.record import AttackRef, Error, Rate, Record, StageRef
@@ -124,7 +134,11 @@ class Worker:
             What a plugin raised; the record then says that the cell failed.
         """
         started = time.perf_counter()
-        play = self._examine if cell.game == "detectability" else self._play
+        play = {
+            "robustness": self._play,
+            "detectability": self._examine,
+            "inversion": self._invert,
+        }[cell.game]
         try:
             record = play(cell, progress)
         except StoreError:
@@ -175,6 +189,42 @@ class Worker:
             facts=self.store.victim_facts(cell.victim.key),
             device=self.arena.device,
             seconds=time.perf_counter() - started,
+        )
+
+    def _invert(self, cell: Cell, progress: Progress) -> Record:
+        """The inversion game."""
+        arena, protocol, seed = self.arena, self.setup.protocol, cell.victim.seed
+        ref, game, attack = cell.stage("invert"), protocol.inversion, cell.victim.attack
+        assert ref is not None
+        assert game is not None
+        mounted = self._attack(attack)
+        assert mounted is not None
+        state = self.store.victim_tensors(cell.victim.key, "state")
+        here = {name: tensor.to(arena.device) for name, tensor in state.items()}
+        mounted.setup(arena.attacker_view(), arena.rng("trigger", attack.label), here)
+
+        def configure(params: Mapping[str, float]) -> Inverter:
+            inverter = self.registry.create(Defense, with_settings(ref.label, params))
+            assert isinstance(inverter, Inverter)
+            return inverter
+
+        outcome = inversion.play(
+            arena,
+            inversion.scene(arena, self._exam(cell), mounted, game, seed),
+            self._load(cell.victim),
+            self._load(cell.victim.clean),
+            configure,
+            game,
+            seed_parts=(attack.label, attack.m, ref.name, seed),
+            progress=progress,
+        )
+        facts = self.store.victim_facts(cell.victim.key)
+        return inverted.record(
+            report.fields(protocol, cell, arena.device, outcome.seconds, facts),
+            outcome,
+            uses=configure({}).uses(),
+            evidence=self.store.save_evidence(cell.name, inverted.evidence(outcome)),
+            picture=self.store.save_picture(cell.name, inverted.picture(outcome)),
         )
 
     def _defend(self, cell: Cell, progress: Progress) -> Outcome:

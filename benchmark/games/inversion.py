@@ -1,0 +1,368 @@
+"""The inversion game (Sun and Kolter, Tab. 2): one clean image, the trigger back.
+
+An inverter gets the model, a single image of another class and the target. What it finds is
+judged by its success on other images.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmark.api import Attack, Images, Inverter, Starts
+from benchmark.games import checks
+from benchmark.games.arena import Arena, Progress
+from benchmark.games.exam import Exam
+from benchmark.images import ImageSet, to_bytes, to_unit
+from benchmark.inversion import IMAGES_PER_PASS, Trigger
+from benchmark.models import Classifier
+from benchmark.protocol import Inversion
+from benchmark.training import mixed_precision
+
+Hits = NDArray[np.bool_]
+
+#: Makes an inverter with some of its parameters set to these numbers.
+Configure = Callable[[Mapping[str, float]], Inverter]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What one game is played with; the inverter sees the start images and the target only.
+
+    Attributes:
+        starts: S images of other classes, from the trusted split.
+        triggered_starts: float32 (S, C, H, W), the same with the true trigger.
+        selection: images on which a configuration is chosen, from the validation split.
+        evaluation: images on which it is reported, from the test split.
+        triggered: uint8, the evaluation images with the true trigger.
+        mask: bool (H, W), pixels that the true trigger changes on any test image.
+        scale: mean L2 norm of what the true trigger changes on the evaluation images.
+    """
+
+    starts: ImageSet
+    triggered_starts: Images
+    selection: ImageSet
+    evaluation: ImageSet
+    triggered: Tensor
+    target: int
+    mask: Tensor
+    scale: float
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run of one configuration from every start image.
+
+    Attributes:
+        params: the configuration.
+        restart: 0 where the method began as it prescribes.
+        selection, evaluation: bool (S, N), which images get the target under each of the S
+            triggers, those of the target class included.
+        trail: triggers after 1, 2, 4, ... steps and the last one, by number of steps.
+    """
+
+    params: dict[str, float]
+    restart: int
+    selection: Hits
+    evaluation: Hits
+    trail: dict[int, Trigger]
+
+    @property
+    def trigger(self) -> Trigger:
+        return self.trail[max(self.trail)]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How close the chosen trigger of each start image comes to the true one, each (S,).
+
+    Attributes:
+        overlap: intersection over union of the true trigger's pixels and as many pixels of
+            the start image that the reversed trigger changes most.
+        distance: L2 distance of the inverted from the truly triggered start image, as a share
+            of the true trigger's scale: 1 is what the untouched image has.
+        restricted: bool (S, N), evaluation images put into the target by the trigger's part
+            on the true trigger's pixels (ReASR of Li et al.).
+        on_clean_model: bool (S, N), images that the clean model puts there under the trigger.
+    """
+
+    overlap: NDArray[np.float64]
+    distance: NDArray[np.float64]
+    restricted: Hits
+    on_clean_model: Hits
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that was seen in one game.
+
+    Attributes:
+        chosen: (S,) number of the attempt that works best on the selection images, among
+            those without restarts.
+        classes: bool (S, K, N), which evaluation images each class's trigger puts there.
+        smoothed: by noise level, int16 (2, N): the smoothed classifier's answers to clean and
+            to triggered evaluation images; empty where the inverter smoothes nothing.
+        inverted: (S, C, H, W) and `trail`, by number of steps: start images with the chosen
+            triggers on them.
+    """
+
+    scene: Scene
+    attempts: list[Attempt]
+    chosen: NDArray[np.int64]
+    fidelity: Fidelity
+    classes: Hits
+    smoothed: dict[float, NDArray[np.int16]]
+    inverted: Images
+    trail: dict[int, Images]
+    seconds: float
+
+
+def scene(arena: Arena, exam: Exam, attack: Attack, game: Inversion, seed: int) -> Scene:
+    """Draw the start, selection and evaluation images of one repetition."""
+    splits, target = arena.splits, exam.target
+    rng = torch.Generator().manual_seed(arena.protocol.seed("inversion", "starts", seed))
+    others = (splits.trusted.labels != target).nonzero().flatten()
+    order = torch.randperm(len(others), generator=rng).to(others.device)
+    starts = splits.trusted.subset(others[order[: game.start_images]])
+    images = to_unit(starts.pixels)
+    triggered = attack.trigger(images.clone(), arena.rng("inversion", "trigger", seed))
+    triggered = checks.images(triggered, images, f"{attack.name}.trigger")
+    evaluation = splits.test.subset(torch.arange(game.evaluation, device=arena.device))
+    stamped = exam.triggered[: game.evaluation]
+    change = to_unit(stamped) - to_unit(evaluation.pixels)
+    return Scene(
+        starts=starts,
+        triggered_starts=to_unit(to_bytes(triggered)),
+        selection=splits.validation.subset(torch.arange(game.selection, device=arena.device)),
+        evaluation=evaluation,
+        triggered=stamped,
+        target=target,
+        mask=(exam.triggered != exam.test.pixels).any(0).any(0),
+        scale=change.flatten(1).norm(dim=1).mean().item(),
+    )
+
+
+def configurations(
+    grid: Mapping[str, Sequence[float]], runs: int
+) -> list[tuple[dict[str, float], int]]:
+    """Every point of the grid, then again with restarts until there are at least `runs`."""
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    restarts = range(math.ceil(runs / len(points)))
+    return [(point, restart) for restart in restarts for point in points]
+
+
+def play(
+    arena: Arena,
+    view: Scene,
+    suspect: Classifier,
+    clean: Classifier,
+    configure: Configure,
+    game: Inversion,
+    *,
+    seed_parts: tuple[object, ...],
+    progress: Progress = lambda done, total: None,
+) -> Outcome:
+    """Let the inverter run all its configurations, then all classes, and judge what it found.
+
+    Args:
+        clean: the clean model of the same repetition, for comparison.
+        seed_parts: names that the randomness depends on.
+
+    Raises:
+        RuleViolation: the inverter returned what the rules do not allow.
+    """
+    started = time.perf_counter()
+    plain = configure({})
+    judge = _Judge(arena, suspect)
+    begin = to_unit(view.starts.pixels)
+    targets = torch.full((len(begin),), view.target, device=arena.device)
+    todo = configurations(game.configurations.get(plain.name, {}), game.runs)
+    # All classes are as much work as K attempts.
+    total = len(todo) + len(arena.class_names) + len(game.sigmas)
+
+    def invert(inverter: Inverter, starts: Starts, *names: object) -> dict[int, Trigger]:
+        purpose = ("invert", *seed_parts, *names)
+        torch.manual_seed(arena.protocol.seed("global", *purpose))
+        model = copy.deepcopy(suspect).requires_grad_(True).eval()
+        return trail(inverter, model, starts, arena.rng(*purpose))
+
+    attempts = []
+    for number, (params, restart) in enumerate(todo):
+        starts = Starts(begin.clone(), targets.clone(), view.scale, restart)
+        found = invert(configure(params), starts, sorted(params.items()), restart)
+        last = found[max(found)]
+        attempts.append(
+            Attempt(
+                params,
+                restart,
+                judge.hits(last, targets, view.selection, plain.name),
+                judge.hits(last, targets, view.evaluation, plain.name),
+                found,
+            )
+        )
+        progress(number + 1, total)
+    first = [attempt for attempt in attempts if not attempt.restart]
+    chosen = best(first, view.selection.labels.cpu().numpy(), view.target)
+    pick = [(attempts[number], row) for row, number in enumerate(chosen)]
+
+    every = torch.arange(len(arena.class_names), device=arena.device)
+    repeated = begin.repeat_interleave(len(every), 0)
+    starts = Starts(repeated, every.repeat(len(begin)), view.scale)
+    found = invert(plain, starts, "classes")
+    classes = judge.hits(found[max(found)], starts.targets, view.evaluation, plain.name)
+    progress(len(todo) + len(every), total)
+
+    smoothed = {}
+    for number, sigma in enumerate(game.sigmas):
+        answers = _smoothed_answers(arena, plain, suspect, view, sigma, seed_parts)
+        if answers is not None:
+            smoothed[sigma] = answers
+        progress(len(todo) + len(every) + number + 1, total)
+    inverted = _picked(pick, begin, lambda attempt: attempt.trigger)
+    return Outcome(
+        scene=view,
+        attempts=attempts,
+        chosen=chosen,
+        fidelity=_fidelity(view, pick, begin, inverted, judge, _Judge(arena, clean)),
+        classes=classes.reshape(len(begin), len(every), -1),
+        smoothed=smoothed,
+        inverted=inverted,
+        trail=_trail_of(pick, begin),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def trail(
+    inverter: Inverter, model: Classifier, starts: Starts, rng: torch.Generator
+) -> dict[int, Trigger]:
+    """Run an inverter; its triggers after 1, 2, 4, ... steps and after the last one."""
+    kept: dict[int, Trigger] = {}
+    step, trigger = 0, None
+    for step, trigger in enumerate(inverter.invert(model, starts, rng), start=1):
+        checks.reversed_trigger(trigger, starts.images, f"{inverter.name}.invert")
+        if step & (step - 1) == 0:
+            kept[step] = trigger
+    if trigger is None:
+        raise checks.RuleViolation(f"{inverter.name}.invert must yield at least one trigger")
+    return kept | {step: trigger}
+
+
+def best(attempts: Sequence[Attempt], labels: NDArray[np.int64], target: int) -> NDArray[np.int64]:
+    """For each start image the attempt with the highest ASR on the selection images.
+
+    Of equals it is the first.
+    """
+    others = labels != target
+    rates = np.stack([attempt.selection[:, others].mean(1) for attempt in attempts])
+    numbers: NDArray[np.int64] = rates.argmax(0)
+    return numbers
+
+
+class _Judge:
+    """Tells what a model makes of other images under reversed triggers."""
+
+    def __init__(self, arena: Arena, model: Classifier) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self.precision = arena.recipe.precision
+
+    @torch.inference_mode()
+    def hits(
+        self,
+        trigger: Trigger,
+        classes: Tensor,
+        data: ImageSet,
+        who: str,
+        only: int | None = None,
+        mask: Tensor | None = None,
+    ) -> Hits:
+        """Which of N images get the class of each of J triggers, bool (J, N).
+
+        Args:
+            only: number of the only trigger that is asked for; then (1, N).
+            mask: bool (H, W), the only pixels that may change.
+        """
+        rows = slice(None) if only is None else slice(only, only + 1)
+        classes = classes[rows]
+        found = []
+        for pixels in data.pixels.split(max(1, IMAGES_PER_PASS // len(classes))):
+            images = to_unit(pixels)
+            changed = trigger.apply(images.clone())[rows]
+            if mask is not None:
+                changed = torch.where(mask, changed, images)
+            flat = changed.flatten(0, 1)
+            flat = checks.images(flat, images.repeat(len(classes), 1, 1, 1), f"{who}'s trigger")
+            with mixed_precision(images.device, self.precision):
+                answers = self.model(flat.contiguous(memory_format=torch.channels_last)).argmax(1)
+            found.append(answers.view(len(classes), -1) == classes[:, None])
+        hits: Hits = torch.cat(found, 1).cpu().numpy()
+        return hits
+
+
+def _picked(
+    pick: Sequence[tuple[Attempt, int]], begin: Images, trigger: Callable[[Attempt], Trigger]
+) -> Images:
+    """Start images with the picked triggers, every one under its own."""
+    rows = [trigger(attempt).apply(begin[row : row + 1])[row] for attempt, row in pick]
+    return torch.cat(rows)
+
+
+def _trail_of(pick: Sequence[tuple[Attempt, int]], begin: Images) -> dict[int, Images]:
+    # Methods with a stop of their own may end earlier in one attempt than in another.
+    steps = sorted(set.intersection(*(set(attempt.trail) for attempt, _ in pick)))
+    return {step: _picked(pick, begin, lambda a, at=step: a.trail[at]) for step in steps}  # type: ignore[misc]
+
+
+def _fidelity(
+    view: Scene,
+    pick: Sequence[tuple[Attempt, int]],
+    begin: Images,
+    inverted: Images,
+    judge: _Judge,
+    clean_judge: _Judge,
+) -> Fidelity:
+    size = int(view.mask.sum())
+    change = (inverted - begin).abs().amax(1).flatten(1)
+    largest = change.topk(size, dim=1).indices
+    shared = view.mask.flatten()[largest].sum(1).double()
+    distance = (inverted - view.triggered_starts).flatten(1).norm(dim=1).double() / view.scale
+    restricted, on_clean = [], []
+    for attempt, row in pick:
+        targets = torch.full((len(begin),), view.target, device=begin.device)
+        data, who = view.evaluation, "the inverter"
+        restricted.append(judge.hits(attempt.trigger, targets, data, who, row, view.mask)[0])
+        on_clean.append(clean_judge.hits(attempt.trigger, targets, data, who, row)[0])
+    return Fidelity(
+        overlap=(shared / (2 * size - shared)).cpu().numpy(),
+        distance=distance.cpu().numpy(),
+        restricted=np.stack(restricted),
+        on_clean_model=np.stack(on_clean),
+    )
+
+
+def _smoothed_answers(
+    arena: Arena,
+    inverter: Inverter,
+    suspect: Classifier,
+    view: Scene,
+    sigma: float,
+    seed_parts: tuple[object, ...],
+) -> NDArray[np.int16] | None:
+    classify = inverter.smoothed(copy.deepcopy(suspect), sigma)
+    if classify is None:
+        return None
+    rng = arena.rng("smoothed", *seed_parts, sigma)
+    found = [
+        torch.cat([classify(to_unit(part), rng).argmax(1) for part in pixels.split(100)])
+        for pixels in (view.evaluation.pixels, view.triggered)
+    ]
+    answers: NDArray[np.int16] = torch.stack(found).cpu().numpy().astype(np.int16)
+    return answers

@@ -1,0 +1,117 @@
+"""The inversion game's part of a board's page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from benchmark.leaderboard.text import attack_text, cell_text, number, percent, table
+from benchmark.runs.record import InversionRecord, Record
+
+INVERSION = """\
+An inverter gets the model, one clean start image of another class and the target, and returns
+a trigger, which is judged by the share of other test images of other classes that it puts into
+the target class. "Best" is the paper's reading: for every start image the best of an inverter's
+configurations on the very images that are reported, an oracle; "selected" takes the
+configuration that worked best on other images. Inverters with few configurations are run again
+from other starts until they have had as many runs as those with many: the columns "with
+restarts". Rates are in percent, means over start images and models; brackets are 95 %
+intervals, the wider of Wilson's over all images and Student's t over start images.
+"""
+FIDELITY = """\
+What the selected triggers are like. On the clean model: what they do to a model without the
+backdoor, which tells a trigger from a perturbation that fools any model. ReASR: their success
+on the true trigger's pixels only. Overlap: intersection over union of the true trigger's pixels
+with as many that the reversed one changes most. Distance: L2 between the inverted and the truly
+triggered start image, in units of the true trigger's norm; an untouched image has 1. Target
+found: start images for which the target's trigger, reversed with the inverter's own settings,
+works better than every other class's; AUC: the chance that it works better than one of them.
+"""
+SMOOTHED = """\
+The smoothed classifier that is inverted (Tab. 5 of Sun and Kolter), in percent: accuracy, ASR
+of the true trigger, and target answers to untriggered images of other classes with the same
+noise. Where the last is high, ASR says nothing about the trigger.
+"""
+PICTURES = """\
+Rows are start images: how the inverted image comes about, its difference from the start scaled
+to the full range, and the true trigger likewise.
+"""
+
+
+def inversion_sections(frames: Mapping[str, pd.DataFrame], records: Sequence[Record]) -> list[str]:
+    parts = ["## Inversion from a single image", INVERSION.rstrip(), _success(frames["inversions"])]
+    parts += ["![ASR over the noise level](configurations.svg)"]
+    parts += ["### Fidelity and target", FIDELITY.rstrip(), _fidelity(frames["inversions"])]
+    if not frames["smoothed"].empty:
+        parts += ["### Smoothed classifiers", SMOOTHED.rstrip(), _smoothed(frames["smoothed"])]
+        parts += ["![Smoothed classifiers](smoothed.svg)"]
+    return [*parts, "### Pictures", PICTURES.rstrip(), *_pictures(records)]
+
+
+def _success(frame: pd.DataFrame) -> str:
+    return table(
+        [
+            {
+                "attack": attack_text(row),
+                "inverter": cell_text(row["inverter"]),
+                "models x starts": f"{row['models']} x {row['starts']}",
+                "configurations": str(row["configurations"]),
+                "best": percent(row, "asr_best"),
+                "selected": percent(row, "asr_selected"),
+                "runs": str(row["runs"]),
+                "best with restarts": percent(row, "asr_best_restarts"),
+                "selected with restarts": percent(row, "asr_selected_restarts"),
+                "seconds": number(row["seconds"], 0),
+            }
+            for row in frame.to_dict("records")
+        ]
+    )
+
+
+def _fidelity(frame: pd.DataFrame) -> str:
+    return table(
+        [
+            {
+                "attack": attack_text(row),
+                "inverter": cell_text(row["inverter"]),
+                "on the clean model": percent(row, "asr_clean_model"),
+                "ReASR": percent(row, "reasr"),
+                "overlap": number(row["overlap"], 2),
+                "distance": number(row["distance"], 2),
+                "target found": percent(row, "target_found"),
+                "AUC": number(row["target_auc"], 2),
+            }
+            for row in frame.to_dict("records")
+        ]
+    )
+
+
+def _smoothed(frame: pd.DataFrame) -> str:
+    """Noise levels across; three lines for each attack and inverter."""
+    names = {"clean": "accuracy", "asr": "ASR", "untriggered": "target, untriggered"}
+    lines: dict[tuple[str, str, str], dict[str, str]] = {}
+    for row in frame.to_dict("records"):
+        for part, title in names.items():
+            line = lines.setdefault((attack_text(row), cell_text(row["inverter"]), title), {})
+            line[f"σ={row['sigma']:g}"] = number(100 * row[part])
+    return table(
+        [
+            {"attack": attack, "inverter": inverter, "measure": title} | line
+            for (attack, inverter, title), line in lines.items()
+        ]
+    )
+
+
+def _pictures(records: Sequence[Record]) -> list[str]:
+    """The first model's picture of each attack and inverter."""
+    parts, shown = [], set()
+    for record in sorted(records, key=lambda record: record.seed):
+        if isinstance(record, InversionRecord) and record.picture is not None:
+            title = f"{record.defense.stages[0].label}, {record.attack}"
+            if title not in shown:
+                shown.add(title)
+                parts.append(
+                    f"**{cell_text(title)}**\n\n![{cell_text(title)}](evidence/{record.picture.file})"
+                )
+    return sorted(parts)

@@ -1,0 +1,158 @@
+"""Data frames of the inversion game: inverters, their configurations, smoothed classifiers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+
+from benchmark import metrics
+from benchmark.leaderboard.tables import Namer, attack_columns, mean_columns
+from benchmark.runs.record import InversionRecord, Rate, Tried
+
+
+def success(record: InversionRecord, tried: Tried, start: int) -> metrics.Rate:
+    """ASR of one run from one start image on the evaluation images."""
+    return metrics.Rate(tried.evaluation[start], record.evaluation)
+
+
+def best_of(record: InversionRecord, *, restarts: bool) -> list[metrics.Rate]:
+    """The paper's reading: per start image the highest ASR of all runs, an oracle."""
+    runs = [tried for tried in record.tried if restarts or not tried.restart]
+    return [
+        max((success(record, tried, start) for tried in runs), key=lambda rate: rate.hits)
+        for start in range(len(record.starts))
+    ]
+
+
+def selected(record: InversionRecord, *, restarts: bool) -> list[metrics.Rate]:
+    """Per start image the ASR of the run that works best on the selection images.
+
+    Of equals it is the first.
+    """
+    runs = [tried for tried in record.tried if restarts or not tried.restart]
+    return [
+        success(record, max(runs, key=lambda tried: tried.selection[start]), start)
+        for start in range(len(record.starts))
+    ]
+
+
+def target_found(record: InversionRecord) -> metrics.Rate:
+    """Start images for which the target's trigger works better than every other class's."""
+    hits = 0
+    for start in record.starts:
+        rates = [rate.counts.value for rate in start.classes]
+        own = rates.pop(record.target)
+        hits += own > max(rates)
+    return metrics.Rate(hits, len(record.starts))
+
+
+def target_auc(record: InversionRecord) -> float:
+    """Chance that the target's trigger works better than another class's; ties count half."""
+    wins = []
+    for start in record.starts:
+        rates = [rate.counts.value for rate in start.classes]
+        own = rates.pop(record.target)
+        wins += [float(own > rate) + 0.5 * (own == rate) for rate in rates]
+    return fmean(wins)
+
+
+def _groups(records: Sequence[InversionRecord]) -> list[list[InversionRecord]]:
+    """Measured records of one attack and inverter."""
+    groups: defaultdict[tuple[Any, ...], list[InversionRecord]] = defaultdict(list)
+    for record in records:
+        if record.status == "ok":
+            attack, inverter = record.attack, record.defense.stages[0]
+            key = (attack.label, attack.m, attack.boost, inverter.label)
+            groups[(record.protocol.recipe, *key)].append(record)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _all(
+    group: Iterable[InversionRecord], rates: Callable[[InversionRecord], Iterable[metrics.Rate]]
+) -> list[metrics.Rate]:
+    return [rate for record in group for rate in rates(record)]
+
+
+def _rates(group: Iterable[InversionRecord], name: str) -> list[metrics.Rate]:
+    return [getattr(start, name).counts for record in group for start in record.starts]
+
+
+def _mean(group: Iterable[InversionRecord], name: str) -> float:
+    return fmean(getattr(start, name) for record in group for start in record.starts)
+
+
+def _common(group: Sequence[InversionRecord], name: Namer) -> dict[str, Any]:
+    inverter = group[0].defense.stages[0]
+    return attack_columns(group[0], name) | {"inverter": name(inverter), "models": len(group)}
+
+
+def inversions(records: Sequence[InversionRecord], name: Namer) -> pd.DataFrame:
+    """One row per attack and inverter, means over start images and models."""
+    rows = []
+    for group in _groups(records):
+        first = group[0]
+        configurations = sum(not tried.restart for tried in first.tried)
+        rows.append(
+            _common(group, name)
+            | {
+                "starts": len(first.starts),
+                "configurations": configurations,
+                "runs": len(first.tried),
+                "scale": fmean(record.scale or 0.0 for record in group),
+            }
+            | mean_columns("asr_best", _all(group, lambda r: best_of(r, restarts=False)))
+            | mean_columns("asr_selected", _all(group, lambda r: selected(r, restarts=False)))
+            | mean_columns("asr_best_restarts", _all(group, lambda r: best_of(r, restarts=True)))
+            | mean_columns(
+                "asr_selected_restarts", _all(group, lambda r: selected(r, restarts=True))
+            )
+            | mean_columns("asr_clean_model", _rates(group, "on_clean_model"))
+            | mean_columns("reasr", _rates(group, "reasr"))
+            | {"overlap": _mean(group, "overlap"), "distance": _mean(group, "distance")}
+            | mean_columns("target_found", [target_found(record) for record in group])
+            | {
+                "target_auc": fmean(target_auc(record) for record in group),
+                "seconds": fmean(record.cost.seconds for record in group),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def configurations(records: Sequence[InversionRecord], name: Namer) -> pd.DataFrame:
+    """One row per attack, inverter and configuration, without restarts (C3)."""
+    rows = []
+    for group in _groups(records):
+        for number, tried in enumerate(group[0].tried):
+            if not tried.restart:
+                found = [
+                    success(record, record.tried[number], start)
+                    for record in group
+                    for start in range(len(record.starts))
+                ]
+                rows.append(_common(group, name) | tried.params | mean_columns("asr", found))
+    return pd.DataFrame(rows)
+
+
+def smoothed(records: Sequence[InversionRecord], name: Namer) -> pd.DataFrame:
+    """One row per attack, inverter and noise level: what its smoothed classifier answers."""
+    rows = []
+    for group in _groups(records):
+        for number, level in enumerate(group[0].smoothed):
+            levels = [record.smoothed[number] for record in group]
+
+            def columns(part: str, levels: list[Any] = levels) -> dict[str, float]:
+                rates: list[Rate] = [getattr(found, part) for found in levels]
+                return mean_columns(part, [rate.counts for rate in rates])
+
+            rows.append(
+                _common(group, name)
+                | {"sigma": level.sigma}
+                | columns("clean")
+                | columns("asr")
+                | columns("untriggered")
+            )
+    return pd.DataFrame(rows)
