@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from benchmark.data import cache_folder
 from benchmark.images import ImageSet
 
 # diffusers is hardly typed; these names say which of its classes is meant.
@@ -158,12 +158,8 @@ def _sha256(unet: nn.Module) -> str:
 
 
 def folder_of(name: str) -> Path:
-    """Where the denoiser that was trained here under this name is kept.
-
-    That is beside the decoded data sets: in $XDG_CACHE_HOME/poisongames, or ~/.cache/poisongames.
-    """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "poisongames" / "denoisers" / name
+    """Where the denoiser that was trained here under this name is kept."""
+    return cache_folder() / "denoisers" / name
 
 
 def load(name_or_path: str) -> Denoiser:

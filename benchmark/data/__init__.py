@@ -33,6 +33,11 @@ class DataError(ValueError):
     """A data set that is missing, damaged or not what it should be, in one sentence."""
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: $XDG_CACHE_HOME/poisongames or ~/.cache/poisongames."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "poisongames"
+
+
 def load(dataset: Dataset, data_dir: Path | None = None, cache: Path | None = None) -> Source:
     """Find, decode and cache a data set.
 
@@ -55,7 +60,7 @@ def load(dataset: Dataset, data_dir: Path | None = None, cache: Path | None = No
     if files is not None and not files:
         return dataset.decode(files)
     if cache is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "poisongames"
+        cache = cache_folder()
     entry = cache / f"{dataset.name}-{_fingerprint(dataset, files or ())[:16]}"
     return _open(entry) or _fill(entry, dataset, files)
 
