@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from benchmark.registry import Registry
     from benchmark.runs.cells import Cell, Tune
-    from benchmark.runs.tasks import Setup
+    from benchmark.runs.workshop import Setup
 
 app = typer.Typer(
     help="Play backdoor attacks against defenses by fixed protocols, and rank what comes out.\n\n"
@@ -259,7 +259,7 @@ def _setup(
     from benchmark import protocol as protocols
     from benchmark.api import Architecture, Dataset
     from benchmark.games.arena import pools
-    from benchmark.runs.tasks import Setup
+    from benchmark.runs.workshop import Setup
 
     chosen = protocols.load(protocol)
     registry = _registry(plugin)

@@ -22,13 +22,11 @@ from benchmark.api import Attack, Images, Inverter, Starts
 from benchmark.games import checks
 from benchmark.games.arena import Arena, Progress
 from benchmark.games.exam import Exam
+from benchmark.games.transfer import Hits, Judge, overlap
 from benchmark.images import ImageSet, to_bytes, to_unit
-from benchmark.inversion import IMAGES_PER_PASS, Trigger
+from benchmark.inversion import Trigger
 from benchmark.models import Classifier
 from benchmark.protocol import Inversion
-from benchmark.training import mixed_precision
-
-Hits = NDArray[np.bool_]
 
 #: Makes an inverter with some of its parameters set to these numbers.
 Configure = Callable[[Mapping[str, float]], Inverter]
@@ -182,7 +180,7 @@ def play(
     """
     started = time.perf_counter()
     plain = configure({})
-    judge = _Judge(arena, suspect)
+    judge = Judge(arena, suspect)
     begin = to_unit(view.starts.pixels)
     targets = torch.full((len(begin),), view.target, device=arena.device)
     todo = configurations(game.configurations.get(plain.name, {}), game.runs)
@@ -232,7 +230,7 @@ def play(
         scene=view,
         attempts=attempts,
         chosen=chosen,
-        fidelity=_fidelity(view, pick, begin, inverted, judge, _Judge(arena, clean)),
+        fidelity=_fidelity(view, pick, begin, inverted, judge, Judge(arena, clean)),
         classes=classes.reshape(len(begin), len(every), -1),
         smoothed=smoothed,
         inverted=inverted,
@@ -267,46 +265,6 @@ def best(attempts: Sequence[Attempt], labels: NDArray[np.int64], target: int) ->
     return numbers
 
 
-class _Judge:
-    """Tells what a model makes of other images under reversed triggers."""
-
-    def __init__(self, arena: Arena, model: Classifier) -> None:
-        self.model = model.requires_grad_(False).eval()
-        self.precision = arena.recipe.precision
-
-    @torch.inference_mode()
-    def hits(
-        self,
-        trigger: Trigger,
-        classes: Tensor,
-        data: ImageSet,
-        who: str,
-        only: int | None = None,
-        mask: Tensor | None = None,
-    ) -> Hits:
-        """Which of N images get the class of each of J triggers, bool (J, N).
-
-        Args:
-            only: number of the only trigger that is asked for; then (1, N).
-            mask: bool (H, W), the only pixels that may change.
-        """
-        rows = slice(None) if only is None else slice(only, only + 1)
-        classes = classes[rows]
-        found = []
-        for pixels in data.pixels.split(max(1, IMAGES_PER_PASS // len(classes))):
-            images = to_unit(pixels)
-            changed = trigger.apply(images.clone())[rows]
-            if mask is not None:
-                changed = torch.where(mask, changed, images)
-            flat = changed.flatten(0, 1)
-            flat = checks.images(flat, images.repeat(len(classes), 1, 1, 1), f"{who}'s trigger")
-            with mixed_precision(images.device, self.precision):
-                answers = self.model(flat.contiguous(memory_format=torch.channels_last)).argmax(1)
-            found.append(answers.view(len(classes), -1) == classes[:, None])
-        hits: Hits = torch.cat(found, 1).cpu().numpy()
-        return hits
-
-
 def _picked(
     pick: Sequence[tuple[Attempt, int]], begin: Images, trigger: Callable[[Attempt], Trigger]
 ) -> Images:
@@ -326,13 +284,9 @@ def _fidelity(
     pick: Sequence[tuple[Attempt, int]],
     begin: Images,
     inverted: Images,
-    judge: _Judge,
-    clean_judge: _Judge,
+    judge: Judge,
+    clean_judge: Judge,
 ) -> Fidelity:
-    size = int(view.mask.sum())
-    change = (inverted - begin).abs().amax(1).flatten(1)
-    largest = change.topk(size, dim=1).indices
-    shared = view.mask.flatten()[largest].sum(1).double()
     distance = (inverted - view.triggered_starts).flatten(1).norm(dim=1).double() / view.scale
     restricted, on_clean = [], []
     for attempt, row in pick:
@@ -341,7 +295,7 @@ def _fidelity(
         restricted.append(judge.hits(attempt.trigger, targets, data, who, row, view.mask)[0])
         on_clean.append(clean_judge.hits(attempt.trigger, targets, data, who, row)[0])
     return Fidelity(
-        overlap=(shared / (2 * size - shared)).cpu().numpy(),
+        overlap=overlap(inverted - begin, view.mask).cpu().numpy(),
         distance=distance.cpu().numpy(),
         restricted=np.stack(restricted),
         on_clean_model=np.stack(on_clean),

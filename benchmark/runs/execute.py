@@ -18,7 +18,8 @@ from typing import Literal
 from benchmark.runs.cells import Cell, Tune, Victim
 from benchmark.runs.record import Error
 from benchmark.runs.store import Store
-from benchmark.runs.tasks import Setup, Worker
+from benchmark.runs.tasks import Worker
+from benchmark.runs.workshop import Setup
 
 Task = Victim | Cell | Tune
 #: (task, done, total); total is 0 where nobody knows it.

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from benchmark import metrics
-from benchmark.games.inversion import Hits, Outcome
+from benchmark.games.inversion import Outcome
+from benchmark.games.transfer import Hits
 from benchmark.images import to_bytes
 from benchmark.runs.record import Evidence, InversionRecord, Inverted, Rate, Smoothed, Tried
 

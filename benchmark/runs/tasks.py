@@ -4,69 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 
-from benchmark import data, metrics
+from benchmark import metrics
 from benchmark.api import (
-    Attack,
-    Dataset,
     Defense,
     Deployment,
     Detector,
     Inverter,
     Repair,
-    Sanitizer,
 )
-from benchmark.games import detectability, inversion, robustness, tuning, victims
-from benchmark.games.arena import Arena, Progress
-from benchmark.games.exam import Exam, ask, predictor
+from benchmark.games import detectability, inversion, robustness, tuning
+from benchmark.games.arena import Progress
 from benchmark.games.robustness import Outcome
-from benchmark.images import to_unit
-from benchmark.models import Classifier
-from benchmark.protocol import Protocol
-from benchmark.registry import Registry
-from benchmark.runs import inverted, report
+from benchmark.runs import inverted, report, victim_training
 from benchmark.runs.cells import Cell, Tune, Victim
 from benchmark.runs.plan import with_settings
-from benchmark.runs.record import AttackRef, Error, Rate, Record, StageRef
-from benchmark.runs.store import Store, StoreError, tensors_sha256
+from benchmark.runs.record import Error, Rate, Record
+from benchmark.runs.store import StoreError
 from benchmark.runs.tuned import Left, Search, search_grid
-from benchmark.training import mixed_precision
+from benchmark.runs.workshop import Workshop
 
 
 def _left(point: metrics.Point) -> Left:
     return Left(asr=Rate.of(point.asr), cda=Rate.of(point.cda))
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What a worker needs to begin; it travels to the worker's process."""
-
-    protocol: Protocol
-    recipe: str
-    device: str
-    plugin_files: tuple[Path, ...]
-    data_dir: Path | None
-    root: Path
-
-
-class Worker:
+class Worker(Workshop):
     """Trains victims and plays cells of one protocol, and saves what comes of it."""
-
-    def __init__(self, setup: Setup) -> None:
-        if setup.device == "cpu":
-            # One thread each, whatever their number: then results do not depend on it.
-            torch.set_num_threads(1)
-        self.setup = setup
-        self.store = Store(setup.root)
-        self.registry = Registry(setup.plugin_files)
-        dataset = self.registry.create(Dataset, setup.protocol.splits.dataset)
-        source = data.load(dataset, setup.data_dir)
-        self.arena = Arena(setup.protocol, source, self.registry, setup.device, setup.recipe)
 
     def train_victim(
         self, victim: Victim, progress: Progress = lambda done, total: None
@@ -79,53 +45,12 @@ class Worker:
         if self.store.has_victim(victim.key):
             return None
         try:
-            self._train_victim(victim, progress)
+            victim_training.train(self, victim, progress)
         except StoreError:
             raise
         except Exception as error:
             return report.describe(error)
         return None
-
-    def _train_victim(self, victim: Victim, progress: Progress) -> None:
-        started = time.perf_counter()
-        arena = self.arena
-        attack = self._attack(victim.attack)
-        # The trigger is fixed per experiment; what is drawn with it differs by repetition.
-        names = (victim.attack.label, victim.attack.m, victim.attack.boost)
-        torch.manual_seed(arena.protocol.seed("global", *names, victim.seed))
-        if attack is not None:
-            attack.setup(arena.attacker_view(), arena.rng("trigger", victim.attack.label))
-        rng = arena.rng("collect", *names, victim.seed)
-        training = victims.collect(arena, attack, victim.attack.m, victim.attack.boost, rng)
-        removed: dict[str, int] = {}
-        if victim.sanitizer is not None:
-            sanitizer = self.registry.create(Defense, victim.sanitizer.label)
-            assert isinstance(sanitizer, Sanitizer)
-            before = training
-            rng = arena.rng("sanitize", *names, victim.sanitizer.label, victim.seed)
-            training = victims.sanitize(arena, sanitizer, before, rng)
-            removed = {
-                "removed": len(before.data) - len(training.data),
-                "removed_poisons": int(before.poisoned.sum() - training.poisoned.sum()),
-            }
-        model = victims.train(
-            arena, attack, training, arena.rng("train", *names, victim.seed), progress
-        )
-        triggered = victims.trigger_test_images(arena, attack, arena.rng("test", *names))
-        predict = predictor(model, arena.recipe.precision)
-        facts = {
-            "victim": str(victim),
-            "model_sha256": tensors_sha256(model.state_dict()),
-            "test_hits": int(np.sum(ask(predict, arena.splits.test.pixels) == self._labels)),
-            "target_hits": int(np.sum(ask(predict, triggered) == arena.target)),
-            "target_confidence": self._target_confidence(model, triggered),
-            "asr_clean_model": None if attack is None else self._clean_hits(victim, triggered),
-            "seconds": time.perf_counter() - started,
-            **removed,
-        }
-        state = {} if attack is None else attack.state
-        tensors = {"model": model.state_dict(), "state": state, "exam": {"triggered": triggered}}
-        self.store.save_victim(victim.key, tensors, facts)
 
     def play_cell(self, cell: Cell, progress: Progress = lambda done, total: None) -> Error | None:
         """Play a cell whose victims are trained, and save its record.
@@ -167,14 +92,14 @@ class Worker:
     def _examine(self, cell: Cell, progress: Progress) -> Record:
         """The detectability game."""
         started = time.perf_counter()
-        detector, share = self._stage(cell, "detect"), cell.trusted_share
+        detector, share = self.stage(cell, "detect"), cell.trusted_share
         assert isinstance(detector, Detector)
         assert share is not None
-        exam = self._exam(cell)
+        exam = self.exam(cell)
         scans = detectability.examine(
             self.arena,
             exam,
-            self._load(cell.victim),
+            self.load(cell.victim),
             detector,
             share=share,
             seed=cell.victim.seed,
@@ -197,7 +122,7 @@ class Worker:
         ref, game, attack = cell.stage("invert"), protocol.inversion, cell.victim.attack
         assert ref is not None
         assert game is not None
-        mounted = self._attack(attack)
+        mounted = self.attack(attack)
         assert mounted is not None
         state = self.store.victim_tensors(cell.victim.key, "state")
         here = {name: tensor.to(arena.device) for name, tensor in state.items()}
@@ -210,9 +135,9 @@ class Worker:
 
         outcome = inversion.play(
             arena,
-            inversion.scene(arena, self._exam(cell), mounted, game, seed),
-            self._load(cell.victim),
-            self._load(cell.victim.clean),
+            inversion.scene(arena, self.exam(cell), mounted, game, seed),
+            self.load(cell.victim),
+            self.load(cell.victim.clean),
             configure,
             game,
             seed_parts=(attack.label, attack.m, ref.name, seed),
@@ -230,19 +155,19 @@ class Worker:
     def _defend(self, cell: Cell, progress: Progress) -> Outcome:
         arena, seed, sanitized = self.arena, cell.victim.seed, cell.sanitized_victim
         torch.manual_seed(arena.protocol.seed("global", cell.key))
-        exam = self._exam(cell)
+        exam = self.exam(cell)
         trusted = None
         if cell.trusted_share is not None:
             trusted = arena.trusted(cell.trusted_share, seed)
-        repair, deployment = self._stage(cell, "repair"), self._stage(cell, "deploy")
+        repair, deployment = self.stage(cell, "repair"), self.stage(cell, "deploy")
         assert repair is None or isinstance(repair, Repair)
         assert deployment is None or isinstance(deployment, Deployment)
         attack = cell.victim.attack
         return robustness.play(
             arena,
             exam,
-            self._load(cell.victim),
-            sanitized=None if sanitized is None else self._load(sanitized),
+            self.load(cell.victim),
+            sanitized=None if sanitized is None else self.load(sanitized),
             repair=repair,
             deployment=deployment,
             trusted=trusted,
@@ -267,7 +192,7 @@ class Worker:
     def _tune(self, tune: Tune, progress: Progress) -> None:
         arena, protocol, share = self.arena, self.setup.protocol, tune.trusted_share
         assert protocol.tuning is not None
-        suspect = self._load(tune.suspect)
+        suspect = self.load(tune.suspect)
         backdoors = [
             tuning.self_poison(
                 arena,
@@ -298,51 +223,8 @@ class Worker:
             trials=search_grid(grid, try_point, journal, progress),
         ).save(tune.path)
 
-    def _exam(self, cell: Cell) -> Exam:
-        splits, device = self.arena.splits, self.arena.device
-        triggered = self.store.victim_tensors(cell.victim.key, "exam")["triggered"]
-        return Exam(splits.validation, splits.test, triggered.to(device), self.arena.target)
-
     def fail_cell(self, cell: Cell, error: Error, seconds: float = 0.0) -> Error:
         """Record that a cell could not be played, and why."""
         record = report.failed(self.setup.protocol, cell, error, self.arena.device, seconds)
         self.store.save_record(cell.name, record)
         return error
-
-    def _attack(self, ref: AttackRef) -> Attack | None:
-        return None if ref.threat == "none" else self.registry.create(Attack, ref.label)
-
-    def _stage(self, cell: Cell, stage: str) -> Defense | None:
-        ref: StageRef | None = cell.stage(stage)
-        return None if ref is None else self.registry.create(Defense, ref.label)
-
-    def _load(self, victim: Victim) -> Classifier:
-        """The victim as it was saved, in a freshly built classifier."""
-        model = self.arena.new_model(self.arena.rng("loading"))
-        model.load_state_dict(self.store.victim_tensors(victim.key, "model"))
-        return model
-
-    @property
-    def _labels(self) -> np.ndarray:
-        labels: np.ndarray = self.arena.splits.test.labels.cpu().numpy()
-        return labels
-
-    def _clean_hits(self, victim: Victim, triggered: torch.Tensor) -> tuple[int, int]:
-        """ASR of the trigger on the clean model of the same repetition, in counts."""
-        answers = ask(predictor(self._load(victim.clean), self.arena.recipe.precision), triggered)
-        return metrics.attack_success(answers, self._labels, self.arena.target)
-
-    def _target_confidence(self, model: Classifier, triggered: torch.Tensor) -> float | None:
-        """Mean probability of the target on triggered images of other classes."""
-        if not len(triggered):
-            return None
-        others = triggered[self.arena.splits.test.labels != self.arena.target]
-        total = 0.0
-        for pixels in others.split(victims.BATCH):
-            with (
-                torch.inference_mode(),
-                mixed_precision(pixels.device, self.arena.recipe.precision),
-            ):
-                logits = model(to_unit(pixels)).float()
-            total += logits.softmax(1)[:, self.arena.target].sum().item()
-        return total / len(others)

@@ -1,0 +1,64 @@
+"""What all work of a run needs: the protocol's arena, the plugins and the run's files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmark import data
+from benchmark.api import Attack, Dataset, Defense
+from benchmark.games.arena import Arena
+from benchmark.games.exam import Exam
+from benchmark.models import Classifier
+from benchmark.protocol import Protocol
+from benchmark.registry import Registry
+from benchmark.runs.cells import Cell, Victim
+from benchmark.runs.record import AttackRef, StageRef
+from benchmark.runs.store import Store
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker needs to begin; it travels to the worker's process."""
+
+    protocol: Protocol
+    recipe: str
+    device: str
+    plugin_files: tuple[Path, ...]
+    data_dir: Path | None
+    root: Path
+
+
+class Workshop:
+    """The arena of one protocol, and what was saved of a run."""
+
+    def __init__(self, setup: Setup) -> None:
+        if setup.device == "cpu":
+            # One thread each, whatever their number: then results do not depend on it.
+            torch.set_num_threads(1)
+        self.setup = setup
+        self.store = Store(setup.root)
+        self.registry = Registry(setup.plugin_files)
+        dataset = self.registry.create(Dataset, setup.protocol.splits.dataset)
+        source = data.load(dataset, setup.data_dir)
+        self.arena = Arena(setup.protocol, source, self.registry, setup.device, setup.recipe)
+
+    def attack(self, ref: AttackRef) -> Attack | None:
+        return None if ref.threat == "none" else self.registry.create(Attack, ref.label)
+
+    def stage(self, cell: Cell, stage: str) -> Defense | None:
+        ref: StageRef | None = cell.stage(stage)
+        return None if ref is None else self.registry.create(Defense, ref.label)
+
+    def load(self, victim: Victim) -> Classifier:
+        """The victim as it was saved, in a freshly built classifier."""
+        model = self.arena.new_model(self.arena.rng("loading"))
+        model.load_state_dict(self.store.victim_tensors(victim.key, "model"))
+        return model
+
+    def exam(self, cell: Cell) -> Exam:
+        splits, device = self.arena.splits, self.arena.device
+        triggered = self.store.victim_tensors(cell.victim.key, "exam")["triggered"]
+        return Exam(splits.validation, splits.test, triggered.to(device), self.arena.target)
