@@ -49,6 +49,8 @@ def build(folder: Path) -> str:
         frames["inversions"] = inversions.inversions(inverted, name)
         frames["configurations"] = inversions.configurations(inverted, name)
         frames["smoothed"] = inversions.smoothed(inverted, name)
+    shown = {title: frame for title, frame in frames.items() if not frame.empty}
+    frames = {"victims": frames["victims"], **shown}
     for title, frame in frames.items():
         text = frame.to_csv(index=False, float_format="%.6f", lineterminator="\n")
         write_whole(folder / f"{title}.csv", text.encode())
@@ -58,7 +60,7 @@ def build(folder: Path) -> str:
         ("configurations", plots.configurations),
         ("smoothed", plots.smoothed),
     ):
-        if title in frames and not frames[title].empty:
+        if title in frames:
             write_whole(folder / f"{title}.svg", figure(frames[title]))
     text = page(protocol, records, frames, tuned.load(folder / "tuning"))
     write_whole(folder / "README.md", text.encode())

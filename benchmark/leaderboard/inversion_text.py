@@ -43,7 +43,15 @@ def inversion_sections(frames: Mapping[str, pd.DataFrame], records: Sequence[Rec
     parts = ["## Inversion from a single image", INVERSION.rstrip(), _success(frames["inversions"])]
     parts += ["![ASR over the noise level](configurations.svg)"]
     parts += ["### Fidelity and target", FIDELITY.rstrip(), _fidelity(frames["inversions"])]
-    if not frames["smoothed"].empty:
+    used = {
+        f"{what} `{sha[:12]}` by {cell_text(record.defense.stages[0].label)}"
+        for record in records
+        if isinstance(record, InversionRecord)
+        for what, sha in record.uses.items()
+    }
+    if used:
+        parts += [f"Used besides the models: {'; '.join(sorted(used))}."]
+    if "smoothed" in frames:
         parts += ["### Smoothed classifiers", SMOOTHED.rstrip(), _smoothed(frames["smoothed"])]
         parts += ["![Smoothed classifiers](smoothed.svg)"]
     return [*parts, "### Pictures", PICTURES.rstrip(), *_pictures(records)]

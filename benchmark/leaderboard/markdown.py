@@ -71,7 +71,7 @@ def page(
         "## Victims before any defense",
         _victims_table(frames["victims"]),
     ]
-    if not frames["repairs"].empty:
+    if "repairs" in frames:
         parts += _repairs(frames["repairs"])
     if "detectability" in frames:
         parts += _detectability(frames)
@@ -100,9 +100,9 @@ def _detectability(frames: Mapping[str, pd.DataFrame]) -> list[str]:
     parts = ["## Detectability", DETECTABILITY.rstrip(), _auc_grid(frames["curves"])]
     parts += ["![ASR and ROC AUC over m](curves.svg)", "### Detectors in detail", DETAILS.rstrip()]
     parts += [_detectors_table(frames["detectability"])]
-    if not frames["norms"].empty:
+    if "norms" in frames:
         parts += ["### Norms of reversed triggers", NORMS.rstrip(), _norms_table(frames["norms"])]
-    if not frames["pareto"].empty:
+    if "pareto" in frames:
         parts += ["## Robust and undetected", PARETO.rstrip(), _pareto_table(frames["pareto"])]
         parts += ["![Remaining ASR against ROC AUC](pareto.svg)"]
     return parts

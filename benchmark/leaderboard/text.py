@@ -27,7 +27,7 @@ def number(value: float, digits: int = 1) -> str:
 
 def table(rows: list[dict[str, str]]) -> str:
     if not rows:
-        return "No defense was played."
+        return "Nothing was measured."
     text: str = pd.DataFrame(rows).fillna("").to_markdown(index=False, disable_numparse=True)
     return text
 
