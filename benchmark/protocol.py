@@ -143,6 +143,13 @@ class Inversion(_Part):
     inverters: tuple[str, ...]
     configurations: dict[str, dict[str, Annotated[tuple[float, ...], Field(min_length=1)]]]
 
+    @model_validator(mode="after")
+    def _configures_what_is_played(self) -> Inversion:
+        played = {spec.split(":")[0] for spec in self.inverters}
+        if unknown := sorted(self.configurations.keys() - played):
+            raise ValueError(f"configurations of {unknown[0]}, which is not among the inverters")
+        return self
+
 
 class Tuning(_Part):
     """How defenders choose a repair's settings: on a model that they poison themselves.
@@ -211,6 +218,7 @@ class Protocol(_Part):
             for what, asked, split in (
                 ("evaluation", game.evaluation, "test"),
                 ("selection", game.selection, "validation"),
+                ("start_images", game.start_images, "trusted"),
             ):
                 if asked > (there := getattr(self.splits, split)):
                     raise ValueError(f"inversion.{what} is {asked}, splits.{split} has {there}")

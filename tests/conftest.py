@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmark import protocol as protocols
-from benchmark.protocol import Detectability, Protocol
+from benchmark.protocol import Detectability, Inversion, Protocol
 from benchmark.registry import Registry
 
 TINY = """
@@ -91,3 +91,22 @@ def with_population(tiny: Protocol) -> Protocol:
         }
     )
     return tiny.model_copy(update={"detectability": game})
+
+
+@pytest.fixture(scope="session")
+def with_inversion(tiny: Protocol) -> Protocol:
+    """The tiny protocol with an inversion game."""
+    game = Inversion.model_validate(
+        {
+            "models": 1,
+            "start_images": 3,
+            "runs": 3,
+            "selection": 30,
+            "evaluation": 45,
+            "sigmas": [0.0, 0.5],
+            "attacks": [{"attack": "badnets:side=0.25", "m": 40}, {"attack": "blind-s"}],
+            "inverters": ["smoothinv:steps=3,samples=2", "plainadv:steps=5"],
+            "configurations": {"smoothinv": {"epsilon": [0.5, 2.0]}},
+        }
+    )
+    return tiny.model_copy(update={"inversion": game})

@@ -76,6 +76,22 @@ detectors = ["abs"]
 attack = "tsb"
 m = [1, 5]
 
+[inversion]
+models = 2
+start_images = 3
+runs = 4
+selection = 5
+evaluation = 6
+sigmas = [0.0, 0.25]
+inverters = ["plainadv:steps=7"]
+
+[[inversion.attacks]]
+attack = "blind-s"
+m = 0
+
+[inversion.configurations.plainadv]
+epsilon = [1, 2]
+
 [tuning]
 draws = 1
 steps = 9
@@ -122,7 +138,7 @@ def canonical(value: Any) -> str:
 
 def canonical_sha256(protocol: Protocol) -> str:
     dumped = protocol.model_dump(mode="json")
-    for part in ("detectability", "tuning"):
+    for part in ("detectability", "inversion", "tuning"):
         if dumped[part] is None:
             del dumped[part]
     return hashlib.sha256(canonical(dumped).encode()).hexdigest()
@@ -132,9 +148,24 @@ def test_the_hash_is_that_of_the_canonical_form(
     tiny: Protocol, parsed: Callable[[str], Protocol]
 ) -> None:
     assert tiny.sha256 == canonical_sha256(tiny)
-    older = parsed(OLDER)
-    assert older.detectability is None
-    assert older.sha256 == canonical_sha256(older) != tiny.sha256
+    without = TOML[: TOML.index("[inversion]")] + TOML[TOML.index("[tuning]") :]
+    hashes = {tiny.sha256}
+    for text, part in ((OLDER, "detectability"), (without, "inversion")):
+        older = parsed(text)
+        assert getattr(older, part) is None
+        assert older.sha256 == canonical_sha256(older)
+        hashes.add(older.sha256)
+    assert len(hashes) == 3
+
+
+def test_an_inversion_game_may_use_all_images_of_its_splits(
+    parsed: Callable[[str], Protocol],
+) -> None:
+    text = TOML.replace("selection = 5", "selection = 10")
+    game = parsed(text.replace("evaluation = 6", "evaluation = 10")).inversion
+    assert game is not None
+    assert (game.selection, game.evaluation) == (10, 10)
+    assert game.configurations == {"plainadv": {"epsilon": (1.0, 2.0)}}
 
 
 def shuffled(value: Any, order: random.Random) -> Any:
@@ -253,6 +284,17 @@ def test_digest_is_insensitive_to_key_order(value: Any, seed: int) -> None:
         ("models = 3", "models = 0", "detectability.models"),
         ("m = [1, 5]", "m = []", "detectability.attacks.0.m"),
         ("share = 0.05", "share = 0.5", "share of 0.5 is 50 images, splits.trusted allows 1 to 20"),
+        ("models = 2", "models = 0", "inversion.models: .* greater than or equal to 1"),
+        ("start_images = 3", "start_images = 0", "inversion.start_images"),
+        ("runs = 4", "runs = 0", "inversion.runs"),
+        ("selection = 5", "selection = 0", "inversion.selection"),
+        ("selection = 5", "selection = 11", "selection is 11, splits.validation has 10"),
+        ("evaluation = 6", "evaluation = 11", "inversion.evaluation is 11, splits.test has 10"),
+        ("evaluation = 6", "", "inversion.evaluation: Field required"),
+        ("0.0, 0.25", "-0.1", "inversion.sigmas.0: .* greater than or equal to 0"),
+        ("epsilon = [1, 2]", "epsilon = []", "inversion.configurations.plainadv.epsilon"),
+        ('attack = "blind-s"', 'attacks = "blind-s"', "inversion.attacks.0.attack: Field required"),
+        ("runs = 4", "runs = 4\nrestarts = 1", "inversion.restarts: Extra inputs"),
         (", 0.4]", "]", "the grid of weight-decay has 15 points, at least 20 are required"),
     ],
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
 from torch import Tensor
 
 from benchmark.api import Deployment, Detection, Detector, PoisoningAttack, Sanitizer, Verdict
-from benchmark.inversion import Trigger
+from benchmark.inversion import Additive, Patch, Trigger
 from benchmark.metrics import REJECTED
 
 #: Rounding in a plugin's arithmetic is no offence; it ends in the next 8-bit level anyway.
@@ -137,13 +138,35 @@ def detection(
     return returned
 
 
-def reversed_trigger(returned: object, starts: Tensor, who: str) -> None:
-    """Refuse what is no trigger for each of the J start images (J, C, H, W)."""
-    if not isinstance(returned, Trigger):
-        raise RuleViolation(f"{who} must yield triggers, got {type(returned).__name__}")
-    shape = returned.apply(starts[:1]).shape
+def reversed_trigger(returned: object, starts: Tensor, who: str) -> Trigger:
+    """A private copy of a trigger for each of the J start images (J, C, H, W).
+
+    Only the two kinds that `benchmark.inversion` defines are allowed: a trigger's own code
+    would see the images it is judged on, and could change with them.
+    """
+    if type(returned) not in (Patch, Additive):
+        raise RuleViolation(f"{who} must yield a Patch or an Additive, got {_kind(returned)}")
+    trigger = copy.copy(returned)
+    assert isinstance(trigger, Trigger)
+    trigger.variables = [variable.detach().clone() for variable in trigger.variables]
+    shape = trigger.apply(starts[:1]).shape
     if shape != (len(starts), 1, *starts.shape[1:]):
         raise RuleViolation(
             f"{who} must yield a trigger for each of {len(starts)} start images, got images of "
             f"shape {tuple(shape)}"
         )
+    return trigger
+
+
+def probabilities(returned: object, count: int, classes: int, who: str) -> Tensor:
+    """Pass on what a smoothed classifier says of `count` images."""
+    if not isinstance(returned, Tensor) or returned.shape != (count, classes):
+        found = tuple(returned.shape) if isinstance(returned, Tensor) else _kind(returned)
+        raise RuleViolation(f"{who} must return probabilities ({count}, {classes}), got {found}")
+    if not bool(returned.isfinite().all()):
+        raise RuleViolation(f"{who} must return finite probabilities")
+    return returned
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__

@@ -10,7 +10,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,6 +129,11 @@ def scene(arena: Arena, exam: Exam, attack: Attack, game: Inversion, seed: int) 
     splits, target = arena.splits, exam.target
     rng = torch.Generator().manual_seed(arena.protocol.seed("inversion", "starts", seed))
     others = (splits.trusted.labels != target).nonzero().flatten()
+    if game.start_images > len(others):
+        raise ValueError(
+            f"{game.start_images} start images asked for, the trusted split has {len(others)} of "
+            "other classes"
+        )
     order = torch.randperm(len(others), generator=rng).to(others.device)
     starts = splits.trusted.subset(others[order[: game.start_images]])
     images = to_unit(starts.pixels)
@@ -137,6 +142,9 @@ def scene(arena: Arena, exam: Exam, attack: Attack, game: Inversion, seed: int) 
     evaluation = splits.test.subset(torch.arange(game.evaluation, device=arena.device))
     stamped = exam.triggered[: game.evaluation]
     change = to_unit(stamped) - to_unit(evaluation.pixels)
+    scale = change.flatten(1).norm(dim=1).mean().item()
+    if not scale:
+        raise ValueError(f"the trigger of {attack.name} changes no image, so none can be inverted")
     return Scene(
         starts=starts,
         triggered_starts=to_unit(to_bytes(triggered)),
@@ -145,7 +153,7 @@ def scene(arena: Arena, exam: Exam, attack: Attack, game: Inversion, seed: int) 
         triggered=stamped,
         target=target,
         mask=(exam.triggered != exam.test.pixels).any(0).any(0),
-        scale=change.flatten(1).norm(dim=1).mean().item(),
+        scale=scale,
     )
 
 
@@ -214,9 +222,9 @@ def play(
 
     every = torch.arange(len(arena.class_names), device=arena.device)
     repeated = begin.repeat_interleave(len(every), 0)
-    starts = Starts(repeated, every.repeat(len(begin)), view.scale)
-    found = invert(plain, starts, "classes")
-    classes = judge.hits(found[max(found)], starts.targets, view.evaluation, plain.name)
+    wanted = every.repeat(len(begin))
+    found = invert(plain, Starts(repeated, wanted.clone(), view.scale), "classes")
+    classes = judge.hits(found[max(found)], wanted, view.evaluation, plain.name)
     progress(len(todo) + len(every), total)
 
     smoothed = {}
@@ -225,7 +233,8 @@ def play(
         if answers is not None:
             smoothed[sigma] = answers
         progress(len(todo) + len(every) + number + 1, total)
-    inverted = _picked(pick, begin, lambda attempt: attempt.trigger)
+    # As files would hold them, and as the evidence does.
+    inverted = to_unit(to_bytes(_picked(pick, begin, lambda attempt: attempt.trigger)))
     return Outcome(
         scene=view,
         attempts=attempts,
@@ -244,14 +253,17 @@ def trail(
 ) -> dict[int, Trigger]:
     """Run an inverter; its triggers after 1, 2, 4, ... steps and after the last one."""
     kept: dict[int, Trigger] = {}
-    step, trigger = 0, None
-    for step, trigger in enumerate(inverter.invert(model, starts, rng), start=1):
-        checks.reversed_trigger(trigger, starts.images, f"{inverter.name}.invert")
+    step, trigger, who = 0, None, f"{inverter.name}.invert"
+    begin = starts.images.clone()
+    found = inverter.invert(model, starts, rng)
+    if not isinstance(found, Iterator):
+        raise checks.RuleViolation(f"{who} must yield triggers, got {type(found).__name__}")
+    for step, trigger in enumerate(found, start=1):
         if step & (step - 1) == 0:
-            kept[step] = trigger
-    if trigger is None:
-        raise checks.RuleViolation(f"{inverter.name}.invert must yield at least one trigger")
-    return kept | {step: trigger}
+            kept[step] = checks.reversed_trigger(trigger, begin, who)
+    if not step:
+        raise checks.RuleViolation(f"{who} must yield at least one trigger")
+    return kept | {step: checks.reversed_trigger(trigger, begin, who)}
 
 
 def best(attempts: Sequence[Attempt], labels: NDArray[np.int64], target: int) -> NDArray[np.int64]:
@@ -314,9 +326,15 @@ def _smoothed_answers(
     if classify is None:
         return None
     rng = arena.rng("smoothed", *seed_parts, sigma)
-    found = [
-        torch.cat([classify(to_unit(part), rng).argmax(1) for part in pixels.split(100)])
+    who, classes = f"{inverter.name}.smoothed", len(arena.class_names)
+
+    def answer(pixels: Tensor) -> Tensor:
+        found = classify(to_unit(pixels), rng)
+        return checks.probabilities(found, len(pixels), classes, who).argmax(1)
+
+    rows = [
+        torch.cat([answer(part) for part in pixels.split(100)])
         for pixels in (view.evaluation.pixels, view.triggered)
     ]
-    answers: NDArray[np.int16] = torch.stack(found).cpu().numpy().astype(np.int16)
+    answers: NDArray[np.int16] = torch.stack(rows).cpu().numpy().astype(np.int16)
     return answers

@@ -41,10 +41,11 @@ class Judge:
             only: number of the only trigger that is asked for; then (1, N).
             mask: bool (H, W), the only pixels that may change.
         """
+        size = max(1, IMAGES_PER_PASS // len(classes))
         rows = slice(None) if only is None else slice(only, only + 1)
         classes = classes[rows]
         found = []
-        for pixels in data.pixels.split(max(1, IMAGES_PER_PASS // len(classes))):
+        for pixels in data.pixels.split(size):
             images = to_unit(pixels)
             changed = trigger.apply(images.clone())[rows]
             if mask is not None:
@@ -62,10 +63,12 @@ def overlap(changes: Tensor, mask: Tensor) -> Tensor:
     """Intersection over union of a mask with as many pixels that change most, float64 (S,).
 
     Args:
-        changes: (S, C, H, W); a pixel counts with its largest channel.
+        changes: (S, C, H, W); a pixel counts with its largest channel, and not at all where
+            nothing changes.
         mask: bool (H, W).
     """
     size = int(mask.sum())
-    largest = changes.abs().amax(1).flatten(1).topk(size, dim=1).indices
-    shared = mask.flatten()[largest].sum(1).double()
-    return shared / (2 * size - shared)
+    most = changes.abs().amax(1).flatten(1).topk(size, dim=1)
+    changed = most.values > 0
+    shared = (mask.flatten()[most.indices] & changed).sum(1).double()
+    return shared / (size + changed.sum(1) - shared)

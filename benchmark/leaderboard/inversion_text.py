@@ -24,14 +24,15 @@ What the selected triggers are like. On the clean model: what they do to a model
 backdoor, which tells a trigger from a perturbation that fools any model. ReASR: their success
 on the true trigger's pixels only. Overlap: intersection over union of the true trigger's pixels
 with as many that the reversed one changes most. Distance: L2 between the inverted and the truly
-triggered start image, in units of the true trigger's norm; an untouched image has 1. Target
+triggered start image, in units of the true trigger's norm; an untouched image has 1. Where a
+true trigger covers most of the image, ReASR and overlap say little. Target
 found: start images for which the target's trigger, reversed with the inverter's own settings,
 works better than every other class's; AUC: the chance that it works better than one of them.
 """
 SMOOTHED = """\
 The smoothed classifier that is inverted (Tab. 5 of Sun and Kolter), in percent: accuracy, ASR
-of the true trigger, and target answers to untriggered images of other classes with the same
-noise. Where the last is high, ASR says nothing about the trigger.
+of the true trigger, and target answers to untriggered images of other classes at the same noise
+level. Where the last is high, ASR says nothing about the trigger.
 """
 PICTURES = """\
 Rows are start images: how the inverted image comes about, its difference from the start scaled

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 
 import matplotlib
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -97,38 +99,41 @@ def configurations(frame: pd.DataFrame) -> bytes:
     Lines are inverters and radii; those without noise are drawn across.
     """
     figure, panels = _panels(frame)
+    radii = frame.epsilon if "epsilon" in frame else pd.Series(float("nan"), frame.index)
+    names = frame.inverter.map(_short) + radii.map(lambda r: "" if pd.isna(r) else f", ε={r:g}")
+    colours = _colours(names)
     for axis, group in panels:
-        kinds = group.groupby(
-            [column for column in ("inverter", "epsilon") if column in group],
-            sort=False, dropna=False,
-        )  # fmt: skip
-        for (parts, own), colour in zip(kinds, COLOURS, strict=False):
-            name, *radius = parts
-            short = name.split(":")[0]
-            known = [value for value in radius if not pd.isna(value)]
-            text = f"{short}, ε={known[0]:g}" if known else short
+        for name, own in group.groupby(names, sort=False):
             if "sigma" in own and own.sigma.notna().all():
                 own = own.sort_values("sigma")
-                _line(axis, own.sigma, own, "asr", text, colour, "-")
+                _line(axis, own.sigma, own, "asr", name, colours[name], "-")
             else:
-                axis.axhline(own.asr.mean(), label=text, color=colour, linestyle=":")
+                axis.axhline(own.asr.mean(), label=name, color=colours[name], linestyle=":")
         axis.set_xlabel("σ of the inverter")
-    axis_label = "ASR on other images"
-    return _finished(figure, panels, axis_label)
+    return _finished(figure, panels, "ASR on other images")
 
 
 def smoothed(frame: pd.DataFrame) -> bytes:
     """Accuracy, ASR and untriggered target answers over the noise level, one panel per attack."""
     figure, panels = _panels(frame)
     styles = {"clean": ("accuracy", "-"), "asr": ("ASR", "--"), "untriggered": ("untriggered", ":")}
+    names = frame.inverter.map(_short)
+    colours = _colours(names)
     for axis, group in panels:
-        kinds = group.groupby("inverter", sort=False)
-        for (name, own), colour in zip(kinds, COLOURS, strict=False):
+        for name, own in group.groupby(names, sort=False):
             for part, (title, style) in styles.items():
-                text = f"{title}, {str(name).split(':')[0]}"
-                _line(axis, own.sigma, own, part, text, colour, style)
+                _line(axis, own.sigma, own, part, f"{title}, {name}", colours[name], style)
         axis.set_xlabel("σ of the smoothed classifier")
     return _finished(figure, panels, "share of test images")
+
+
+def _short(label: str) -> str:
+    return label.split(":")[0]
+
+
+def _colours(names: pd.Series) -> dict[str, str]:
+    """The same colour for a name in every panel."""
+    return dict(zip(dict.fromkeys(names), itertools.cycle(COLOURS), strict=False))
 
 
 _Panels = list[tuple[matplotlib.axes.Axes, pd.DataFrame]]
@@ -152,9 +157,14 @@ def _panels(frame: pd.DataFrame) -> tuple[Figure, _Panels]:
 def _finished(figure: Figure, panels: _Panels, label: str) -> bytes:
     """One legend above all panels, and the name of the common axis."""
     panels[0][0].set_ylabel(label)
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", ncols=3, fontsize=8, frameon=False)
-    lines = math.ceil(len(labels) / 3)
+    found: dict[str, Artist] = {}
+    for axis, _ in panels:
+        handles, labels = axis.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    figure.legend(
+        list(found.values()), list(found), loc="upper center", ncols=3, fontsize=8, frameon=False
+    )
+    lines = math.ceil(len(found) / 3)
     height = figure.get_figheight()
     figure.subplots_adjust(top=1 - (0.4 + 0.2 * lines) / height, hspace=0.6, wspace=0.08)
     return _svg(figure)

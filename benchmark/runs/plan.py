@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from benchmark.api import Attack, CodePoisoningAttack, Defense, Repair, Stage
-from benchmark.protocol import AttackEntry, Population, Protocol
+from benchmark.protocol import AttackEntry, Inversion, Population, Protocol
 from benchmark.registry import Registry
 from benchmark.runs.cells import CLEAN, NO_DEFENSE, Cell, Tune, Victim
 from benchmark.runs.record import AttackRef, DefenseRef, StageRef
@@ -165,7 +165,7 @@ class _Planner:
 
     def robustness(self, attacks: Sequence[str], defenses: Sequence[str]) -> list[Cell]:
         game = self.protocol.robustness
-        entries = [_entry(self.protocol, spec) for spec in attacks] or list(game.attacks)
+        entries = [_entry(spec, game.attacks) for spec in attacks] or list(game.attacks)
         refs = [self.attack(entry) for entry in entries]
         cells: list[Cell] = []
         for seed in range(self.seeds or game.seeds):
@@ -209,9 +209,10 @@ class _Planner:
             raise ValueError(
                 f"{self.protocol.name} has no inversion game, so no inverter can be played"
             )
-        entries = [_entry(self.protocol, spec) for spec in attacks] or list(game.attacks)
+        known = (*game.attacks, *self.protocol.robustness.attacks)
+        entries = [_entry(spec, known) for spec in attacks] or list(game.attacks)
         refs = [self.attack(entry) for entry in entries]
-        defenses = [self.defense(spec) for spec in inverters]
+        defenses = [self._inverter(spec, game) for spec in inverters]
         cells: list[Cell] = []
         for seed in range(self.seeds or game.models):
             cells += self.undefended([CLEAN, *refs], seed)
@@ -221,6 +222,21 @@ class _Planner:
                 for inverter in defenses
             ]
         return cells
+
+    def _inverter(self, spec: str, game: Inversion) -> DefenseRef:
+        """An inverter alone, whose configurations the protocol sets and nobody else."""
+        name, asked = parse(spec)
+        grid = game.configurations.get(name, {})
+        if swept := sorted(asked.keys() & grid.keys()):
+            raise RegistryError(
+                f"{spec!r}: {swept[0]} is what {self.protocol.name} takes the best of, it cannot "
+                "be set"
+            )
+        found = self.defense(spec)
+        # A mistake in the protocol's configurations shows before anything is played.
+        first = {key: values[0] for key, values in grid.items()}
+        self.registry.create(Defense, with_settings(found.stages[0].label, first))
+        return found
 
     def undefended(self, attacks: Sequence[AttackRef], seed: int) -> list[Cell]:
         return [Cell(self.victim(attack, seed), NO_DEFENSE, None) for attack in attacks]
@@ -238,7 +254,7 @@ def _entries(protocol: Protocol, spec: str) -> list[AttackEntry]:
     assert protocol.detectability is not None
     known = [entry for entry in protocol.detectability.attacks if parse(entry.attack)[0] == name]
     if "m" in settings or not known:
-        return [_entry(protocol, spec)]
+        return [_entry(spec, protocol.robustness.attacks)]
     own = _join(name, {key: value for key, value in settings.items() if key != "boost"})
     chosen = known[0].model_copy(update={"attack": _merge(known[0].attack, own)})
     return [
@@ -250,7 +266,7 @@ def _entries(protocol: Protocol, spec: str) -> list[AttackEntry]:
 def with_settings(spec: str, numbers: Mapping[str, float]) -> str:
     """Lay numbers over the settings of a spec."""
     name, settings = parse(spec)
-    return _join(name, settings | {key: f"{value:g}" for key, value in numbers.items()})
+    return _join(name, settings | {key: f"{value:.12g}" for key, value in numbers.items()})
 
 
 def _merge(base: str, spec: str) -> str:
@@ -267,13 +283,13 @@ def _join(name: str, settings: dict[str, str]) -> str:
     return f"{name}:{joined}" if joined else name
 
 
-def _entry(protocol: Protocol, spec: str) -> AttackEntry:
+def _entry(spec: str, known: Sequence[AttackEntry]) -> AttackEntry:
+    """What `spec` says of an attack, over the game's own entry of that name."""
     name, settings = parse(spec)
     numbers = {key: settings.pop(key) for key in ("m", "boost") if key in settings}
     own = _join(name, settings)
     fields: dict[str, object] = {"attack": own}
-    inversion = protocol.inversion.attacks if protocol.inversion else ()
-    for entry in (*protocol.robustness.attacks, *inversion):
+    for entry in known:
         if parse(entry.attack)[0] == name:
             fields = entry.model_dump() | {"attack": _merge(entry.attack, own)}
             break

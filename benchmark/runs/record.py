@@ -217,8 +217,8 @@ class Inverted(_Part):
 
     label: Annotated[int, Field(ge=0)]
     chosen: Annotated[int, Field(ge=0)]
-    overlap: float
-    distance: float
+    overlap: Annotated[float, Field(ge=0, le=1)]
+    distance: Annotated[float, Field(ge=0)]
     reasr: Rate
     on_clean_model: Rate
     classes: tuple[Rate, ...]
@@ -312,6 +312,27 @@ class InversionRecord(_Record):
     picture: Evidence | None = None
     cost: Cost
     env: dict[str, str]
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> InversionRecord:
+        first = [number for number, run in enumerate(self.tried) if not run.restart]
+        for run in self.tried:
+            for part in ("selection", "evaluation"):
+                counts, total = getattr(run, part), getattr(self, part)
+                if len(counts) != len(self.starts):
+                    raise ValueError(f"{len(counts)} {part} counts for {len(self.starts)} starts")
+                if wrong := [count for count in counts if not 0 <= count <= total]:
+                    raise ValueError(f"{wrong[0]} of {total} {part} images")
+        for row, start in enumerate(self.starts):
+            # Of equals the first; those with restarts do not count.
+            best = max(first, key=lambda number: self.tried[number].selection[row], default=-1)
+            if start.chosen != best:
+                raise ValueError(f"start {row} chose run {start.chosen}, run {best} worked best")
+            if start.label == self.target or self.target >= len(start.classes):
+                raise ValueError(f"start {row} of class {start.label}, target {self.target}")
+        if self.status == "ok" and not (self.tried and self.starts and self.scale):
+            raise ValueError("a record that is ok needs runs, starts and a scale")
+        return self
 
 
 Record = RobustnessRecord | DetectabilityRecord | InversionRecord

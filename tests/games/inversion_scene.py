@@ -1,0 +1,152 @@
+"""A scene of the inversion game: digits, four white pixels, and a model that is made by hand."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from benchmark.api import Images, Inverter, PoisoningAttack, Starts
+from benchmark.data.named import Digits
+from benchmark.games.arena import Arena
+from benchmark.games.exam import Exam
+from benchmark.games.inversion import Outcome, Scene, play, scene
+from benchmark.images import to_bytes
+from benchmark.inversion import Additive, Trigger
+from benchmark.models import Classifier
+from benchmark.protocol import Inversion, Protocol
+from benchmark.registry import Registry
+
+TARGET, CLASSES, SHAPE = 3, 10, (1, 16, 16)
+STARTS, SELECTION, EVALUATION = 3, 30, 50
+
+
+def game(**changes: Any) -> Inversion:
+    found: dict[str, Any] = {
+        "models": 1,
+        "start_images": STARTS,
+        "runs": 1,
+        "selection": SELECTION,
+        "evaluation": EVALUATION,
+        "sigmas": [],
+        "attacks": [],
+        "inverters": ["own"],
+        "configurations": {},
+    }
+    return Inversion.model_validate(found | changes)
+
+
+@cache
+def arena() -> Arena:
+    recipe = {"epochs": 1, "batch_size": 50, "learning_rate": 0.1, "precision": "float32"}
+    robustness = {"target": TARGET, "budget": 0.5, "shares": [0.1], "interval": 1, "seeds": 1,
+                  "default_m": {"poison-label": 5, "clean-label": 5, "code": 5},
+                  "attacks": [], "defenses": []}  # fmt: skip
+    protocol = Protocol.model_validate(
+        {
+            "name": "inverted",
+            "summary": "for the inversion game",
+            "splits": {"dataset": "digits", "train": 100, "trusted": 60, "auxiliary": 10,
+                       "validation": 40, "test": 70},
+            "architecture": "resnet-small:width=16",
+            "augmentation": {},
+            "recipe": "short",
+            "recipes": {"short": recipe},
+            "robustness": robustness,
+            "inversion": game(),
+        }
+    )  # fmt: skip
+    return Arena(protocol, Digits().decode(()), Registry())
+
+
+@dataclass
+class Corner(PoisoningAttack):
+    """Four white pixels."""
+
+    name = "corner"
+
+    def trigger(self, images: Images, rng: Generator) -> Images:
+        changed = images.clone()
+        changed[:, :, :2, :2] = 1
+        return changed
+
+
+def linear(backdoor: float) -> Classifier:
+    """Random linear classes, and a target that answers to the mean of the four pixels."""
+    head = nn.Linear(256, CLASSES)
+    rng = Generator().manual_seed(5)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(CLASSES, 256, generator=rng))
+        head.weight[TARGET].view(16, 16)[:2, :2] += backdoor / 4
+        head.bias.zero_()
+        head.bias[TARGET] = -backdoor / 6
+    model = Classifier(OrderedDict(only=nn.Identity()), nn.Flatten(), head, 1)
+    model.normalise_by(torch.zeros(1), torch.ones(1))
+    return model.eval()
+
+
+def suspect() -> Classifier:
+    return linear(60)
+
+
+@cache
+def view(seed: int = 0) -> Scene:
+    test, attack = arena().splits.test, Corner()
+    triggered = to_bytes(attack.trigger(test.images, arena().rng()))
+    exam = Exam(arena().splits.validation, test, triggered, TARGET)
+    return scene(arena(), exam, attack, game(), seed)
+
+
+class Own(Inverter):
+    """Base of this test's inverters, which are told things through their class."""
+
+    name = "own"
+
+    def __init__(self, **params: float) -> None:
+        self.params = params
+
+
+class Truth(Own):
+    """Returns the true trigger, as the sum that whitens four pixels, weaker by `share`."""
+
+    def invert(self, model: Classifier, starts: Starts, rng: Generator) -> Iterator[Trigger]:
+        change = torch.zeros_like(starts.images)
+        change[:, :, :2, :2] = self.params.get("share", 1.0)
+        change[starts.targets != TARGET] = 0
+        yield Additive(change)
+
+
+class Nothing(Own):
+    """Changes nothing, in as many steps as it is told."""
+
+    steps: ClassVar[int] = 1
+
+    def invert(self, model: Classifier, starts: Starts, rng: Generator) -> Iterator[Trigger]:
+        for step in range(self.steps):
+            yield Additive(torch.full_like(starts.images, 0.0 if step == 0 else step / 100))
+
+
+class Random(Own):
+    """Random sums, which whiten the four pixels more from start to start."""
+
+    def invert(self, model: Classifier, starts: Starts, rng: Generator) -> Iterator[Trigger]:
+        change = torch.randn(starts.images.shape, generator=rng) * 0.4
+        change[:, :, :2, :2] = torch.linspace(0.2, 0.5, len(change))[:, None, None, None]
+        yield Additive(change)
+
+
+def run(kind: Callable[..., Inverter], *, seed: int = 0, **changes: Any) -> Outcome:
+    """Play the game on the first scene."""
+    return play(
+        arena(), view(), suspect(), linear(0), lambda params: kind(**params), game(**changes),
+        seed_parts=("corner", 4, "own", seed),
+    )  # fmt: skip
+
+
+def pictures(pixels: Tensor) -> list[bytes]:
+    return [image.numpy().tobytes() for image in pixels.contiguous()]

@@ -1,0 +1,260 @@
+"""The inversion game's images and numbers, against literal loops and closed forms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from inversion_scene import (
+    CLASSES,
+    EVALUATION,
+    SELECTION,
+    STARTS,
+    TARGET,
+    Nothing,
+    Own,
+    Random,
+    Truth,
+    arena,
+    linear,
+    pictures,
+    run,
+    suspect,
+    view,
+)
+from torch import Generator, Tensor
+
+from backdoor_defenses.plainadv import PlainAdv
+from backdoor_defenses.smoothinv import SmoothInv
+from benchmark.api import Starts
+from benchmark.games.inversion import Attempt, best
+from benchmark.games.transfer import overlap
+from benchmark.images import to_bytes, to_unit
+from benchmark.inversion import Additive, Trigger
+from benchmark.models import Classifier
+
+
+def answer(model: Classifier, image: Tensor) -> int:
+    with torch.no_grad():
+        return int(model(image[None])[0].argmax())
+
+
+# The scene.
+
+
+def test_starts_are_trusted_images_of_other_classes() -> None:
+    splits, scenes = arena().splits, [view(seed) for seed in range(4)]
+    labels = splits.trusted.labels.tolist()
+    there = dict(zip(pictures(splits.trusted.pixels), labels, strict=True))
+    judging = {*pictures(splits.validation.pixels), *pictures(splits.test.pixels)}
+    for found in scenes:
+        assert len(found.starts) == STARTS
+        assert TARGET not in found.starts.labels.tolist()
+        kept = pictures(found.starts.pixels)
+        assert [there[one] for one in kept] == found.starts.labels.tolist()
+        assert not set(kept) & judging
+        assert pictures(found.selection.pixels) == pictures(splits.validation.pixels[:SELECTION])
+        assert pictures(found.evaluation.pixels) == pictures(splits.test.pixels[:EVALUATION])
+    assert len({tuple(pictures(found.starts.pixels)) for found in scenes}) == 4
+    again = view.__wrapped__(0)
+    assert pictures(again.starts.pixels) == pictures(scenes[0].starts.pixels)
+
+
+def test_the_scale_is_the_mean_norm_of_what_the_trigger_changes() -> None:
+    total = 0.0
+    for image in view().evaluation.pixels.numpy()[:, 0] / 255:
+        total += math.sqrt(sum((1 - image[r, c]) ** 2 for r in (0, 1) for c in (0, 1)))
+    assert view().scale == pytest.approx(total / EVALUATION, rel=1e-5)
+    assert view().mask.nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    expected = to_unit(view().starts.pixels)
+    expected[:, :, :2, :2] = 1
+    assert torch.equal(view().triggered_starts, expected)
+
+
+# Counting.
+
+
+def test_hits_are_those_of_a_literal_loop() -> None:
+    outcome, model = run(Random, runs=2), suspect()
+    assert len(outcome.attempts) == 2
+    for attempt in outcome.attempts:
+        change = attempt.trigger.variables[0]
+        for data, found in (
+            (view().selection, attempt.selection),
+            (view().evaluation, attempt.evaluation),
+        ):
+            images = [(data.images + one).clamp(0, 1) for one in change]
+            expected = [[answer(model, image) == TARGET for image in row] for row in images]
+            assert found.tolist() == expected
+            assert 0 < found.sum() < found.size
+
+
+def test_reasr_and_the_clean_model_are_those_of_a_literal_loop() -> None:
+    outcome = run(Random)
+    inside = torch.zeros(16, 16, dtype=torch.bool)
+    inside[:2, :2] = True
+    for row in range(STARTS):
+        change = outcome.attempts[0].trigger.variables[0][row]
+        images = view().evaluation.images
+        for found, model, kept in (
+            (outcome.fidelity.restricted, suspect(), inside),
+            (outcome.fidelity.on_clean_model, linear(0), torch.ones_like(inside)),
+        ):
+            changed = torch.where(kept, (images + change).clamp(0, 1), images)
+            assert found[row].tolist() == [answer(model, image) == TARGET for image in changed]
+    for found in (outcome.fidelity.restricted, outcome.fidelity.on_clean_model):
+        assert 0 < found.sum() < found.size
+
+
+def test_the_best_has_most_hits_on_images_of_other_classes_first_of_equals() -> None:
+    own = np.random.default_rng(0)
+    labels = own.integers(0, 4, 12)
+    ties = 0
+    for _ in range(50):
+        bits = own.random((3, 5, 12)) < 0.5
+        attempts = [Attempt({}, 0, one, ~one, {}) for one in bits]
+        expected = []
+        for start in range(5):
+            counts = [
+                sum(int(hit) for hit, label in zip(one[start], labels, strict=True) if label != 2)
+                for one in bits
+            ]
+            ties += counts.count(max(counts)) > 1
+            expected.append(counts.index(max(counts)))
+        assert best(attempts, labels, 2).tolist() == expected
+    assert ties > 0
+
+
+def test_selection_images_alone_decide_which_run_is_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two runs one works on the selection and the other on the evaluation images."""
+    sets = [set(pictures(data.pixels)) for data in (view().selection, view().evaluation)]
+
+    def picky(self: Additive, images: Tensor) -> Tensor:
+        """Whiten the corner of the images of one set, whose number the trigger holds."""
+        found = images.repeat(len(self.sum), 1, 1, 1, 1)
+        for row, number in enumerate(self.sum[:, 0, 0, 0].int().tolist()):
+            for column, picture in enumerate(pictures(to_bytes(images))):
+                if picture in sets[number]:
+                    found[row, column, :, :2, :2] = 1
+        return found
+
+    monkeypatch.setattr(Additive, "apply", picky)
+
+    class Specialist(Own):
+        def invert(self, model: Classifier, starts: Starts, rng: Generator) -> Iterator[Trigger]:
+            which = int(self.params.get("which", 0))
+            numbers = [(row + which) % 2 for row in range(len(starts.images))]
+            yield Additive(torch.ones_like(starts.images) * torch.tensor(numbers).view(-1, 1, 1, 1))
+
+    outcome = run(Specialist, configurations={"own": {"which": [0, 1]}}, runs=3)
+    done = [(attempt.params["which"], attempt.restart) for attempt in outcome.attempts]
+    assert done == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert outcome.chosen.tolist() == [0, 1, 0]
+    others = (view().evaluation.labels != TARGET).numpy()
+    counts = np.stack([attempt.evaluation[:, others].sum(1) for attempt in outcome.attempts])
+    assert (counts.max(0) == others.sum()).all()
+    assert (counts[outcome.chosen, range(STARTS)] < others.sum()).all()
+    # What is told about a chosen trigger is its own: these change no evaluation image.
+    plain = [answer(suspect(), image) == TARGET for image in view().evaluation.images]
+    assert outcome.fidelity.restricted.tolist() == [plain] * STARTS
+
+
+# Fidelity, in closed form.
+
+
+def test_the_true_trigger_is_recognised() -> None:
+    outcome = run(Truth, configurations={"own": {"share": [0.01, 1.0]}})
+    others = (view().evaluation.labels != TARGET).numpy()
+    assert outcome.chosen.tolist() == [1] * STARTS
+    assert outcome.fidelity.overlap.tolist() == [1] * STARTS
+    assert outcome.fidelity.distance == pytest.approx(np.zeros(STARTS), abs=1e-6)
+    assert outcome.fidelity.restricted[:, others].all()
+    assert outcome.attempts[1].evaluation[:, others].all()
+    assert not outcome.fidelity.on_clean_model[:, others].all()
+    assert torch.equal(outcome.inverted, view().triggered_starts)
+
+
+def test_no_change_is_one_scale_away() -> None:
+    outcome = run(Nothing)
+    starts = view().starts.images
+    norms = [float((1 - image[0, :2, :2]).square().sum().sqrt()) for image in starts]
+    expected = [norm / view().scale for norm in norms]
+    assert outcome.fidelity.distance == pytest.approx(expected, rel=1e-5)
+    assert outcome.fidelity.distance == pytest.approx(np.ones(STARTS), abs=0.1)
+    plain = [answer(suspect(), image) == TARGET for image in view().evaluation.images]
+    assert outcome.attempts[0].evaluation.tolist() == [plain] * STARTS
+
+
+def test_the_overlap_is_that_of_the_pixels_that_change_most() -> None:
+    """Two of four pixels are shared: 2 / (2 * 4 - 2)."""
+
+    class Beside(Own):
+        def invert(self, model: Classifier, starts: Starts, rng: Generator) -> Iterator[Trigger]:
+            change = torch.full_like(starts.images, 0.1)
+            change[:, :, 0:2, 1:3] = 2 * (starts.images[:, :, 0:2, 1:3] < 0.5) - 1
+            yield Additive(change)
+
+    assert run(Beside).fidelity.overlap == pytest.approx(np.full(STARTS, 1 / 3))
+
+
+# The target, and the smoothed classifier.
+
+
+def test_every_class_has_a_trigger_of_its_own_for_each_start() -> None:
+    outcome = run(Truth)
+    assert outcome.classes.shape == (STARTS, CLASSES, EVALUATION)
+    images = view().evaluation.images
+    triggered = images.clone()
+    triggered[:, :, :2, :2] = 1
+    for label in range(CLASSES):
+        shown = triggered if label == TARGET else images
+        expected = [answer(suspect(), image) == label for image in shown]
+        assert outcome.classes[:, label].tolist() == [expected] * STARTS
+    others = (view().evaluation.labels != TARGET).numpy()
+    assert outcome.classes[:, TARGET, others].all()
+
+
+def test_without_noise_the_smoothed_classifier_is_the_model() -> None:
+    class Smooth(Nothing):
+        def smoothed(self, model: Classifier, sigma: float):  # type: ignore[no-untyped-def]
+            return SmoothInv(samples=3).smoothed(model, sigma)
+
+    assert run(Nothing, sigmas=[0.0]).smoothed == {}
+    outcome, model = run(Smooth, sigmas=[0.0, 2.0]), suspect()
+    assert list(outcome.smoothed) == [0, 2]
+    for row, images in enumerate((view().evaluation.images, to_unit(view().triggered))):
+        with torch.no_grad():
+            first, second = model(images).sort(1, descending=True).values[:, :2].T
+        # The smoothed classifier counts in bfloat16.
+        clear = (first - second > 0.5).numpy()
+        assert clear.sum() > 30
+        plain = np.array([answer(model, image) for image in images])
+        assert (outcome.smoothed[0][row] == plain)[clear].all()
+        assert (outcome.smoothed[2][row] != plain).any()
+
+
+def test_plainadv_finds_a_way_inside_its_ball() -> None:
+    outcome = run(lambda **params: PlainAdv(steps=20, **params), seed=1)
+    norms = (outcome.inverted - view().starts.images).flatten(1).norm(dim=1)
+    assert bool((norms <= view().scale * (1 + 1e-5)).all())
+    for image in outcome.inverted:
+        assert answer(suspect(), image) == TARGET
+
+
+def test_the_overlap_counts_pixels_by_their_largest_channel() -> None:
+    own = np.random.default_rng(3)
+    for _ in range(20):
+        changes, mask = own.normal(size=(2, 3, 4, 5)), own.random((4, 5)) < 0.4
+        expected = []
+        for change in changes:
+            strength = {(r, c): max(abs(change[:, r, c])) for r in range(4) for c in range(5)}
+            true = {place for place in strength if mask[place]}
+            found = set(sorted(strength, key=lambda place: -strength[place])[: len(true)])
+            expected.append(len(found & true) / len(found | true))
+        given = overlap(torch.from_numpy(changes), torch.from_numpy(mask))
+        assert given.tolist() == pytest.approx(expected)

@@ -1,0 +1,235 @@
+"""Tables of the inversion game: literal numbers from records that were made by hand."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from benchmark.leaderboard import inversions
+from benchmark.leaderboard.build import build
+from benchmark.leaderboard.tables import short_names
+from benchmark.metrics import Rate
+from benchmark.runs.record import InversionRecord
+from benchmark.runs.store import Store
+
+TARGET, SELECTION, EVALUATION = 1, 20, 50
+#: Hits by (epsilon, restart) on selection and evaluation images, from two starts.
+RUNS = {
+    (1.0, 0): ((10, 5), (30, 40)),
+    (2.0, 0): ((10, 6), (45, 10)),
+    (1.0, 1): ((12, 6), (5, 44)),
+    (2.0, 1): ((3, 2), (50, 0)),
+}
+
+
+def rate(hits: int, total: int = EVALUATION) -> dict[str, Any]:
+    return {"hits": hits, "total": total, "value": hits / total if total else None}
+
+
+def start(chosen: int = 0, hits: tuple[int, ...] = (3, 30, 2), **changes: Any) -> dict[str, Any]:
+    found = {
+        "label": 0,
+        "chosen": chosen,
+        "overlap": 0.25,
+        "distance": 0.5,
+        "reasr": rate(20),
+        "on_clean_model": rate(2),
+        "classes": [rate(one) for one in hits],
+    }
+    return found | changes
+
+
+def record(
+    seed: int = 0, inverter: str = "smoothinv", attack: str = "badnets", **changes: Any
+) -> InversionRecord:
+    key = random.Random(f"{attack}{inverter}{seed}").getrandbits(256)
+    stage = {"label": inverter, "name": inverter.split(":")[0], "version": 1, "params": {}}
+    own = {"label": attack, "name": attack.split(":")[0], "version": 1, "params": {}}
+    content: dict[str, Any] = {
+        "key": f"{key:064x}",
+        "protocol": {"name": "made-up", "sha256": "a" * 64, "recipe": "standard"},
+        "attack": own | {"threat": "poison-label", "m": 50, "boost": 1},
+        "defense": {"name": stage["name"], "stages": [stage | {"stage": "invert"}]},
+        "trusted_share": None,
+        "seed": seed,
+        "status": "ok",
+        "target": TARGET,
+        "scale": 2.0 + seed,
+        "selection": SELECTION,
+        "evaluation": EVALUATION,
+        "tried": [
+            {"params": {"epsilon": epsilon, "sigma": 0.5}, "restart": restart,
+             "selection": chosen, "evaluation": judged}
+            for (epsilon, restart), (chosen, judged) in RUNS.items()
+        ],
+        "starts": [start(), start(1, overlap=0.75, distance=1.0, reasr=rate(40))],
+        "smoothed": [
+            {"sigma": sigma, "clean": rate(40), "asr": rate(hits), "untriggered": rate(5)}
+            for sigma, hits in ((0.0, 50), (0.5, 25))
+        ],
+        "picture": {"file": f"p{seed}-{key % 1000}.png", "sha256": "b" * 64},
+        "cost": {"seconds": 10.0 + seed, "victim_seconds": 1.0, "peak_memory_mb": 1.0,
+                 "device": "cpu"},
+        "env": {},
+    }  # fmt: skip
+    content |= changes
+    first = [run for run in content["tried"] if not run["restart"]]
+    for row, one in enumerate(content["starts"]):
+        found = [run["selection"][row] for run in first]
+        one["chosen"] = found.index(max(found))
+    return InversionRecord.model_validate(content)
+
+
+def test_best_and_selected_of_every_start() -> None:
+    one = record()
+    readings = {
+        ("best", False): [45, 40],
+        ("selected", False): [30, 10],
+        ("best", True): [50, 44],
+        # Of equals on the selection images the first counts: 6 and 6 from the second start.
+        ("selected", True): [5, 10],
+    }
+    for (reading, restarts), hits in readings.items():
+        function = {"best": inversions.best_of, "selected": inversions.selected}[reading]
+        assert function(one, restarts=restarts) == [Rate(hit, EVALUATION) for hit in hits]
+
+
+@pytest.mark.parametrize(
+    ("hits", "found", "auc"),
+    [
+        ((3, 30, 2), 1, 1.0),
+        ((30, 30, 2), 0, 0.75),
+        ((30, 30, 30), 0, 0.5),
+        ((40, 30, 2), 0, 0.5),
+        ((40, 30, 50), 0, 0.0),
+    ],
+)
+def test_a_target_is_found_where_it_beats_all_others(
+    hits: tuple[int, ...], found: int, auc: float
+) -> None:
+    one = record(starts=[start(hits=hits), start()])
+    assert inversions.target_found(one) == Rate(found + 1, 2)
+    assert inversions.target_auc(one) == pytest.approx((auc + 1) / 2)
+
+
+def test_shares_are_compared_not_counts() -> None:
+    """Classes have different numbers of images of other classes."""
+    classes = [rate(20, 50), rate(19, 40), rate(0, 45)]
+    one = record(starts=[start(classes=classes), start(classes=classes)])
+    assert inversions.target_found(one) == Rate(2, 2)
+    assert inversions.target_auc(one) == 1
+
+
+def test_a_row_is_the_mean_over_models_and_starts() -> None:
+    other = [start(hits=(30, 30, 2)), start(overlap=0.5)]
+    records = [record(0), record(1, starts=other), record(0, "plainadv", tried=[
+        {"params": {}, "restart": 0, "selection": (1, 2), "evaluation": (7, 8)}])]  # fmt: skip
+    failed = {"status": "failed", "tried": [], "starts": [], "smoothed": [], "picture": None}
+    records.append(record(2, **failed))
+    frame = inversions.inversions(records, short_names(records))
+    assert list(frame.inverter) == ["plainadv", "smoothinv"]
+    plain, row = frame.iloc[0], frame.iloc[1]
+    assert (row.attack, row.m, row.models, row.starts, row.configurations, row.runs) == (
+        "badnets", 50, 2, 2, 2, 4
+    )  # fmt: skip
+    assert (plain.configurations, plain.runs) == (1, 1)
+    assert plain.asr_best == plain.asr_selected_restarts == pytest.approx(15 / 100)
+    expected = {
+        "asr_best": 85 / 100,
+        "asr_selected": 40 / 100,
+        "asr_best_restarts": 94 / 100,
+        "asr_selected_restarts": 15 / 100,
+        "asr_clean_model": 2 / 50,
+        "reasr": (20 + 40 + 20 + 20) / 200,
+        "overlap": (0.25 + 0.75 + 0.25 + 0.5) / 4,
+        "distance": (0.5 + 1.0 + 0.5 + 0.5) / 4,
+        "target_found": (1 + 0.5) / 2,
+        "target_auc": (1 + 1 + 0.75 + 1) / 4,
+        "scale": 2.5,
+        "seconds": 10.5,
+    }
+    for column, value in expected.items():
+        assert row[column] == pytest.approx(value), column
+    for column in ("asr_best", "asr_selected", "asr_best_restarts", "reasr", "target_found"):
+        low, high = row[f"{column}_low"], row[f"{column}_high"]
+        assert 0 <= low <= row[column] <= high <= 1
+    wide_low, wide_high = Rate(170, 200).interval()
+    assert row.asr_best_low <= wide_low + 1e-9
+    assert row.asr_best_high >= wide_high - 1e-9
+
+
+def test_configurations_are_rows_without_restarts() -> None:
+    records = [record(0), record(1)]
+    frame = inversions.configurations(records, short_names(records))
+    assert list(frame.epsilon) == [1, 2]
+    assert list(frame.asr) == pytest.approx([70 / 100, 55 / 100])
+    levels = inversions.smoothed(records, short_names(records))
+    assert list(levels.sigma) == [0, 0.5]
+    assert list(levels.asr) == [1, 0.5]
+    assert list(levels.clean) == [0.8, 0.8]
+    assert list(levels.untriggered) == [0.1, 0.1]
+
+
+def save(folder: Path, records: list[InversionRecord]) -> Path:
+    for number, one in enumerate(records):
+        Store(folder).save_record(f"r{number}", one)
+    return folder
+
+
+def test_the_page_has_sections_and_pictures_and_no_markup_of_names(tmp_path: Path) -> None:
+    odd = "blind-s:text=a|b<img>*c*[d](e)"
+    records = [record(1), record(0), record(0, attack=odd), record(0, "plainadv", smoothed=[])]
+    text = build(save(tmp_path, records))
+    for title in ("## Inversion from a single image", "### Fidelity and target",
+                  "### Smoothed classifiers", "### Pictures"):  # fmt: skip
+        assert f"\n{title}\n" in text
+    assert "<img>" not in text
+    assert "*c*" not in text
+    assert "[d](e)" not in text
+    escaped = "blind-s:text=a\\|b\\<img\\>\\*c\\*\\[d\\](e)"
+    assert f"**smoothinv, {escaped} (m=50)**" in text
+    assert "| 2 x 2" in text
+    assert "85.0 [" in text
+    assert text.count("](evidence/p") == 3
+    first = records[1].picture
+    assert first is not None
+    assert f"](evidence/{first.file})" in text
+    for name in ("configurations.svg", "smoothed.svg"):
+        assert f"]({name})" in text
+        assert (tmp_path / name).read_bytes().startswith(b"<?xml")
+    assert len(pd.read_csv(tmp_path / "inversions.csv")) == 3
+
+
+def test_without_smoothed_classifiers_there_is_no_section_of_them(tmp_path: Path) -> None:
+    text = build(save(tmp_path, [record(smoothed=[])]))
+    assert "### Smoothed classifiers" not in text
+    assert "smoothed.svg" not in text
+    assert not (tmp_path / "smoothed.svg").exists()
+
+
+def test_a_page_shows_no_plot_that_was_not_drawn(tmp_path: Path) -> None:
+    gone = {"tried": [], "starts": [], "smoothed": [], "picture": None}
+    text = build(save(tmp_path, [record(status="failed", **gone)]))
+    assert "configurations.svg" not in text
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    names = ("smoothinv", "plainadv")
+    records = [record(seed, name) for seed in (0, 1) for name in names]
+    folder = save(tmp_path / "one", records)
+    build(folder)
+    made = sorted(path.name for path in folder.iterdir() if path.is_file())
+    assert {"README.md", "inversions.csv", "configurations.csv", "smoothed.csv",
+            "configurations.svg", "smoothed.svg"} <= set(made)  # fmt: skip
+    first = {name: (folder / name).read_bytes() for name in made}
+    other = tmp_path / "two"
+    (other / "records").mkdir(parents=True)
+    for number, file in enumerate(sorted((folder / "records").iterdir(), reverse=True)):
+        shutil.copy(file, other / "records" / f"{number}.json")
+    build(other)
+    assert {name: (other / name).read_bytes() for name in made} == first

@@ -1,0 +1,240 @@
+"""The inversion game, played: records, the evidence behind them, and pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+
+from benchmark.protocol import Protocol
+from benchmark.runs.cells import Cell
+from benchmark.runs.plan import plan
+from benchmark.runs.record import InversionRecord, read
+from benchmark.runs.tasks import Worker
+from benchmark.runs.workshop import Setup
+
+STARTS, SELECTION, EVALUATION, RUNS = 3, 30, 45, 3  # of the fixture `with_inversion`
+
+BROKEN = '''
+from dataclasses import dataclass
+from benchmark import Inverter, hookimpl
+
+@dataclass
+class Breaks(Inverter):
+    """Raises before its first trigger."""
+    name = "breaks"
+    def invert(self, model, starts, rng):
+        raise RuntimeError("no trigger today")
+        yield
+
+@dataclass
+class Idle(Inverter):
+    """Yields nothing."""
+    name = "idle"
+    def invert(self, model, starts, rng):
+        yield from ()
+
+@hookimpl
+def register_defenses(register):
+    register(Breaks)
+    register(Idle)
+'''
+
+
+@dataclass(frozen=True)
+class Played:
+    worker: Worker
+    cells: list[Cell]
+    root: Path
+
+    def content(self, cell: Cell) -> bytes:
+        return (self.root / "records" / f"{cell.name}.json").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def played(with_inversion: Protocol, tmp_path_factory: pytest.TempPathFactory) -> Played:
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("inversion")
+    plugin = root / "broken.py"
+    plugin.write_text(BROKEN)
+    worker = Worker(Setup(with_inversion, "short", "cpu", (plugin,), None, root / "run"))
+    asked = ["smoothinv", "plainadv", "breaks", "idle"]
+    cells = plan(with_inversion, worker.registry, defenses=asked, recipe="short")
+    cells = [cell for cell in cells if cell.game == "inversion"]
+    for cell in cells:
+        if cell.defense.name in ("smoothinv", "plainadv") or cell.victim.attack.name == "badnets":
+            for victim in cell.needs():
+                assert worker.train_victim(victim) is None
+            worker.play_cell(cell)
+    done = [cell for cell in cells if worker.store.has_record(cell.name)]
+    return Played(worker, done, root / "run")
+
+
+def ok(played: Played) -> list[tuple[Cell, InversionRecord]]:
+    found = []
+    for cell in played.cells:
+        if cell.defense.name in ("smoothinv", "plainadv"):
+            record = read(played.content(cell))
+            assert isinstance(record, InversionRecord)
+            found.append((cell, record))
+    assert len(found) == 4
+    return found
+
+
+def test_records_read_back_equal(played: Played) -> None:
+    for cell, record in ok(played):
+        assert record.status == "ok", record.error
+        assert record.to_json().encode() == played.content(cell)
+        assert json.loads(played.content(cell))["game"] == record.game == "inversion"
+        assert (record.key, record.seed, record.target) == (cell.key, 0, 0)
+        assert record.attack == cell.victim.attack
+        facts = played.worker.store.victim_facts(cell.victim.key)
+        assert record.victim_sha256 == facts["model_sha256"]
+        grid = [0.5, 2.0] if cell.defense.name == "smoothinv" else [None]
+        done = [(tried.params.get("epsilon"), tried.restart) for tried in record.tried]
+        runs = -(-RUNS // len(grid))
+        assert done == [(epsilon, restart) for restart in range(runs) for epsilon in grid]
+        assert len(record.starts) == STARTS
+        sigmas = [0.0, 0.5] if cell.defense.name == "smoothinv" else []
+        assert [level.sigma for level in record.smoothed] == sigmas
+
+
+def bits(arrays: Any, name: str, count: int) -> list[Any]:
+    found: list[Any] = np.unpackbits(arrays[name], axis=-1, count=count).tolist()
+    return found
+
+
+def counted(hits: list[int], labels: list[int], without: int) -> dict[str, Any]:
+    kept = [hit for hit, label in zip(hits, labels, strict=True) if label != without]
+    return {"hits": sum(kept), "total": len(kept), "value": sum(kept) / len(kept)}
+
+
+def test_every_count_follows_from_the_evidence(played: Played) -> None:
+    partial = 0
+    for _, record in ok(played):
+        assert record.evidence is not None
+        path = played.root / "evidence" / record.evidence.file
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == record.evidence.sha256
+        arrays = np.load(path, allow_pickle=False)
+        target, chosen = int(arrays["target"]), arrays["chosen"].tolist()
+        parts = ("starts", "selection", "evaluation")
+        labels = {name: arrays[f"labels_{name}"].tolist() for name in parts}
+        assert [len(labels[name]) for name in labels] == [STARTS, SELECTION, EVALUATION]
+        assert (target, target in labels["starts"]) == (record.target, False)
+        assert [start.label for start in record.starts] == labels["starts"]
+        for name, count in (("selection", SELECTION), ("evaluation", EVALUATION)):
+            assert getattr(record, name) == sum(label != target for label in labels[name])
+            for tried, rows in zip(record.tried, bits(arrays, name, count), strict=True):
+                expected = [counted(row, labels[name], target)["hits"] for row in rows]
+                assert list(getattr(tried, name)) == expected
+                partial += sum(0 < hits < count for hits in expected)
+        first = [tried for tried in record.tried if not tried.restart]
+        for row, start in enumerate(record.starts):
+            hits = [tried.selection[row] for tried in first]
+            assert start.chosen == chosen[row] == hits.index(max(hits))
+            assert len(start.classes) == 10
+            own = {"restricted": start.reasr, "on_clean_model": start.on_clean_model}
+            for name, rate in own.items():
+                found = bits(arrays, name, EVALUATION)[row]
+                assert rate.model_dump() == counted(found, labels["evaluation"], target)
+            for label, rate in enumerate(start.classes):
+                found = bits(arrays, "classes", EVALUATION)[row][label]
+                assert rate.model_dump() == counted(found, labels["evaluation"], label)
+        answers = arrays["smoothed"] if record.smoothed else []
+        for level, (clean, triggered) in zip(record.smoothed, answers, strict=True):
+            right = [int(a == b) for a, b in zip(clean, labels["evaluation"], strict=True)]
+            assert level.clean.model_dump() == counted(right, labels["evaluation"], -1)
+            for rate, given in ((level.asr, triggered), (level.untriggered, clean)):
+                found = [int(one == target) for one in given]
+                assert rate.model_dump() == counted(found, labels["evaluation"], target)
+    assert partial > 0
+
+
+def test_scale_and_distance_follow_from_images(played: Played) -> None:
+    splits = played.worker.arena.splits
+    for cell, record in ok(played):
+        assert record.evidence is not None
+        arrays = np.load(played.root / "evidence" / record.evidence.file, allow_pickle=False)
+        triggered = played.worker.store.victim_tensors(cell.victim.key, "exam")["triggered"]
+        change = (triggered.double() - splits.test.pixels.double()).numpy() / 255
+        norms = [float(np.sqrt((one**2).sum())) for one in change[:EVALUATION]]
+        assert record.scale == pytest.approx(sum(norms) / len(norms), rel=1e-5)
+        assert float(arrays["scale"]) == record.scale
+        assert (arrays["mask"] == (change != 0).any(axis=(0, 1))).all()
+        gaps = (arrays["inverted"].astype(float) - arrays["triggered"].astype(float)) / 255
+        for gap, start in zip(gaps, record.starts, strict=True):
+            # Pictures are kept as bytes.
+            expected = np.sqrt((gap**2).sum()) / record.scale
+            assert start.distance == pytest.approx(expected, abs=16 / 510 / record.scale)
+        shown = (arrays["triggered"] != arrays["starts"]).any(axis=1)
+        assert not (shown & ~arrays["mask"]).any()
+
+
+def test_pictures_are_png_files_of_the_stated_hash(played: Played) -> None:
+    for _, record in ok(played):
+        assert record.picture is not None
+        content = (played.root / "evidence" / record.picture.file).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == record.picture.sha256
+        image = Image.open(io.BytesIO(content))
+        assert (image.format, image.mode) == ("PNG", "RGB")
+        assert image.height == 16 + STARTS * 68
+        assert len(np.unique(np.asarray(image))) > 10
+
+
+def test_inverters_that_fail_leave_a_record_with_their_error(played: Played) -> None:
+    failed = {c.defense.name: c for c in played.cells if c.defense.name in ("breaks", "idle")}
+    assert set(failed) == {"breaks", "idle"}
+    for name, kind, message in (
+        ("breaks", "RuntimeError", "no trigger today"),
+        ("idle", "RuleViolation", "idle.invert must yield at least one trigger"),
+    ):
+        record = read(played.content(failed[name]))
+        assert isinstance(record, InversionRecord)
+        assert (record.status, record.target, record.tried) == ("failed", 0, ())
+        assert record.error is not None
+        assert (record.error.kind, record.error.message) == (kind, message)
+        assert record.evidence is record.picture is None
+
+
+def test_playing_again_gives_the_same_numbers(played: Played) -> None:
+    cell, before = ok(played)[1]
+    assert played.worker.play_cell(cell) is None
+    after = read(played.content(cell))
+    same = {"cost": before.cost}
+    assert after.model_copy(update=same) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("starts", 0, "reasr", "hits"), 10**6),
+        (("starts", 0, "classes", 2, "hits"), 10**6),
+        (("starts", 0, "on_clean_model", "value"), 2.0),
+        (("smoothed", 0, "asr", "hits"), -1),
+        (("starts", 0, "chosen"), -1),
+        (("starts", 0, "distance"), "NaN"),
+        (("tried", 0, "restart"), -1),
+        (("picture", "file"), "../up.png"),
+        (("surprise",), 1),
+    ],
+)
+def test_impossible_records_are_refused(
+    played: Played, path: tuple[str | int, ...], value: object
+) -> None:
+    cell, _ = ok(played)[0]
+    content = json.loads(played.content(cell))
+    inner = content
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    with pytest.raises(ValidationError, match=str(path[-1])):
+        read(json.dumps(content).encode())
