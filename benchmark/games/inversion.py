@@ -21,12 +21,16 @@ from torch import Tensor
 from benchmark.api import Attack, Images, Inverter, Starts
 from benchmark.games import checks
 from benchmark.games.arena import Arena, Progress
+from benchmark.games.detectability import true_mask
 from benchmark.games.exam import Exam
 from benchmark.games.transfer import Hits, Judge, overlap
 from benchmark.images import ImageSet, to_bytes, to_unit
 from benchmark.inversion import Trigger
 from benchmark.models import Classifier
 from benchmark.protocol import Inversion
+
+#: How many inversions share a call where all classes are tried.
+INVERSIONS_AT_ONCE = 500
 
 #: Makes an inverter with some of its parameters set to these numbers.
 Configure = Callable[[Mapping[str, float]], Inverter]
@@ -87,7 +91,8 @@ class Fidelity:
         overlap: intersection over union of the true trigger's pixels and as many pixels of
             the start image that the reversed trigger changes most.
         distance: L2 distance of the inverted from the truly triggered start image, as a share
-            of the true trigger's scale: 1 is what the untouched image has.
+            of the true trigger's scale: an untouched image has 1 on average.
+        norm: L2 norm of what the reversed trigger changes on the start image, likewise.
         restricted: bool (S, N), evaluation images put into the target by the trigger's part
             on the true trigger's pixels (ReASR of Li et al.).
         on_clean_model: bool (S, N), images that the clean model puts there under the trigger.
@@ -95,6 +100,7 @@ class Fidelity:
 
     overlap: NDArray[np.float64]
     distance: NDArray[np.float64]
+    norm: NDArray[np.float64]
     restricted: Hits
     on_clean_model: Hits
 
@@ -152,7 +158,7 @@ def scene(arena: Arena, exam: Exam, attack: Attack, game: Inversion, seed: int) 
         evaluation=evaluation,
         triggered=stamped,
         target=target,
-        mask=(exam.triggered != exam.test.pixels).any(0).any(0),
+        mask=true_mask(exam),
         scale=scale,
     )
 
@@ -221,26 +227,32 @@ def play(
     pick = [(attempts[number], row) for row, number in enumerate(chosen)]
 
     every = torch.arange(len(arena.class_names), device=arena.device)
-    repeated = begin.repeat_interleave(len(every), 0)
-    wanted = every.repeat(len(begin))
-    found = invert(plain, Starts(repeated, wanted.clone(), view.scale), "classes")
-    classes = judge.hits(found[max(found)], wanted, view.evaluation, plain.name)
+    classes: list[Hits] = []
+    # Start image by start image where there are many classes, for the memory.
+    for part in begin.split(max(1, INVERSIONS_AT_ONCE // len(every))):
+        wanted = every.repeat(len(part))
+        starts = Starts(part.repeat_interleave(len(every), 0), wanted.clone(), view.scale)
+        found = invert(plain, starts, "classes", *([len(classes)] if classes else []))
+        hits = judge.hits(found[max(found)], wanted, view.evaluation, plain.name)
+        classes.append(hits.reshape(len(part), len(every), -1))
     progress(len(todo) + len(every), total)
 
+    # As files would hold them, and as the evidence does.
+    inverted = to_unit(to_bytes(_picked(pick, begin, lambda attempt: attempt.trigger)))
+    fidelity = _fidelity(view, pick, begin, inverted, judge, Judge(arena, clean))
+    # Last, since the inverter's own code meets test images here.
     smoothed = {}
     for number, sigma in enumerate(game.sigmas):
         answers = _smoothed_answers(arena, plain, suspect, view, sigma, seed_parts)
         if answers is not None:
             smoothed[sigma] = answers
         progress(len(todo) + len(every) + number + 1, total)
-    # As files would hold them, and as the evidence does.
-    inverted = to_unit(to_bytes(_picked(pick, begin, lambda attempt: attempt.trigger)))
     return Outcome(
         scene=view,
         attempts=attempts,
         chosen=chosen,
-        fidelity=_fidelity(view, pick, begin, inverted, judge, Judge(arena, clean)),
-        classes=classes.reshape(len(begin), len(every), -1),
+        fidelity=fidelity,
+        classes=np.concatenate(classes),
         smoothed=smoothed,
         inverted=inverted,
         trail=_trail_of(pick, begin),
@@ -299,7 +311,7 @@ def _fidelity(
     judge: Judge,
     clean_judge: Judge,
 ) -> Fidelity:
-    distance = (inverted - view.triggered_starts).flatten(1).norm(dim=1).double() / view.scale
+    gap, change = inverted - view.triggered_starts, inverted - begin
     restricted, on_clean = [], []
     for attempt, row in pick:
         targets = torch.full((len(begin),), view.target, device=begin.device)
@@ -307,8 +319,9 @@ def _fidelity(
         restricted.append(judge.hits(attempt.trigger, targets, data, who, row, view.mask)[0])
         on_clean.append(clean_judge.hits(attempt.trigger, targets, data, who, row)[0])
     return Fidelity(
-        overlap=overlap(inverted - begin, view.mask).cpu().numpy(),
-        distance=distance.cpu().numpy(),
+        overlap=overlap(change, view.mask).cpu().numpy(),
+        distance=gap.flatten(1).norm(dim=1).double().cpu().numpy() / view.scale,
+        norm=change.flatten(1).norm(dim=1).double().cpu().numpy() / view.scale,
         restricted=np.stack(restricted),
         on_clean_model=np.stack(on_clean),
     )

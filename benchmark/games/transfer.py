@@ -51,7 +51,7 @@ class Judge:
             if mask is not None:
                 changed = torch.where(mask, changed, images)
             flat = changed.flatten(0, 1)
-            flat = checks.images(flat, images.repeat(len(classes), 1, 1, 1), f"{who}'s trigger")
+            flat = checks.images(flat, images[:1].expand(len(flat), -1, -1, -1), f"{who}'s trigger")
             with mixed_precision(images.device, self.precision):
                 answers = self.model(flat.contiguous(memory_format=torch.channels_last)).argmax(1)
             found.append(answers.view(len(classes), -1) == classes[:, None])

@@ -19,6 +19,12 @@ from benchmark.runs.record import (
 )
 from benchmark.runs.store import Store, StoreError, write_whole
 
+#: Tables that a board may have; those without rows are left out.
+KNOWN = (
+    *("victims", "repairs", "detectability", "norms", "curves", "pareto"),
+    *("inversions", "configurations", "smoothed"),
+)
+
 
 def build(folder: Path) -> str:
     """Write README.md, CSV files and plots beside the records of `folder`.
@@ -62,6 +68,10 @@ def build(folder: Path) -> str:
     ):
         if title in frames:
             write_whole(folder / f"{title}.svg", figure(frames[title]))
+    for title in KNOWN:
+        if title not in frames:
+            for ending in ("csv", "svg"):
+                (folder / f"{title}.{ending}").unlink(missing_ok=True)
     text = page(protocol, records, frames, tuned.load(folder / "tuning"))
     write_whole(folder / "README.md", text.encode())
     return text

@@ -16,18 +16,22 @@ the target class. "Best" is the paper's reading: for every start image the best 
 configurations on the very images that are reported, an oracle; "selected" takes the
 configuration that worked best on other images. Inverters with few configurations are run again
 from other starts until they have had as many runs as those with many: the columns "with
-restarts". Rates are in percent, means over start images and models; brackets are 95 %
-intervals, the wider of Wilson's over all images and Student's t over start images.
+restarts". The true trigger's norm is given away as the unit of radii, which only inverters with
+a radius use. Rates are in percent, means over start images and models; brackets are 95 %
+intervals, the wider of Wilson's over all images and Student's t over the start images of the
+models that were played, so that they say little about other models where these are few.
 """
 FIDELITY = """\
 What the selected triggers are like. On the clean model: what they do to a model without the
 backdoor, which tells a trigger from a perturbation that fools any model. ReASR: their success
 on the true trigger's pixels only. Overlap: intersection over union of the true trigger's pixels
-with as many that the reversed one changes most. Distance: L2 between the inverted and the truly
-triggered start image, in units of the true trigger's norm; an untouched image has 1. Where a
-true trigger covers most of the image, ReASR and overlap say little. Target
-found: start images for which the target's trigger, reversed with the inverter's own settings,
-works better than every other class's; AUC: the chance that it works better than one of them.
+with at most as many that the reversed one changes most. Norm: L2 of what the reversed trigger
+changes on the start image, in units of the true trigger's. Distance: L2 between the inverted and
+the truly triggered start image, likewise; an untouched image has about 1. Where a true trigger
+covers most of the image, ReASR and overlap say little. Target found: start images for which the
+target's trigger, reversed with the settings that the protocol lists the inverter with, works
+better than that of every class but the image's own; AUC: the chance that it works better than
+one of them. Its interval is over models.
 """
 SMOOTHED = """\
 The smoothed classifier that is inverted (Tab. 5 of Sun and Kolter), in percent: accuracy, ASR
@@ -35,13 +39,17 @@ of the true trigger, and target answers to untriggered images of other classes a
 level. Where the last is high, ASR says nothing about the trigger.
 """
 PICTURES = """\
-Rows are start images: how the inverted image comes about, its difference from the start scaled
-to the full range, and the true trigger likewise.
+Rows are start images, each with its selected configuration: how the inverted image comes about,
+its difference from the start scaled to the full range, and the true trigger likewise.
 """
 
 
 def inversion_sections(frames: Mapping[str, pd.DataFrame], records: Sequence[Record]) -> list[str]:
-    parts = ["## Inversion from a single image", INVERSION.rstrip(), _success(frames["inversions"])]
+    parts = [
+        "## Inversion from a single image",
+        INVERSION.rstrip(),
+        _success(frames["inversions"], frames["victims"]),
+    ]
     parts += ["![ASR over the noise level](configurations.svg)"]
     parts += ["### Fidelity and target", FIDELITY.rstrip(), _fidelity(frames["inversions"])]
     used = {
@@ -58,12 +66,18 @@ def inversion_sections(frames: Mapping[str, pd.DataFrame], records: Sequence[Rec
     return [*parts, "### Pictures", PICTURES.rstrip(), *_pictures(records)]
 
 
-def _success(frame: pd.DataFrame) -> str:
+def _success(frame: pd.DataFrame, victims: pd.DataFrame) -> str:
+    keys = ["attack", "m", "boost", "recipe"]
+    true = {tuple(row[key] for key in keys): row for row in victims.to_dict("records")}
+    nothing = {"asr": float("nan")}
     return table(
         [
             {
                 "attack": attack_text(row),
                 "inverter": cell_text(row["inverter"]),
+                "true trigger": number(
+                    100 * true.get(tuple(row[key] for key in keys), nothing)["asr"]
+                ),
                 "models x starts": f"{row['models']} x {row['starts']}",
                 "configurations": str(row["configurations"]),
                 "best": percent(row, "asr_best"),
@@ -71,7 +85,7 @@ def _success(frame: pd.DataFrame) -> str:
                 "runs": str(row["runs"]),
                 "best with restarts": percent(row, "asr_best_restarts"),
                 "selected with restarts": percent(row, "asr_selected_restarts"),
-                "seconds": number(row["seconds"], 0),
+                "seconds per cell": number(row["seconds"], 0),
             }
             for row in frame.to_dict("records")
         ]
@@ -86,6 +100,7 @@ def _fidelity(frame: pd.DataFrame) -> str:
                 "inverter": cell_text(row["inverter"]),
                 "on the clean model": percent(row, "asr_clean_model"),
                 "ReASR": percent(row, "reasr"),
+                "norm": number(row["norm"], 2),
                 "overlap": number(row["overlap"], 2),
                 "distance": number(row["distance"], 2),
                 "target found": percent(row, "target_found"),
@@ -117,9 +132,10 @@ def _pictures(records: Sequence[Record]) -> list[str]:
     parts, shown = [], set()
     for record in sorted(records, key=lambda record: record.seed):
         if isinstance(record, InversionRecord) and record.picture is not None:
-            title = f"{record.defense.stages[0].label}, {record.attack}"
-            if title not in shown:
-                shown.add(title)
+            label = record.defense.stages[0].label
+            title = f"{record.attack}: {record.defense.name}"
+            if (label, title) not in shown:
+                shown.add((label, title))
                 parts.append(
                     f"**{cell_text(title)}**\n\n![{cell_text(title)}](evidence/{record.picture.file})"
                 )

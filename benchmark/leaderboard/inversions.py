@@ -40,33 +40,40 @@ def selected(record: InversionRecord, *, restarts: bool) -> list[metrics.Rate]:
     ]
 
 
-def target_found(record: InversionRecord) -> metrics.Rate:
-    """Start images for which the target's trigger works better than every other class's."""
-    hits = 0
+def _contest(record: InversionRecord) -> list[tuple[float, list[float]]]:
+    """Per start image the success of the target's trigger, and that of its competitors'.
+
+    The image's own class is none of them, since there was nothing to reverse for it.
+    """
+    found = []
     for start in record.starts:
-        rates = [rate.counts.value for rate in start.classes]
+        rates = {label: rate.counts.value for label, rate in enumerate(start.classes)}
         own = rates.pop(record.target)
-        hits += own > max(rates)
+        rates.pop(start.label)
+        found.append((own, list(rates.values())))
+    return found
+
+
+def target_found(record: InversionRecord) -> metrics.Rate:
+    """Start images for which the target's trigger works better than every competitor's."""
+    hits = sum(own > max(others) for own, others in _contest(record))
     return metrics.Rate(hits, len(record.starts))
 
 
 def target_auc(record: InversionRecord) -> float:
-    """Chance that the target's trigger works better than another class's; ties count half."""
-    wins = []
-    for start in record.starts:
-        rates = [rate.counts.value for rate in start.classes]
-        own = rates.pop(record.target)
-        wins += [float(own > rate) + 0.5 * (own == rate) for rate in rates]
-    return fmean(wins)
+    """Chance that the target's trigger works better than a competitor's; ties count half."""
+    pairs = [(own, rate) for own, others in _contest(record) for rate in others]
+    return fmean(float(own > rate) + 0.5 * (own == rate) for own, rate in pairs)
 
 
 def _groups(records: Sequence[InversionRecord]) -> list[list[InversionRecord]]:
-    """Measured records of one attack and inverter."""
+    """Measured records of one attack and inverter, which rested on the same denoiser."""
     groups: defaultdict[tuple[Any, ...], list[InversionRecord]] = defaultdict(list)
     for record in records:
         if record.status == "ok":
             attack, inverter = record.attack, record.defense.stages[0]
-            key = (attack.label, attack.m, attack.boost, inverter.label)
+            used = tuple(sorted(record.uses.items()))
+            key = (attack.label, attack.m, attack.boost, inverter.label, inverter.version, used)
             groups[(record.protocol.recipe, *key)].append(record)
     return [groups[key] for key in sorted(groups)]
 
@@ -112,7 +119,7 @@ def inversions(records: Sequence[InversionRecord], name: Namer) -> pd.DataFrame:
             )
             | mean_columns("asr_clean_model", _rates(group, "on_clean_model"))
             | mean_columns("reasr", _rates(group, "reasr"))
-            | {"overlap": _mean(group, "overlap"), "distance": _mean(group, "distance")}
+            | {name: _mean(group, name) for name in ("norm", "overlap", "distance")}
             | mean_columns("target_found", [target_found(record) for record in group])
             | {
                 "target_auc": fmean(target_auc(record) for record in group),
@@ -133,7 +140,9 @@ def configurations(records: Sequence[InversionRecord], name: Namer) -> pd.DataFr
                     for record in group
                     for start in range(len(record.starts))
                 ]
-                rows.append(_common(group, name) | tried.params | mean_columns("asr", found))
+                # In this order, so that a parameter named like a column does not replace it.
+                row = tried.params | _common(group, name) | mean_columns("asr", found)
+                rows.append(_common(group, name) | row)
     return pd.DataFrame(rows)
 
 

@@ -28,7 +28,7 @@ def _svg(figure: Figure) -> bytes:
 
 def curves(frame: pd.DataFrame) -> bytes:
     """ASR before any defense and every detector's AUC over m, one panel per attack."""
-    figure, panels = _panels(frame)
+    figure, panels = _panels(frame, frame.attack)
     detectors = list(dict.fromkeys(frame.detector))
     for axis, group in panels:
         asr = group.drop_duplicates("m")
@@ -98,9 +98,9 @@ def configurations(frame: pd.DataFrame) -> bytes:
 
     Lines are inverters and radii; those without noise are drawn across.
     """
-    figure, panels = _panels(frame)
+    figure, panels = _panels(frame, frame.attack + frame.m.map(" (m={})".format))
     radii = frame.epsilon if "epsilon" in frame else pd.Series(float("nan"), frame.index)
-    names = frame.inverter.map(_short) + radii.map(lambda r: "" if pd.isna(r) else f", ε={r:g}")
+    names = _short(frame.inverter) + radii.map(lambda r: "" if pd.isna(r) else f", ε={r:g}")
     colours = _colours(names)
     for axis, group in panels:
         for name, own in group.groupby(names, sort=False):
@@ -115,9 +115,9 @@ def configurations(frame: pd.DataFrame) -> bytes:
 
 def smoothed(frame: pd.DataFrame) -> bytes:
     """Accuracy, ASR and untriggered target answers over the noise level, one panel per attack."""
-    figure, panels = _panels(frame)
+    figure, panels = _panels(frame, frame.attack + frame.m.map(" (m={})".format))
     styles = {"clean": ("accuracy", "-"), "asr": ("ASR", "--"), "untriggered": ("untriggered", ":")}
-    names = frame.inverter.map(_short)
+    names = _short(frame.inverter)
     colours = _colours(names)
     for axis, group in panels:
         for name, own in group.groupby(names, sort=False):
@@ -127,8 +127,10 @@ def smoothed(frame: pd.DataFrame) -> bytes:
     return _finished(figure, panels, "share of test images")
 
 
-def _short(label: str) -> str:
-    return label.split(":")[0]
+def _short(labels: pd.Series) -> pd.Series:
+    """Names without settings, where no two are of the same plugin."""
+    short = labels.str.split(":").str[0]
+    return labels.where(labels.groupby(short).transform("nunique") > 1, short)
 
 
 def _colours(names: pd.Series) -> dict[str, str]:
@@ -139,9 +141,9 @@ def _colours(names: pd.Series) -> dict[str, str]:
 _Panels = list[tuple[matplotlib.axes.Axes, pd.DataFrame]]
 
 
-def _panels(frame: pd.DataFrame) -> tuple[Figure, _Panels]:
-    """A figure with one panel per attack, three in a row."""
-    attacks = list(frame.groupby("attack", sort=False))
+def _panels(frame: pd.DataFrame, titles: pd.Series) -> tuple[Figure, _Panels]:
+    """A figure with one panel per title, three in a row."""
+    attacks = list(frame.groupby(titles, sort=False))
     columns = min(3, len(attacks))
     rows = math.ceil(len(attacks) / columns)
     figure = Figure(figsize=(WIDTH * columns, 2.8 * rows + 0.8))

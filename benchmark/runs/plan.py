@@ -234,8 +234,9 @@ class _Planner:
             )
         found = self.defense(spec)
         # A mistake in the protocol's configurations shows before anything is played.
-        first = {key: values[0] for key, values in grid.items()}
-        self.registry.create(Defense, with_settings(found.stages[0].label, first))
+        for key, values in grid.items():
+            for value in values:
+                self.registry.create(Defense, with_settings(found.stages[0].label, {key: value}))
         return found
 
     def undefended(self, attacks: Sequence[AttackRef], seed: int) -> list[Cell]:

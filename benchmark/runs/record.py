@@ -210,6 +210,7 @@ class Inverted(_Part):
         overlap: intersection over union with the true trigger's pixels.
         distance: L2 distance of the inverted to the triggered start image, as a share of the
             true trigger's scale.
+        norm: L2 norm of what the trigger changes on the start image, likewise.
         reasr: its success on the true trigger's pixels only.
         on_clean_model: its success on the clean model of the same repetition.
         classes: success of a trigger reversed for every class, on images of other classes.
@@ -219,6 +220,7 @@ class Inverted(_Part):
     chosen: Annotated[int, Field(ge=0)]
     overlap: Annotated[float, Field(ge=0, le=1)]
     distance: Annotated[float, Field(ge=0)]
+    norm: Annotated[float, Field(ge=0)]
     reasr: Rate
     on_clean_model: Rate
     classes: tuple[Rate, ...]

@@ -18,7 +18,7 @@ from benchmark.api import (
 from benchmark.games import detectability, inversion, robustness, tuning
 from benchmark.games.arena import Progress
 from benchmark.games.robustness import Outcome
-from benchmark.runs import inverted, report, victim_training
+from benchmark.runs import inversion_report, report, victim_training
 from benchmark.runs.cells import Cell, Tune, Victim
 from benchmark.runs.plan import with_settings
 from benchmark.runs.record import Error, Rate, Record
@@ -144,12 +144,12 @@ class Worker(Workshop):
             progress=progress,
         )
         facts = self.store.victim_facts(cell.victim.key)
-        return inverted.record(
+        return inversion_report.record(
             report.fields(protocol, cell, arena.device, outcome.seconds, facts),
             outcome,
             uses=configure({}).uses(),
-            evidence=self.store.save_evidence(cell.name, inverted.evidence(outcome)),
-            picture=self.store.save_picture(cell.name, inverted.picture(outcome)),
+            evidence=self.store.save_evidence(cell.name, inversion_report.evidence(outcome)),
+            picture=self.store.save_picture(cell.name, inversion_report.picture(outcome)),
         )
 
     def _defend(self, cell: Cell, progress: Progress) -> Outcome:

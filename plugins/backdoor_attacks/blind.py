@@ -6,16 +6,19 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from scipy.optimize import nnls
 from torch import Generator, Tensor
 
-from benchmark import CodePoisoningAttack, Images, ImageSet, Positive, Share, hookimpl
+from benchmark import CodePoisoningAttack, Images, ImageSet, Positive, hookimpl
 from benchmark.models import Classifier
 from benchmark.training import Trainer, mixed_precision
+
+Portion = Annotated[float, Field(gt=0, le=1, description="above 0, at most 1")]
 
 #: No task's weight falls below this (from the authors' code).
 LEAST_WEIGHT = 1e-3
@@ -77,7 +80,7 @@ def _product(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 class Blind(CodePoisoningAttack):
     """Base of the blind attacks; not registered itself."""
 
-    share: Share = 0.5
+    share: Portion = 0.5
     #: Noise that adaptive variants train against; 0 for the plain ones.
     noise: float = 0.0
 
@@ -147,12 +150,14 @@ class BlindPattern(_Pattern):
 
     Task and backdoor loss are balanced by MGDA in every batch; `share` of a batch is
     triggered, after augmentation. The pattern keeps its pixels at every image size; its
-    corner, (3, 23) of 224, moves with the size. The victim's own recipe is used.
+    corner, (3, 23) of 224, moves with the size. The victim's own recipe is used, and the
+    backdoor is trained from the first batch on, where the authors' code may wait until the
+    task is learnt.
     """
 
     name, version = "blind-p", 1
     paper = "Bagdasaryan and Shmatikov, USENIX Security 2021"
-    share: Share = 0.5
+    share: Portion = 0.5
     pixels = (
         *((0, 0, 1.0), (0, 2, 1.0), (1, 1, 1.0), (3, 1, 1.0), (4, 0, 1.0), (4, 2, 1.0)),
         *((0, 1, 0.0), (2, 2, 0.0), (4, 1, 0.0)),
@@ -165,7 +170,7 @@ class BlindPixel(_Pattern):
 
     name, version = "blind-s", 1
     paper = "Bagdasaryan and Shmatikov, USENIX Security 2021"
-    share: Share = 0.5
+    share: Portion = 0.5
     pixels = ((0, 0, 1.0),)
 
 
@@ -178,7 +183,7 @@ class BlindGaussian(Blind):
     """
 
     name, version, paper = "blind-g", 1, "Sun and Kolter, CVPR 2023"
-    share: Share = 0.5
+    share: Portion = 0.5
 
     def prepare(self, rng: Generator) -> None:
         shape = (self.view.shape[0], 10, 10)

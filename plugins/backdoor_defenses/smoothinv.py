@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -105,7 +106,8 @@ class SmoothInv(Inverter):
     Minimises -log G(x + p)_t in an L2 ball by 400 normalised gradient steps with fresh noise
     each. `epsilon` is the ball's radius in units of the true trigger's scale, since the
     published 5 and 10 hold for 224x224 images; `sigma` is the noise level; `samples` the number
-    of draws N. The momentum of the authors' code is left out, the paper has none.
+    of draws N. The momentum of the authors' code and its shorter steps from step 300 on are left
+    out, the paper has neither.
     """
 
     name, version, paper = "smoothinv", 1, "Sun and Kolter, CVPR 2023"
@@ -113,6 +115,8 @@ class SmoothInv(Inverter):
     sigma: Positive = 0.25
     samples: Count = 10
     steps: Count = 400
+    #: To bound the memory, which denoisers need much more of.
+    images_per_pass: ClassVar[int] = IMAGES_PER_PASS
 
     def corruption(self, device: torch.device) -> Corruption:
         return add_noise
@@ -123,7 +127,7 @@ class SmoothInv(Inverter):
         def log_probabilities(images: Tensor) -> Tensor:
             return log_smoothed(frozen, images, self.sigma, self.samples, rng, corrupt)
 
-        radius, at_once = self.epsilon * starts.scale, max(1, IMAGES_PER_PASS // self.samples)
+        radius, at_once = self.epsilon * starts.scale, max(1, self.images_per_pass // self.samples)
         yield from ascend(starts, radius, self.steps, log_probabilities, rng, at_once)
 
     def smoothed(self, model: Classifier, sigma: float) -> Callable[[Images, Generator], Tensor]:
@@ -146,6 +150,7 @@ class SmoothInvWithDiffusion(SmoothInv):
 
     name, version, paper = "smoothinv-diffusion", 1, "Sun and Kolter, CVPR 2023"
     denoiser: str = "google/ddpm-cifar10-32"
+    images_per_pass = 100
 
     def corruption(self, device: torch.device) -> Corruption:
         return load(self.denoiser).to(device)

@@ -29,9 +29,11 @@ class TargetIdentification(Detector):
     """Invert a trigger for every class from single images; one that transfers is a backdoor's.
 
     For each of `starts` trusted images and each class, `inverter` reverses a trigger. A class
-    scores the mean share of the other trusted images that its triggers put there; the model
-    scores its largest. The paper publishes no threshold, so nothing is flagged. `scale` is the
-    L2 norm that the inverter's epsilon counts in, as nobody knows the true trigger's here.
+    scores the mean share of the other trusted images that its triggers put there, over the
+    start images of other classes; the model scores its largest. The paper publishes no
+    threshold, so nothing is flagged. `scale` is the L2 norm that the inverter's epsilon counts
+    in, as nobody knows the true trigger's here. The triggers of the first start image are
+    reported.
     """
 
     name, version, paper = "target-identification", 1, "Sun and Kolter, CVPR 2023, Sec. 4"
@@ -43,6 +45,8 @@ class TargetIdentification(Detector):
         classes = torch.arange(model.classes, device=trusted.device)
         rows = torch.randperm(len(trusted), generator=rng, device=rng.device)
         judged, frozen = trusted.subset(rows[self.starts :]), FrozenClassifier(model)
+        if self.starts >= len(trusted):
+            raise ValueError(f"{self.starts} start images leave none of {len(trusted)} to judge by")
         found = []
         for row in rows[: self.starts]:
             image = to_unit(trusted.pixels[row : row + 1])
@@ -50,7 +54,10 @@ class TargetIdentification(Detector):
             for trigger in self.inverter.invert(model, starts, rng):
                 last = trigger
             found.append((last, success(frozen, last, classes, judged)))
-        scores = torch.stack([rates for _, rates in found]).mean(0)
+        # From an image of the class itself there is nothing to reverse.
+        others = trusted.labels[rows[: self.starts], None] != classes
+        rates = torch.stack([rates for _, rates in found])
+        scores = (rates * others).sum(0) / others.sum(0).clamp(min=1)
         return Detection(scores.max().item(), scores, trigger=found[0][0])
 
 

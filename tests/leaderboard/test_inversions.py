@@ -33,13 +33,15 @@ def rate(hits: int, total: int = EVALUATION) -> dict[str, Any]:
 
 def start(chosen: int = 0, hits: tuple[int, ...] = (3, 30, 2), **changes: Any) -> dict[str, Any]:
     found = {
-        "label": 0,
+        # Its own class, whose trigger would win, is no competitor.
+        "label": len(hits),
         "chosen": chosen,
         "overlap": 0.25,
         "distance": 0.5,
+        "norm": 1.5,
         "reasr": rate(20),
         "on_clean_model": rate(2),
-        "classes": [rate(one) for one in hits],
+        "classes": [rate(one) for one in (*hits, EVALUATION)],
     }
     return found | changes
 
@@ -119,7 +121,7 @@ def test_a_target_is_found_where_it_beats_all_others(
 
 def test_shares_are_compared_not_counts() -> None:
     """Classes have different numbers of images of other classes."""
-    classes = [rate(20, 50), rate(19, 40), rate(0, 45)]
+    classes = [rate(20, 50), rate(19, 40), rate(0, 45), rate(0, 45)]
     one = record(starts=[start(classes=classes), start(classes=classes)])
     assert inversions.target_found(one) == Rate(2, 2)
     assert inversions.target_auc(one) == 1
@@ -192,7 +194,7 @@ def test_the_page_has_sections_and_pictures_and_no_markup_of_names(tmp_path: Pat
     assert "*c*" not in text
     assert "[d](e)" not in text
     escaped = "blind-s:text=a\\|b\\<img\\>\\*c\\*\\[d\\](e)"
-    assert f"**smoothinv, {escaped} (m=50)**" in text
+    assert f"**{escaped} (m=50): smoothinv**" in text
     assert "| 2 x 2" in text
     assert "85.0 [" in text
     assert text.count("](evidence/p") == 3

@@ -184,7 +184,7 @@ def test_chunks_do_not_change_the_steps(exact: None, monkeypatch: pytest.MonkeyP
     model, images, targets = small_model(2), pictures(5), torch.tensor([0, 1, 2, 1, 0])
     inverter, starts = SmoothInv(samples=4, steps=5), Starts(images, targets)
     whole = last(inverter, model, starts)
-    monkeypatch.setattr(smoothinv, "IMAGES_PER_PASS", 8)
+    monkeypatch.setattr(SmoothInv, "images_per_pass", 8)
     assert torch.allclose(last(inverter, model, starts), whole, atol=1e-5)
 
 

@@ -53,6 +53,7 @@ def record(
                 chosen=int(chosen),
                 overlap=float(outcome.fidelity.overlap[row]),
                 distance=float(outcome.fidelity.distance[row]),
+                norm=float(outcome.fidelity.norm[row]),
                 reasr=_rate(outcome.fidelity.restricted[row, others]),
                 on_clean_model=_rate(outcome.fidelity.on_clean_model[row, others]),
                 classes=tuple(
