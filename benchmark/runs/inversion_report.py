@@ -24,11 +24,17 @@ def record(
     fields: dict[str, Any],
     outcome: Outcome,
     *,
+    reason: str | None,
     uses: dict[str, str],
     evidence: Evidence,
     picture: Evidence,
 ) -> InversionRecord:
-    """The record of an inversion game that was played; `fields` is what all games record."""
+    """The record of an inversion game that was played.
+
+    Args:
+        fields: what the records of all games say.
+        reason: why the victim is not to be trusted, if it is not.
+    """
     scene, target = outcome.scene, outcome.scene.target
     labels = scene.evaluation.labels.cpu().numpy()
     others = labels != target
@@ -74,7 +80,8 @@ def record(
         uses=uses,
         evidence=evidence,
         picture=picture,
-        status="ok",
+        status="invalid" if reason else "ok",
+        reason=reason,
     )
 
 

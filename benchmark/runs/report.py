@@ -199,15 +199,29 @@ def distrust(outcome: Outcome, facts: dict[str, Any]) -> str | None:
         facts: what the victim answered before it was saved and loaded again.
     """
     before = outcome.curve[0]
-    if before.cda.value < CHANCE_FACTOR / outcome.model.classes:
-        return f"the victim's clean accuracy {before.cda.value:.3f} is near chance"
+    again = int(np.sum(outcome.answers[0].triggered == outcome.key.target))
+    if reason := distrust_victim(before.cda, again, outcome.model.classes, facts):
+        return reason
     if any(not bool(tensor.isfinite().all()) for tensor in outcome.model.state_dict().values()):
         return "the measured model has weights that are not finite"
-    again = int(np.sum(outcome.answers[0].triggered == outcome.key.target))
-    if (before.cda.hits, again) != (facts["test_hits"], facts["target_hits"]):
+    return None
+
+
+def distrust_victim(
+    cda: metrics.Rate, target_hits: int, classes: int, facts: dict[str, Any]
+) -> str | None:
+    """A reason to distrust a victim that was loaded again, or None.
+
+    Args:
+        target_hits: its target answers to the triggered test images.
+        facts: what it answered before it was saved.
+    """
+    if cda.value < CHANCE_FACTOR / classes:
+        return f"the victim's clean accuracy {cda.value:.3f} is near chance"
+    if (cda.hits, target_hits) != (facts["test_hits"], facts["target_hits"]):
         return (
-            f"the saved victim does not reproduce its numbers: {before.cda.hits} right and "
-            f"{again} target answers, {facts['test_hits']} and {facts['target_hits']} "
+            f"the saved victim does not reproduce its numbers: {cda.hits} right and "
+            f"{target_hits} target answers, {facts['test_hits']} and {facts['target_hits']} "
             "before it was saved"
         )
     return None

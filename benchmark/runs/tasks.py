@@ -5,18 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 
 from benchmark import metrics
-from benchmark.api import (
-    Defense,
-    Deployment,
-    Detector,
-    Inverter,
-    Repair,
-)
+from benchmark.api import Defense, Deployment, Detector, Inverter, Repair
 from benchmark.games import detectability, inversion, robustness, tuning
 from benchmark.games.arena import Progress
+from benchmark.games.exam import predictor
 from benchmark.games.robustness import Outcome
 from benchmark.runs import inversion_report, report, victim_training
 from benchmark.runs.cells import Cell, Tune, Victim
@@ -133,20 +129,25 @@ class Worker(Workshop):
             assert isinstance(inverter, Inverter)
             return inverter
 
+        suspect, exam = self.load(cell.victim), self.exam(cell)
+        facts = self.store.victim_facts(cell.victim.key)
+        answers = exam.sit(predictor(suspect, arena.recipe.precision))
+        hits = int(np.sum(answers.triggered == exam.target))
+        right = metrics.accuracy(answers.test, exam.key.test)
         outcome = inversion.play(
             arena,
-            inversion.scene(arena, self.exam(cell), mounted, game, seed),
-            self.load(cell.victim),
+            inversion.scene(arena, exam, mounted, game, seed),
+            suspect,
             self.load(cell.victim.clean),
             configure,
             game,
             seed_parts=(attack.label, attack.m, ref.name, seed),
             progress=progress,
         )
-        facts = self.store.victim_facts(cell.victim.key)
         return inversion_report.record(
             report.fields(protocol, cell, arena.device, outcome.seconds, facts),
             outcome,
+            reason=report.distrust_victim(right, hits, suspect.classes, facts),
             uses=configure({}).uses(),
             evidence=self.store.save_evidence(cell.name, inversion_report.evidence(outcome)),
             picture=self.store.save_picture(cell.name, inversion_report.picture(outcome)),

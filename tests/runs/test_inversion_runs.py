@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,21 @@ def test_inverters_that_fail_leave_a_record_with_their_error(played: Played) -> 
         assert record.error is not None
         assert (record.error.kind, record.error.message) == (kind, message)
         assert record.evidence is record.picture is None
+
+
+def test_a_victim_that_changed_since_it_was_saved_is_not_trusted(
+    played: Played, tmp_path: Path
+) -> None:
+    cell = played.cells[0]
+    shutil.copytree(played.root, tmp_path / "run")
+    facts = tmp_path / "run" / "artifacts" / "victims" / cell.victim.key[:32] / "victim.json"
+    content = json.loads(facts.read_text())
+    facts.write_text(json.dumps(content | {"test_hits": content["test_hits"] + 1}))
+    setup = played.worker.setup
+    Worker(replace(setup, root=tmp_path / "run")).play_cell(cell)
+    record = read((tmp_path / "run" / "records" / f"{cell.name}.json").read_bytes())
+    assert record.status == "invalid"
+    assert "the saved victim does not reproduce its numbers" in (record.reason or "")
 
 
 def test_playing_again_gives_the_same_numbers(played: Played) -> None:
