@@ -464,6 +464,12 @@ def train_denoiser(
         source, seed = data.load(chosen, data_dir), named_seed("denoiser", chosen.name)
         folder = out_dir or denoising.folder_of(chosen.name)
         denoising.check_folder(folder)
+        if source.test is None:
+            err.print(
+                f"[yellow]note:[/yellow] {chosen.name} has no test part; the denoiser will see "
+                "images that protocols judge by",
+                soft_wrap=True,
+            )
         own, others = denoising.hold_out(source.train, source.test, seed)
         with Progress(console=err) as bar:
             task = bar.add_task(f"denoiser of {chosen.name} on {device}", total=steps)
