@@ -20,11 +20,16 @@ ROOT = Path(__file__).parent.parent.parent
 BOARDS = sorted(path.parent for path in (ROOT / "leaderboards").glob("*/records"))
 RECORDS = [path for board in BOARDS for path in sorted((board / "records").glob("*.json"))]
 EXAMINED = [path for path in RECORDS if path.name.startswith("detectability-")]
+INVERTED = [path for path in RECORDS if path.name.startswith("inversion-")]
 PLAYED = [path for path in RECORDS if path.name.startswith("robustness-")]
 
 
 def test_there_are_boards() -> None:
-    assert [board.name for board in BOARDS] == ["fashion-mnist-v1", "fashion-mnist-v2"]
+    assert [board.name for board in BOARDS] == [
+        "fashion-mnist-inversion-v1",
+        "fashion-mnist-v1",
+        "fashion-mnist-v2",
+    ]
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
@@ -34,7 +39,7 @@ def test_the_board_is_what_its_records_make(board: Path, tmp_path: Path) -> None
             shutil.copytree(board / folder, tmp_path / folder)
     build(tmp_path)
     made = {path.name for path in tmp_path.iterdir() if path.is_file()}
-    assert made >= {"README.md", "repairs.csv", "victims.csv"}
+    assert made >= {"README.md", "victims.csv"}
     assert made == {path.name for path in board.iterdir() if path.is_file()}
     for name in made:
         # Another version of matplotlib draws the same plot with other bytes.
@@ -94,6 +99,63 @@ def test_every_score_follows_from_the_evidence(path: Path) -> None:
         hits = [int((row[others] == target).sum()) for row in evidence["reversed_answers"][number]]
         assert [scan["success"]["hits"], scan["reasr"]["hits"]] == hits
         assert scan["success"]["total"] == int(others.sum())
+
+
+@pytest.mark.parametrize("path", INVERTED, ids=lambda path: path.stem)
+def test_every_inversion_follows_from_the_evidence(path: Path) -> None:
+    record, evidence = read(path)
+    target, labels = int(evidence["target"]), evidence["labels_evaluation"]
+    others, selecting = labels != target, evidence["labels_selection"] != target
+    assert (record["evaluation"], record["selection"]) == (others.sum(), selecting.sum())
+    assert len(evidence["starts"]) == len(record["starts"]) == 10
+    assert target not in evidence["labels_starts"]
+
+    def bits(name: str, images: int) -> Any:
+        return np.unpackbits(evidence[name], axis=-1, count=images).astype(bool)
+
+    for part, mask in (("selection", selecting), ("evaluation", others)):
+        hits = bits(part, len(mask))[:, :, mask].sum(2)
+        assert hits.tolist() == [tried[part] for tried in record["tried"]]
+    classes = bits("classes", len(labels))
+    restricted, clean = bits("restricted", len(labels)), bits("on_clean_model", len(labels))
+    first = [tried for tried in record["tried"] if not tried["restart"]]
+    for row, start in enumerate(record["starts"]):
+        # What is told of a start image is told of the run that was selected without restarts.
+        found = [tried["selection"][row] for tried in first]
+        assert start["chosen"] == found.index(max(found))
+        assert start["reasr"]["hits"] == restricted[row, others].sum()
+        assert start["on_clean_model"]["hits"] == clean[row, others].sum()
+        for label, rate in enumerate(start["classes"]):
+            counted = labels != label
+            assert (rate["hits"], rate["total"]) == (
+                classes[row, label, counted].sum(),
+                counted.sum(),
+            )
+        begin, inverted, triggered = (
+            evidence[name][row].astype(np.float64) / 255
+            for name in ("starts", "inverted", "triggered")
+        )
+        for part, change in (("distance", inverted - triggered), ("norm", inverted - begin)):
+            assert start[part] == pytest.approx(np.linalg.norm(change) / record["scale"], rel=1e-4)
+        # The pixels that change most, at most as many as the true trigger's.
+        mask, sizes = evidence["mask"].ravel(), np.abs(inverted - begin).max(0).ravel()
+        size = min(int(mask.sum()), int((sizes > 0).sum()))
+        least = np.sort(sizes)[::-1][size - 1] if size else np.inf
+        surely, perhaps = sizes > least + 1e-6, sizes > least - 1e-6
+        # Which of equals are taken is left open.
+        room = size - surely.sum()
+        ties = (perhaps & ~surely & mask).sum(), (perhaps & ~surely & ~mask).sum()
+        shared = (surely & mask).sum() + np.array([max(0, room - ties[1]), min(room, ties[0])])
+        low, high = shared / (mask.sum() + size - shared)
+        assert low - 1e-6 <= start["overlap"] <= high + 1e-6
+    for number, level in enumerate(record["smoothed"]):
+        assert level["sigma"] == evidence["sigmas"][number]
+        plain, triggered = evidence["smoothed"][number]
+        assert level["clean"]["hits"] == (plain == labels).sum()
+        assert level["asr"]["hits"] == (triggered[others] == target).sum()
+        assert level["untriggered"]["hits"] == (plain[others] == target).sum()
+    picture = path.parent.parent / "evidence" / record["picture"]["file"]
+    assert hashlib.sha256(picture.read_bytes()).hexdigest() == record["picture"]["sha256"]
 
 
 @pytest.mark.parametrize("path", PLAYED, ids=lambda path: path.stem)
