@@ -393,6 +393,8 @@ def values(hint: Any, depth: int) -> st.SearchStrategy[Any]:
         return st.booleans()
     if schema["type"] == "integer":
         return st.integers(low, high)
+    if schema["type"] == "string":
+        return st.from_regex(schema["pattern"], fullmatch=True)
     assert schema["type"] == "number", hint
     return st.floats(
         low,

@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 
 from benchmark import Count, Images, Inverter, Positive, Starts, hookimpl
 from benchmark.denoising import load
 from benchmark.inversion import IMAGES_PER_PASS, Additive, FrozenClassifier, Trigger
 from benchmark.models import Classifier
+
+Place = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_./~-]+$", description="a folder, a data set or a hub name")
+]
 
 #: A step's length as a share of the ball's radius: 0.5 * epsilon / 10 (Sun and Kolter).
 STEP = 0.05
@@ -149,7 +154,7 @@ class SmoothInvWithDiffusion(SmoothInv):
     """
 
     name, version, paper = "smoothinv-diffusion", 1, "Sun and Kolter, CVPR 2023"
-    denoiser: str = "google/ddpm-cifar10-32"
+    denoiser: Place = "google/ddpm-cifar10-32"
     images_per_pass = 100
 
     def corruption(self, device: torch.device) -> Corruption:
