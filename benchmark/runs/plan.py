@@ -227,7 +227,9 @@ class _Planner:
         """An inverter alone, whose configurations the protocol sets and nobody else."""
         name, asked = parse(spec)
         grid = game.configurations.get(name, {})
-        if swept := sorted(asked.keys() & grid.keys()):
+        swept = sorted(asked.keys() & grid.keys())
+        # What the protocol itself sets there is for the run over all classes.
+        if swept and spec not in game.inverters:
             raise RegistryError(
                 f"{spec!r}: {swept[0]} is what {self.protocol.name} takes the best of, it cannot "
                 "be set"

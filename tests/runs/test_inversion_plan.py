@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from benchmark.protocol import Inversion, Protocol
+from benchmark.protocol import Inversion, Protocol, load, released
 from benchmark.registry import Registry, RegistryError
 from benchmark.runs.cells import Cell
 from benchmark.runs.plan import plan
@@ -101,6 +101,21 @@ def test_what_the_protocol_sweeps_cannot_be_set(
 ) -> None:
     with pytest.raises(RegistryError, match="epsilon is what tiny takes the best of, it cannot"):
         plan(with_inversion, registry, defenses=["smoothinv:epsilon=3"])
+
+
+def test_the_protocol_may_set_what_it_sweeps(with_inversion: Protocol, registry: Registry) -> None:
+    """For the run over all classes."""
+    own = changed(with_inversion, inverters=["smoothinv:steps=3,epsilon=1"])
+    (cell, _) = games(plan(own, registry), "inversion")
+    assert cell.defense.stages[0].params["epsilon"] == 1
+    assert plan(own, registry, defenses=["smoothinv"])[-1].defense.stages == cell.defense.stages
+
+
+@pytest.mark.parametrize("name", released())
+def test_every_released_protocol_can_be_planned(name: str, registry: Registry) -> None:
+    cells = plan(load(name), registry)
+    assert {cell.game for cell in cells} >= {"robustness"}
+    assert len({cell.key for cell in cells}) == len(cells)
 
 
 def test_mistakes_in_configurations_show_in_the_plan(
