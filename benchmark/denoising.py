@@ -7,7 +7,6 @@ one that was trained here.
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import re
 import shutil
@@ -22,6 +21,7 @@ from torch import Generator, Tensor, nn
 
 from benchmark.data import cache_folder
 from benchmark.images import ImageSet
+from benchmark.models import tensors_sha256
 
 # diffusers is hardly typed; these names say which of its classes is meant.
 UNet2DModel: TypeAlias = Any
@@ -91,7 +91,7 @@ class Denoiser:
             raise DenoiserError(
                 f"the denoiser predicts {predicts!r}; choose one that predicts the noise (epsilon)"
             )
-        self.scheduler, self.sha256 = scheduler, _sha256(unet)
+        self.scheduler, self.sha256 = scheduler, tensors_sha256(unet.state_dict())
         self.unet = copy.deepcopy(unet).eval().requires_grad_(False)
         self.channels = int(unet.config["in_channels"])
         self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -147,14 +147,6 @@ class Denoiser:
                 f"the denoiser needs heights and widths that {2**halvings} divides, these images "
                 f"have {height} x {width}; choose a denoiser with fewer levels"
             )
-
-
-def _sha256(unet: nn.Module) -> str:
-    sha = hashlib.sha256()
-    for name, tensor in sorted(unet.state_dict().items()):
-        sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        sha.update(tensor.cpu().contiguous().numpy().tobytes())
-    return sha.hexdigest()
 
 
 def folder_of(name: str) -> Path:

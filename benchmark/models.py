@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -87,6 +89,16 @@ def channel_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
         means.append((share * values).sum())
         deviations.append((share * (values - means[-1]) ** 2).sum().sqrt())
     return torch.stack(means).float(), torch.stack(deviations).float()
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of all tensors."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        sha.update(tensor.numpy().tobytes())
+    return sha.hexdigest()
 
 
 class BasicBlock(nn.Module):

@@ -133,6 +133,7 @@ def configurations(records: Sequence[InversionRecord], name: Namer) -> pd.DataFr
     """One row per attack, inverter and configuration, without restarts (C3)."""
     rows = []
     for group in _groups(records):
+        common = _common(group, name)
         for number, tried in enumerate(group[0].tried):
             if not tried.restart:
                 found = [
@@ -141,8 +142,7 @@ def configurations(records: Sequence[InversionRecord], name: Namer) -> pd.DataFr
                     for start in range(len(record.starts))
                 ]
                 # In this order, so that a parameter named like a column does not replace it.
-                row = tried.params | _common(group, name) | mean_columns("asr", found)
-                rows.append(_common(group, name) | row)
+                rows.append(common | tried.params | common | mean_columns("asr", found))
     return pd.DataFrame(rows)
 
 

@@ -244,8 +244,6 @@ def _grid(frame: pd.DataFrame, reading: str) -> str:
 
 def _spent_table(frame: pd.DataFrame) -> str:
     """Per defense and share: mean loss of CDA in points, and how many attacks are repaired."""
-    if frame.empty:
-        return table([])
     groups = frame.groupby(["defense", "trusted_share"], sort=False, dropna=False)
     return table(
         [

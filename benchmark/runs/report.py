@@ -19,6 +19,7 @@ from benchmark import metrics
 from benchmark.games.detectability import Scan, reversed_success
 from benchmark.games.exam import AnswerKey
 from benchmark.games.robustness import Outcome, guard_quality
+from benchmark.models import tensors_sha256
 from benchmark.protocol import Protocol
 from benchmark.runs.cells import Cell
 from benchmark.runs.record import (
@@ -36,7 +37,6 @@ from benchmark.runs.record import (
     Record,
     RobustnessRecord,
 )
-from benchmark.runs.store import tensors_sha256
 
 #: A victim that answers right less often than this many times chance was not trained.
 CHANCE_FACTOR = 1.5

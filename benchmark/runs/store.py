@@ -46,16 +46,6 @@ def write_whole(path: Path, content: bytes) -> None:
         ) from error
 
 
-def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of all tensors."""
-    sha = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        sha.update(tensor.numpy().tobytes())
-    return sha.hexdigest()
-
-
 @dataclass(frozen=True)
 class Store:
     """A run's folder.
