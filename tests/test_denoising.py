@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -20,8 +21,6 @@ from benchmark.api import Dataset, Source
 from benchmark.cli import app
 from benchmark.denoising import Denoiser, DenoiserError, time_step
 from benchmark.registry import Registry
-
-diffusers = pytest.importorskip("diffusers")
 
 
 def linear() -> Any:
