@@ -20,6 +20,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from benchmark.data import cache_folder
+from benchmark.errors import UserError
 from benchmark.images import ImageSet
 from benchmark.models import tensors_sha256
 
@@ -42,7 +43,7 @@ def _diffusers() -> Any:
     return diffusers
 
 
-class DenoiserError(RuntimeError):
+class DenoiserError(UserError, RuntimeError):
     """A denoiser that is missing or does not fit the images or the noise, in one sentence."""
 
 

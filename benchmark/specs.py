@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from benchmark.api import Attack, Defense, Plugin
+from benchmark.errors import UserError
 
 
-class RegistryError(ValueError):
+class RegistryError(UserError, ValueError):
     """A plugin that is unknown, ambiguous, or given parameters it does not have."""
 
 

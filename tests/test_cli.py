@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from benchmark.cli import _seconds, app
+from benchmark.cli import app
+from benchmark.cli.shared import seconds_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -87,7 +88,7 @@ def test_errors_are_one_sentence(words: list[str], message: str, tmp_path: Path)
     ("text", "seconds"), [("90s", 90), ("90", 90), ("9m", 540), ("1h30m", 5400), (None, None)]
 )
 def test_durations(text: str | None, seconds: float | None) -> None:
-    assert _seconds(text) == seconds
+    assert seconds_of(text) == seconds
 
 
 def test_the_example_of_contributing_is_a_plugin(tmp_path: Path) -> None:

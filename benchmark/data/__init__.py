@@ -16,6 +16,7 @@ import torch
 
 from benchmark import images
 from benchmark.api import Dataset, Source
+from benchmark.errors import UserError
 from benchmark.images import ImageSet
 from benchmark.protocol import digest
 from benchmark.specs import identity
@@ -29,7 +30,7 @@ _NEIGHBOUR = Path("../shared/data")
 _MARKER = "entry.json"
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """A data set that is missing, damaged or not what it should be, in one sentence."""
 
 

@@ -15,6 +15,7 @@ from multiprocessing.connection import wait as wait_for_process
 from multiprocessing.queues import SimpleQueue
 from typing import Literal
 
+from benchmark.errors import UserError
 from benchmark.runs.cells import Cell, Tune, Victim
 from benchmark.runs.record import Error
 from benchmark.runs.store import Store
@@ -84,7 +85,7 @@ def _fail(cell: Cell | Tune, error: Error) -> Error:
     return _worker.fail_cell(cell, error) if isinstance(cell, Cell) else error
 
 
-class WorkerDied(RuntimeError):
+class WorkerDied(UserError, RuntimeError):
     """A worker process ended without a word: killed, or out of memory."""
 
 

@@ -17,10 +17,11 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from benchmark.errors import UserError
 from benchmark.runs.record import Evidence, Record, read
 
 
-class StoreError(RuntimeError):
+class StoreError(UserError, RuntimeError):
     """A file of the run that cannot be written or read."""
 
 

@@ -1,0 +1,29 @@
+"""The command line: thin commands; torch is imported inside the ones that compute."""
+
+from __future__ import annotations
+
+import typer
+
+from benchmark.cli import boards, catalogue, denoisers, play
+
+app = typer.Typer(
+    help="Play backdoor attacks against defenses by fixed protocols, and rank what comes out.\n\n"
+    "Begin with [b]poisongames run digits-v1[/b], then "
+    "[b]poisongames board build runs/digits-v1[/b].",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+board = typer.Typer(help="Make tables from records.", no_args_is_help=True)
+denoiser = typer.Typer(help="Train denoisers for smoothed classifiers.", no_args_is_help=True)
+
+
+app.command()(play.run)
+app.command()(play.tune)
+app.command()(catalogue.plugins)
+app.command()(catalogue.protocols)
+board.command("build")(boards.build_board)
+denoiser.command("train")(denoisers.train_denoiser)
+app.add_typer(board, name="board")
+app.add_typer(denoiser, name="denoiser")

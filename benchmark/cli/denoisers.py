@@ -1,0 +1,74 @@
+"""Denoisers: train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from benchmark.cli.shared import (
+    DataDir,
+    Device,
+    PluginFiles,
+    choose_device,
+    err,
+    load_registry,
+    one_sentence,
+    out,
+)
+
+
+def train_denoiser(
+    dataset: Annotated[
+        str, typer.Option(help="Data set to train on, as name or name:field=value.")
+    ],
+    steps: Annotated[int, typer.Option(min=1, help="Batches of 32 images.")] = 5000,
+    out_dir: Annotated[
+        Optional[Path],
+        typer.Option("--out", help="Folder to write; a cache that is searched by default."),
+    ] = None,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    plugin: PluginFiles = None,
+) -> None:
+    """Train a small diffusion network on a data set's training images.
+
+    Smoothed classifiers take noise off images with it. Methods find it by the data set's name,
+    or by the folder that --out names.
+    """
+    with one_sentence():
+        from rich.progress import Progress
+
+        from benchmark import data, denoising
+        from benchmark.api import Dataset
+        from benchmark.protocol import named_seed
+
+        device = choose_device(device)
+        chosen = load_registry(plugin).create(Dataset, dataset)
+        source, seed = data.load(chosen, data_dir), named_seed("denoiser", chosen.name)
+        folder = out_dir or denoising.folder_of(chosen.name)
+        denoising.check_folder(folder)
+        if source.test is None:
+            err.print(
+                f"[yellow]note:[/yellow] {chosen.name} has no test part; the denoiser will see "
+                "images that protocols judge by",
+                soft_wrap=True,
+            )
+        own, others = denoising.hold_out(source.train, source.test, seed)
+        with Progress(console=err) as bar:
+            task = bar.add_task(f"denoiser of {chosen.name} on {device}", total=steps)
+            unet, scheduler = denoising.train(
+                own,
+                steps=steps,
+                seed=seed,
+                device=device,
+                progress=lambda done, total: bar.update(task, completed=done),
+            )
+        denoising.save(unet, scheduler, folder)
+        before, after = denoising.errors(denoising.load(str(folder)), others, 0.25, seed)
+    out.print(
+        f"saved to {folder}; on {len(others)} held-out images at sigma 0.25 the mean squared "
+        f"error is {before:.4f} before and {after:.4f} after denoising",
+        soft_wrap=True,
+    )

@@ -1,0 +1,79 @@
+"""What commands share: consoles, options, and errors as one sentence."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmark.registry import Registry
+
+out, err = Console(), Console(stderr=True)
+
+PluginFiles = Annotated[
+    Optional[list[Path]],
+    typer.Option("--plugin", help="A plugin in a single file; may be given several times."),
+]
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Print errors that a person can mend as one sentence, without a traceback."""
+    try:
+        yield
+    except UserError as error:
+        err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+def seconds_of(text: str | None) -> float | None:
+    """Parse a duration such as 90s, 9m, 1h30m or a plain number of seconds."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
+    if not text.strip() or match is None:
+        raise typer.BadParameter(f"{text!r} is no duration; write 90s, 9m or 1h30m")
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return 3600.0 * hours + 60 * minutes + seconds
+
+
+def load_registry(files: list[Path] | None) -> Registry:
+    from benchmark.registry import Registry
+
+    registry = Registry(files or ())
+    wanted = {str(path) for path in files or ()}
+    for failure in registry.failures:
+        err.print(
+            f"[yellow]left out:[/yellow] plugin {escape(failure.name)} "
+            f"({escape(failure.origin)}): {escape(failure.error)}",
+            soft_wrap=True,
+        )
+        if failure.origin in wanted:  # a file that was asked for by name
+            raise typer.Exit(2)
+    return registry
+
+
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+DataDir = Annotated[Optional[Path], typer.Option(help="Folder that holds data sets; see README.")]
+
+
+def choose_device(wanted: str) -> str:
+    import torch
+
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise typer.BadParameter(f"{wanted!r}; choose auto, cpu or cuda", param_hint="--device")
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("no GPU is available here", param_hint="--device")
+    return wanted
