@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import pandas as pd
 
+from benchmark.leaderboard.board import Board
 from benchmark.leaderboard.text import attack_text, cell_text, number, percent, table
-from benchmark.runs.record import InversionRecord, Record
 
 INVERSION = """\
 An inverter gets the model, one clean start image of another class and the target, and returns
@@ -44,7 +42,8 @@ its difference from the start scaled to the full range, and the true trigger lik
 """
 
 
-def inversion_sections(frames: Mapping[str, pd.DataFrame], records: Sequence[Record]) -> list[str]:
+def inversion_sections(board: Board) -> list[str]:
+    frames = board.frames
     parts = [
         "## Inversion from a single image",
         INVERSION.rstrip(),
@@ -52,18 +51,17 @@ def inversion_sections(frames: Mapping[str, pd.DataFrame], records: Sequence[Rec
     ]
     parts += ["![ASR over the noise level](configurations.svg)"]
     parts += ["### Fidelity and target", FIDELITY.rstrip(), _fidelity(frames["inversions"])]
-    used = {
-        f"{what} `{sha[:12]}` by {cell_text(record.defense.stages[0].label)}"
-        for record in records
-        if isinstance(record, InversionRecord)
-        for what, sha in record.uses.items()
-    }
-    if used:
-        parts += [f"Used besides the models: {'; '.join(sorted(used))}."]
+    if board.used:
+        used = [f"{what} `{sha[:12]}` by {cell_text(by)}" for what, sha, by in board.used]
+        parts += [f"Used besides the models: {'; '.join(used)}."]
     if "smoothed" in frames:
         parts += ["### Smoothed classifiers", SMOOTHED.rstrip(), _smoothed(frames["smoothed"])]
         parts += ["![Smoothed classifiers](smoothed.svg)"]
-    return [*parts, "### Pictures", PICTURES.rstrip(), *_pictures(records)]
+    parts += ["### Pictures", PICTURES.rstrip()]
+    for picture in board.inverted:
+        title = cell_text(picture.title)
+        parts += [f"**{title}**\n\n![{title}](evidence/{picture.file})"]
+    return parts
 
 
 def _success(frame: pd.DataFrame, victims: pd.DataFrame) -> str:
@@ -125,18 +123,3 @@ def _smoothed(frame: pd.DataFrame) -> str:
             for (attack, inverter, title), line in lines.items()
         ]
     )
-
-
-def _pictures(records: Sequence[Record]) -> list[str]:
-    """The first model's picture of each attack and inverter."""
-    parts, shown = [], set()
-    for record in sorted(records, key=lambda record: record.seed):
-        if isinstance(record, InversionRecord) and record.picture is not None:
-            label = record.defense.stages[0].label
-            title = f"{record.attack}: {record.defense.name}"
-            if (label, title) not in shown:
-                shown.add((label, title))
-                parts.append(
-                    f"**{cell_text(title)}**\n\n![{cell_text(title)}](evidence/{record.picture.file})"
-                )
-    return sorted(parts)

@@ -10,16 +10,17 @@ from typing import Any
 import pandas as pd
 
 from benchmark import metrics
+from benchmark.leaderboard.rows import Reversed
 from benchmark.leaderboard.tables import Namer, attack_columns, mean_columns
-from benchmark.runs.record import InversionRecord, Rate, Tried
+from benchmark.runs.record import Rate, Tried
 
 
-def success(record: InversionRecord, tried: Tried, start: int) -> metrics.Rate:
+def success(record: Reversed, tried: Tried, start: int) -> metrics.Rate:
     """ASR of one run from one start image on the evaluation images."""
     return metrics.Rate(tried.evaluation[start], record.evaluation)
 
 
-def best_of(record: InversionRecord, *, restarts: bool) -> list[metrics.Rate]:
+def best_of(record: Reversed, *, restarts: bool) -> list[metrics.Rate]:
     """The paper's reading: per start image the highest ASR of all runs, an oracle."""
     runs = [tried for tried in record.tried if restarts or not tried.restart]
     return [
@@ -28,7 +29,7 @@ def best_of(record: InversionRecord, *, restarts: bool) -> list[metrics.Rate]:
     ]
 
 
-def selected(record: InversionRecord, *, restarts: bool) -> list[metrics.Rate]:
+def selected(record: Reversed, *, restarts: bool) -> list[metrics.Rate]:
     """Per start image the ASR of the run that works best on the selection images.
 
     Of equals it is the first.
@@ -40,7 +41,7 @@ def selected(record: InversionRecord, *, restarts: bool) -> list[metrics.Rate]:
     ]
 
 
-def _contest(record: InversionRecord) -> list[tuple[float, list[float]]]:
+def _contest(record: Reversed) -> list[tuple[float, list[float]]]:
     """Per start image the success of the target's trigger, and that of its competitors'.
 
     The image's own class is none of them, since there was nothing to reverse for it.
@@ -54,50 +55,49 @@ def _contest(record: InversionRecord) -> list[tuple[float, list[float]]]:
     return found
 
 
-def target_found(record: InversionRecord) -> metrics.Rate:
+def target_found(record: Reversed) -> metrics.Rate:
     """Start images for which the target's trigger works better than every competitor's."""
     hits = sum(own > max(others) for own, others in _contest(record))
     return metrics.Rate(hits, len(record.starts))
 
 
-def target_auc(record: InversionRecord) -> float:
+def target_auc(record: Reversed) -> float:
     """Chance that the target's trigger works better than a competitor's; ties count half."""
     pairs = [(own, rate) for own, others in _contest(record) for rate in others]
     return fmean(float(own > rate) + 0.5 * (own == rate) for own, rate in pairs)
 
 
-def _groups(records: Sequence[InversionRecord]) -> list[list[InversionRecord]]:
+def _groups(records: Sequence[Reversed]) -> list[list[Reversed]]:
     """Measured records of one attack and inverter, which rested on the same denoiser."""
-    groups: defaultdict[tuple[Any, ...], list[InversionRecord]] = defaultdict(list)
+    groups: defaultdict[tuple[Any, ...], list[Reversed]] = defaultdict(list)
     for record in records:
-        if record.status == "ok":
-            attack, inverter = record.attack, record.defense.stages[0]
-            used = tuple(sorted(record.uses.items()))
-            key = (attack.label, attack.m, attack.boost, inverter.label, inverter.version, used)
-            groups[(record.protocol.recipe, *key)].append(record)
+        attack, inverter = record.attack, record.defense.stages[0]
+        used = tuple(sorted(record.uses.items()))
+        key = (attack.label, attack.m, attack.boost, inverter.label, inverter.version, used)
+        groups[(record.recipe, *key)].append(record)
     return [groups[key] for key in sorted(groups)]
 
 
 def _all(
-    group: Iterable[InversionRecord], rates: Callable[[InversionRecord], Iterable[metrics.Rate]]
+    group: Iterable[Reversed], rates: Callable[[Reversed], Iterable[metrics.Rate]]
 ) -> list[metrics.Rate]:
     return [rate for record in group for rate in rates(record)]
 
 
-def _rates(group: Iterable[InversionRecord], name: str) -> list[metrics.Rate]:
+def _rates(group: Iterable[Reversed], name: str) -> list[metrics.Rate]:
     return [getattr(start, name).counts for record in group for start in record.starts]
 
 
-def _mean(group: Iterable[InversionRecord], name: str) -> float:
+def _mean(group: Iterable[Reversed], name: str) -> float:
     return fmean(getattr(start, name) for record in group for start in record.starts)
 
 
-def _common(group: Sequence[InversionRecord], name: Namer) -> dict[str, Any]:
+def _common(group: Sequence[Reversed], name: Namer) -> dict[str, Any]:
     inverter = group[0].defense.stages[0]
     return attack_columns(group[0], name) | {"inverter": name(inverter), "models": len(group)}
 
 
-def inversions(records: Sequence[InversionRecord], name: Namer) -> pd.DataFrame:
+def inversions(records: Sequence[Reversed], name: Namer) -> pd.DataFrame:
     """One row per attack and inverter, means over start images and models."""
     rows = []
     for group in _groups(records):
@@ -109,7 +109,7 @@ def inversions(records: Sequence[InversionRecord], name: Namer) -> pd.DataFrame:
                 "starts": len(first.starts),
                 "configurations": configurations,
                 "runs": len(first.tried),
-                "scale": fmean(record.scale or 0.0 for record in group),
+                "scale": fmean(record.scale for record in group),
             }
             | mean_columns("asr_best", _all(group, lambda r: best_of(r, restarts=False)))
             | mean_columns("asr_selected", _all(group, lambda r: selected(r, restarts=False)))
@@ -123,13 +123,13 @@ def inversions(records: Sequence[InversionRecord], name: Namer) -> pd.DataFrame:
             | mean_columns("target_found", [target_found(record) for record in group])
             | {
                 "target_auc": fmean(target_auc(record) for record in group),
-                "seconds": fmean(record.cost.seconds for record in group),
+                "seconds": fmean(record.seconds for record in group),
             }
         )
     return pd.DataFrame(rows)
 
 
-def configurations(records: Sequence[InversionRecord], name: Namer) -> pd.DataFrame:
+def configurations(records: Sequence[Reversed], name: Namer) -> pd.DataFrame:
     """One row per attack, inverter and configuration, without restarts (C3)."""
     rows = []
     for group in _groups(records):
@@ -146,7 +146,7 @@ def configurations(records: Sequence[InversionRecord], name: Namer) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def smoothed(records: Sequence[InversionRecord], name: Namer) -> pd.DataFrame:
+def smoothed(records: Sequence[Reversed], name: Namer) -> pd.DataFrame:
     """One row per attack, inverter and noise level: what its smoothed classifier answers."""
     rows = []
     for group in _groups(records):

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from benchmark.leaderboard.board import Board
 from benchmark.leaderboard.inversion_text import inversion_sections
 from benchmark.leaderboard.populations import SCORE
-from benchmark.leaderboard.tables import share_text, unfinished
+from benchmark.leaderboard.tables import share_text
 from benchmark.leaderboard.text import attack_text, cell_text, interval, number, percent, table
 from benchmark.metrics import REPAIRED
-from benchmark.runs.record import NONE, ProtocolRef, Record
+from benchmark.runs.record import NONE
 from benchmark.runs.tuned import Search, mean_left
 
 INTRODUCTION = """\
@@ -55,18 +56,13 @@ held-out trusted images. `tuning/` holds every point of every grid.
 """
 
 
-def page(
-    protocol: ProtocolRef,
-    records: Sequence[Record],
-    frames: Mapping[str, pd.DataFrame],
-    searches: Sequence[Search],
-) -> str:
+def page(board: Board) -> str:
     """The whole text; sections without records are left out."""
-    seeds = len({record.seed for record in records})
+    frames = board.frames
     parts = [
-        f"# {protocol.name}",
-        f"{len(records)} cells, {seeds} seed{'s' if seeds > 1 else ''}, "
-        f"protocol `{protocol.sha256[:12]}`.",
+        f"# {board.protocol.name}",
+        f"{board.cells} cells, {board.seeds} seed{'s' if board.seeds > 1 else ''}, "
+        f"protocol `{board.protocol.sha256[:12]}`.",
         INTRODUCTION.rstrip(),
         "## Victims before any defense",
         _victims_table(frames["victims"]),
@@ -76,11 +72,11 @@ def page(
     if "detectability" in frames:
         parts += _detectability(frames)
     if "inversions" in frames:
-        parts += inversion_sections(frames, records)
-    if searches:
-        parts += ["## Settings that defenders chose", TUNING.rstrip(), _searches(searches)]
-    if problems := unfinished(records):
-        rows = [{key: cell_text(value) for key, value in row.items()} for row in problems]
+        parts += inversion_sections(board)
+    if board.searches:
+        parts += ["## Settings that defenders chose", TUNING.rstrip(), _searches(board.searches)]
+    if board.problems:
+        rows = [{key: cell_text(value) for key, value in row.items()} for row in board.problems]
         parts += ["## Failed and invalid cells", table(rows)]
     return "\n\n".join(parts) + "\n"
 

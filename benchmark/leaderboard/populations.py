@@ -10,26 +10,26 @@ import numpy as np
 import pandas as pd
 
 from benchmark import metrics
+from benchmark.leaderboard.rows import Examined
 from benchmark.leaderboard.tables import Namer, attack_columns, mean_columns
 from benchmark.protocol import named_seed
-from benchmark.runs.record import NONE, DetectabilityRecord, Rate
+from benchmark.runs.record import NONE, Rate
 
 #: The detector's own score; others are readings of the same examinations.
 SCORE = "score"
 
-_Pair = tuple[DetectabilityRecord, DetectabilityRecord]
+_Pair = tuple[Examined, Examined]
 
 
-def populations(records: Sequence[DetectabilityRecord]) -> list[list[_Pair]]:
+def populations(records: Sequence[Examined]) -> list[list[_Pair]]:
     """Pairs (clean, poisoned) of examined models of the same seed, per attack, m and detector."""
-    measured = [record for record in records if record.status == "ok"]
     clean = {
         (_detector(record), record.seed): record
-        for record in measured
+        for record in records
         if record.attack.threat == NONE
     }
     groups: defaultdict[tuple[Any, ...], list[_Pair]] = defaultdict(list)
-    for record in sorted(measured, key=lambda record: record.seed):
+    for record in sorted(records, key=lambda record: record.seed):
         partner = clean.get((_detector(record), record.seed))
         if record.attack.threat != NONE and partner is not None:
             attack = record.attack
@@ -38,17 +38,17 @@ def populations(records: Sequence[DetectabilityRecord]) -> list[list[_Pair]]:
     return [groups[key] for key in sorted(groups)]
 
 
-def _detector(record: DetectabilityRecord) -> tuple[str, str, float]:
-    return record.protocol.recipe, record.defense.stages[0].label, record.trusted_share or 0.0
+def _detector(record: Examined) -> tuple[str, str, float]:
+    return record.recipe, record.defense.stages[0].label, record.trusted_share or 0.0
 
 
-def detectability(records: Sequence[DetectabilityRecord], name: Namer) -> pd.DataFrame:
+def detectability(records: Sequence[Examined], name: Namer) -> pd.DataFrame:
     """One row per attack, m, detector and reading of its scores."""
     rows = []
     for pairs in populations(records):
         first = pairs[0][1]
         attack, detector = first.attack, first.defense.stages[0]
-        seeds = (first.protocol.name, attack.label, attack.m, detector.label)
+        seeds = (first.protocol, attack.label, attack.m, detector.label)
         common = attack_columns(first, name) | {
             "detector": name(detector),
             "trusted_share": first.trusted_share,
@@ -70,7 +70,7 @@ def detectability(records: Sequence[DetectabilityRecord], name: Namer) -> pd.Dat
     return pd.DataFrame(rows)
 
 
-def _scores(records: Sequence[DetectabilityRecord], reading: str) -> np.ndarray:
+def _scores(records: Sequence[Examined], reading: str) -> np.ndarray:
     return np.array(
         [
             [scan.score if reading == SCORE else scan.also[reading] for scan in record.scans]
@@ -122,11 +122,11 @@ def _mean(values: Sequence[float | None]) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def norms(records: Sequence[DetectabilityRecord], name: Namer) -> pd.DataFrame:
+def norms(records: Sequence[Examined], name: Namer) -> pd.DataFrame:
     """Mean L1 norm of the reversed trigger per population and scanned class (Li et al.)."""
-    groups: defaultdict[tuple[Any, ...], list[DetectabilityRecord]] = defaultdict(list)
+    groups: defaultdict[tuple[Any, ...], list[Examined]] = defaultdict(list)
     for record in records:
-        if record.status == "ok" and record.scans[0].norms is not None:
+        if record.scans[0].norms is not None:
             attack = record.attack
             key = (*_detector(record), attack.threat != NONE, attack.label, attack.m, attack.boost)
             groups[key].append(record)

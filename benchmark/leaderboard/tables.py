@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
 
 from benchmark import metrics
-from benchmark.runs.record import (
-    NONE,
-    DefenseRef,
-    Metrics,
-    PluginRef,
-    Rate,
-    Record,
-    RobustnessRecord,
-)
+from benchmark.leaderboard.rows import Played, Row
+from benchmark.runs.record import NONE, DefenseRef, PluginRef
 
 #: A short name for a plugin in a table.
 Namer = Callable[[PluginRef], str]
 
 
-def short_names(records: Sequence[Record]) -> Namer:
+def short_names(rows: Iterable[Row]) -> Namer:
     """A plugin's name; its whole label only where several settings of it were played.
 
     Settings that differ with the trusted share alone do not count, the share is shown anyway.
     """
     labels: defaultdict[tuple[str, float | None], set[str]] = defaultdict(set)
-    for record in records:
-        labels[record.attack.name, None].add(record.attack.label)
-        for stage in record.defense.stages:
-            labels[stage.name, record.trusted_share].add(stage.label)
+    for row in rows:
+        labels[row.attack.name, None].add(row.attack.label)
+        for stage in row.defense.stages:
+            labels[stage.name, row.trusted_share].add(stage.label)
     several = {name for (name, _), found in labels.items() if len(found) > 1}
     return lambda ref: ref.label if ref.name in several else ref.name
 
@@ -59,119 +52,97 @@ def _average(values: Iterable[float | None]) -> float:
     return sum(known) / len(known) if known else float("nan")
 
 
-def _counts(rates: Iterable[Rate | None]) -> list[metrics.Rate]:
-    return [rate.counts for rate in rates if rate is not None]
-
-
-Group = list[tuple[RobustnessRecord, Metrics]]
+def _known(rates: Iterable[metrics.Rate | None]) -> list[metrics.Rate]:
+    return [rate for rate in rates if rate is not None]
 
 
 def _grouped(
-    records: Iterable[RobustnessRecord], key: Callable[[RobustnessRecord], tuple[object, ...]]
-) -> list[tuple[Any, Group]]:
-    """Measured and trusted cells by `key`, in the order of the key."""
-    groups: defaultdict[tuple[object, ...], Group] = defaultdict(list)
-    for record in records:
-        if record.status == "ok" and record.metrics is not None:
-            groups[key(record)].append((record, record.metrics))
+    rows: Iterable[Played], key: Callable[[Played], tuple[object, ...]]
+) -> list[tuple[Any, list[Played]]]:
+    """Rows by `key`, in the order of the key."""
+    groups: defaultdict[tuple[object, ...], list[Played]] = defaultdict(list)
+    for row in rows:
+        groups[key(row)].append(row)
     # None is no number: sort by whether it is there first.
     return sorted(groups.items(), key=lambda item: [(part is not None, part) for part in item[0]])
 
 
-def attack_columns(record: Record, name: Namer) -> dict[str, Any]:
-    attack = record.attack
+def attack_columns(row: Row, name: Namer) -> dict[str, Any]:
+    attack = row.attack
     return {
         "attack": name(attack),
         "threat": attack.threat,
         "m": attack.m,
         "boost": attack.boost,
-        "recipe": record.protocol.recipe,
+        "recipe": row.recipe,
     }
 
 
-def victims(records: Sequence[RobustnessRecord], name: Namer) -> pd.DataFrame:
+def victims(rows: Iterable[Played], name: Namer) -> pd.DataFrame:
     """Undefended models: CDA, ASR and the trigger's effect on clean models, means over seeds."""
-    rows = []
-    undefended = (record for record in records if not record.defense.stages)
+    found = []
+    undefended = (row for row in rows if not row.defense.stages)
     for _, group in _grouped(
-        undefended, lambda r: (r.protocol.recipe, r.attack.label, r.attack.m, r.attack.boost)
+        undefended, lambda r: (r.recipe, r.attack.label, r.attack.m, r.attack.boost)
     ):
-        rows.append(
-            attack_columns(group[0][0], name)
+        found.append(
+            attack_columns(group[0], name)
             | {"seeds": len(group)}
-            | mean_columns("cda", _counts(m.cda for _, m in group))
-            | mean_columns("asr", _counts(m.asr for _, m in group))
-            | {"asr_game": _average(m.asr_game for _, m in group)}
-            | mean_columns("asr_clean", _counts(m.asr_clean_model for _, m in group))
-            | {"target_confidence": _average(m.target_confidence for _, m in group)}
-            | {"seconds": _average(r.cost.victim_seconds for r, _ in group)}
+            | mean_columns("cda", (row.cda for row in group))
+            | mean_columns("asr", (row.asr for row in group))
+            | {"asr_game": _average(row.asr_game for row in group)}
+            | mean_columns("asr_clean", _known(row.asr_clean_model for row in group))
+            | {"target_confidence": _average(row.target_confidence for row in group)}
+            | {"seconds": _average(row.victim_seconds for row in group)}
         )
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(found)
     # The clean model first, as the line to compare with.
-    return frame.sort_values("threat", key=lambda t: t != NONE, kind="stable") if rows else frame
+    return frame.sort_values("threat", key=lambda t: t != NONE, kind="stable") if found else frame
 
 
-def repairs(records: Sequence[RobustnessRecord], name: Namer) -> pd.DataFrame:
-    """Attack x defense x trusted share: remaining ASR and lost CDA in both readings."""
-    rows = []
-    defended = (record for record in records if record.defense.stages)
-    for _, group in _grouped(
-        defended,
+def defended(rows: Iterable[Played]) -> list[list[Played]]:
+    """What `repairs` makes one row of each: an attack, a defense and a trusted share."""
+    groups = _grouped(
+        (row for row in rows if row.defense.stages),
         lambda r: (
-            r.protocol.recipe,
+            r.recipe,
             r.attack.label,
             r.attack.m,
             r.attack.boost,
             tuple(stage.label for stage in r.defense.stages),
             r.trusted_share,
         ),
-    ):
-        first = group[0][0]
-        rows.append(
+    )
+    return [group for _, group in groups]
+
+
+def repairs(groups: Iterable[list[Played]], name: Namer) -> pd.DataFrame:
+    """Attack x defense x trusted share: remaining ASR and lost CDA in both readings."""
+    found = []
+    for group in groups:
+        first = group[0]
+        found.append(
             attack_columns(first, name)
             | {
                 "defense": _defense_name(first.defense, name),
                 "trusted_share": first.trusted_share,
                 "seeds": len(group),
             }
-            | mean_columns("asr_before", _counts(m.before.asr for _, m in group))
-            | mean_columns("asr_deployable", _counts(m.asr for _, m in group))
-            | mean_columns("asr_paper", _counts(m.paper.asr for _, m in group))
+            | mean_columns("asr_before", (row.before_asr for row in group))
+            | mean_columns("asr_deployable", (row.asr for row in group))
+            | mean_columns("asr_paper", (row.paper_asr for row in group))
             | {
-                "cda_loss_deployable": _average(_lost(m, m.cda) for _, m in group),
-                "cda_loss_paper": _average(_lost(m, m.paper.cda) for _, m in group),
-                "repaired_deployable": sum(m.repaired for _, m in group),
-                "repaired_paper": sum(_value(m.paper.asr) <= metrics.REPAIRED for _, m in group),
-                "guard_auc": _average(m.guard.auc if m.guard else None for _, m in group),
-                "seconds": _average(r.cost.seconds for r, _ in group),
+                "cda_loss_deployable": _average(r.before_cda.value - r.cda.value for r in group),
+                "cda_loss_paper": _average(r.before_cda.value - r.paper_cda.value for r in group),
+                "repaired_deployable": sum(_repaired(row.asr) for row in group),
+                "repaired_paper": sum(_repaired(row.paper_asr) for row in group),
+                "guard_auc": _average(row.guard_auc for row in group),
+                "seconds": _average(row.seconds for row in group),
             }
         )
     columns = ["attack", "m", "defense", "trusted_share"]
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+    return pd.DataFrame(found) if found else pd.DataFrame(columns=columns)
 
 
-def _value(rate: Rate) -> float:
-    return float("nan") if rate.value is None else rate.value
-
-
-def _lost(cell: Metrics, after: Rate) -> float:
-    return _value(cell.before.cda) - _value(after)
-
-
-def unfinished(records: Sequence[Record]) -> list[dict[str, str]]:
-    """Cells that failed or that the sanity gate refused, with the reason."""
-    rows = []
-    for record in records:
-        if record.status != "ok":
-            error = record.error
-            rows.append(
-                {
-                    "attack": record.attack.label,
-                    "defense": record.defense.name,
-                    "r": share_text(record.trusted_share),
-                    "seed": str(record.seed),
-                    "status": record.status,
-                    "reason": f"{error.kind}: {error.message}" if error else record.reason or "",
-                }
-            )
-    return rows
+def _repaired(asr: metrics.Rate) -> bool:
+    return asr.value <= metrics.REPAIRED

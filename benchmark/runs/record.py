@@ -27,7 +27,7 @@ class Rate(_Part):
 
     @model_validator(mode="after")
     def _agrees(self) -> Rate:
-        expected = Rate.of(metrics.Rate(self.hits, self.total)).value if self.total else None
+        expected = self.hits / self.total if self.total else None
         if self.hits > self.total or self.value != expected:
             raise ValueError(f"{self.value} is not {self.hits} of {self.total}")
         return self

@@ -12,6 +12,7 @@ import pytest
 
 from benchmark.leaderboard import inversions
 from benchmark.leaderboard.build import build
+from benchmark.leaderboard.rows import Rows
 from benchmark.leaderboard.tables import short_names
 from benchmark.metrics import Rate
 from benchmark.runs.record import InversionRecord
@@ -133,7 +134,8 @@ def test_a_row_is_the_mean_over_models_and_starts() -> None:
         {"params": {}, "restart": 0, "selection": (1, 2), "evaluation": (7, 8)}])]  # fmt: skip
     failed = {"status": "failed", "tried": [], "starts": [], "smoothed": [], "picture": None}
     records.append(record(2, **failed))
-    frame = inversions.inversions(records, short_names(records))
+    rows = Rows.of(records).reversed
+    frame = inversions.inversions(rows, short_names(rows))
     assert list(frame.inverter) == ["plainadv", "smoothinv"]
     plain, row = frame.iloc[0], frame.iloc[1]
     assert (row.attack, row.m, row.models, row.starts, row.configurations, row.runs) == (
@@ -167,10 +169,11 @@ def test_a_row_is_the_mean_over_models_and_starts() -> None:
 
 def test_configurations_are_rows_without_restarts() -> None:
     records = [record(0), record(1)]
-    frame = inversions.configurations(records, short_names(records))
+    rows = Rows.of(records).reversed
+    frame = inversions.configurations(rows, short_names(rows))
     assert list(frame.epsilon) == [1, 2]
     assert list(frame.asr) == pytest.approx([70 / 100, 55 / 100])
-    levels = inversions.smoothed(records, short_names(records))
+    levels = inversions.smoothed(rows, short_names(rows))
     assert list(levels.sigma) == [0, 0.5]
     assert list(levels.asr) == [1, 0.5]
     assert list(levels.clean) == [0.8, 0.8]

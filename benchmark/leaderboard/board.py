@@ -1,0 +1,122 @@
+"""All that the pages of one folder show, made from its records in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from benchmark.leaderboard import inversions
+from benchmark.leaderboard.populations import curves, detectability, norms, pareto
+from benchmark.leaderboard.rows import Curve, Played, Reversed, Rows, Unfinished
+from benchmark.leaderboard.tables import defended, repairs, share_text, short_names, victims
+from benchmark.runs import tuned
+from benchmark.runs.record import ProtocolRef
+from benchmark.runs.store import Store, StoreError
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture beside the records; `file` is its name in evidence/."""
+
+    title: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Board:
+    """What a page shows.
+
+    Attributes:
+        cells, seeds: how many there are.
+        frames: tables by name; those without rows are left out, but for "victims".
+        curves: for each row of the table "repairs", the trade-off curve of every seed.
+        problems: cells that failed or that the sanity gate refused, with the reason.
+        inverted: the first model's picture of each attack and inverter.
+        used: what inverters used besides the models: name, SHA-256, label of the inverter.
+        searches: what defenders found when they tuned themselves.
+    """
+
+    folder: Path
+    protocol: ProtocolRef
+    cells: int
+    seeds: int
+    frames: dict[str, pd.DataFrame]
+    curves: tuple[tuple[tuple[int, Curve], ...], ...]
+    problems: tuple[dict[str, str], ...]
+    inverted: tuple[Picture, ...]
+    used: tuple[tuple[str, str, str], ...]
+    searches: tuple[tuned.Search, ...]
+
+
+def read_board(folder: Path) -> Board:
+    """Read and average all records of a folder.
+
+    Raises:
+        StoreError: no records, damaged ones, or records of more than one protocol.
+    """
+    rows = Rows.of(Store(folder).records())
+    if not rows.count:
+        raise StoreError(
+            f"{folder / 'records'} holds no records; play a protocol with `poisongames run` first"
+        )
+    if len(rows.protocols) > 1:
+        names = ", ".join(f"{p.name} {p.sha256[:12]}" for _, p in sorted(rows.protocols.items()))
+        raise StoreError(f"{folder}: records of different protocols share no table: {names}")
+    groups = defended(rows.played)
+    return Board(
+        folder=folder,
+        protocol=next(iter(rows.protocols.values())),
+        cells=rows.count,
+        seeds=len(rows.seeds),
+        frames=_frames(rows, groups),
+        curves=tuple(tuple((row.seed, row.curve) for row in group) for group in groups),
+        problems=tuple(map(_problem, rows.unfinished)),
+        inverted=_inverted(rows.reversed),
+        used=tuple(sorted(_used(rows.reversed))),
+        searches=tuple(tuned.load(folder / "tuning")),
+    )
+
+
+def _frames(rows: Rows, groups: list[list[Played]]) -> dict[str, pd.DataFrame]:
+    name = short_names(rows)
+    frames = {"victims": victims(rows.played, name), "repairs": repairs(groups, name)}
+    if rows.examined:
+        frames["detectability"] = detectability(rows.examined, name)
+        frames["norms"] = norms(rows.examined, name)
+        frames["curves"] = curves(frames["victims"], frames["detectability"])
+        frames["pareto"] = pareto(frames["repairs"], frames["detectability"])
+    if rows.reversed:
+        frames["inversions"] = inversions.inversions(rows.reversed, name)
+        frames["configurations"] = inversions.configurations(rows.reversed, name)
+        frames["smoothed"] = inversions.smoothed(rows.reversed, name)
+    shown = {title: frame for title, frame in frames.items() if not frame.empty}
+    return {"victims": frames["victims"], **shown}
+
+
+def _problem(row: Unfinished) -> dict[str, str]:
+    return {
+        "attack": row.attack.label,
+        "defense": row.defense.name,
+        "r": share_text(row.trusted_share),
+        "seed": str(row.seed),
+        "status": row.status,
+        "reason": row.reason,
+    }
+
+
+def _inverted(rows: Sequence[Reversed]) -> tuple[Picture, ...]:
+    found: dict[tuple[str, str], Picture] = {}
+    for row in sorted(rows, key=lambda row: row.seed):
+        if row.picture is not None:
+            title = f"{row.attack}: {row.defense.name}"
+            found.setdefault((row.defense.stages[0].label, title), Picture(title, row.picture))
+    return tuple(sorted(found.values(), key=lambda picture: (picture.title, picture.file)))
+
+
+def _used(rows: Sequence[Reversed]) -> set[tuple[str, str, str]]:
+    return {
+        (what, sha, row.defense.stages[0].label) for row in rows for what, sha in row.uses.items()
+    }

@@ -1,0 +1,248 @@
+"""What a board keeps of a record: little enough for a hundred thousand of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark import metrics
+from benchmark.runs.record import (
+    AttackRef,
+    DefenseRef,
+    DetectabilityRecord,
+    Found,
+    InversionRecord,
+    Inverted,
+    ProtocolRef,
+    Rate,
+    Record,
+    RobustnessRecord,
+    Smoothed,
+    Tried,
+)
+
+
+class Curve(NamedTuple):
+    """The trade-off curve of one cell.
+
+    Attributes:
+        stages: per point.
+        values: float32 (4, points): step, and accuracy on validation images, CDA and ASR as
+            shares; ASR is NaN where there is no trigger.
+        chosen, paper: index of the point that the deployable and the paper's reading take.
+    """
+
+    stages: tuple[str, ...]
+    values: NDArray[np.float32]
+    chosen: int
+    paper: int
+
+
+class Played(NamedTuple):
+    """A robustness cell that counts."""
+
+    recipe: str
+    attack: AttackRef
+    defense: DefenseRef
+    trusted_share: float | None
+    seed: int
+    before_cda: metrics.Rate
+    before_asr: metrics.Rate
+    cda: metrics.Rate
+    asr: metrics.Rate
+    paper_cda: metrics.Rate
+    paper_asr: metrics.Rate
+    asr_game: float | None
+    asr_clean_model: metrics.Rate | None
+    target_confidence: float | None
+    guard_auc: float | None
+    seconds: float
+    victim_seconds: float | None
+    evidence: str | None
+    curve: Curve
+
+
+class Examined(NamedTuple):
+    """A detectability cell that counts."""
+
+    protocol: str
+    recipe: str
+    attack: AttackRef
+    defense: DefenseRef
+    trusted_share: float | None
+    seed: int
+    target: int
+    scans: tuple[Found, ...]
+    evidence: str | None
+
+
+class Reversed(NamedTuple):
+    """An inversion cell that counts."""
+
+    recipe: str
+    attack: AttackRef
+    defense: DefenseRef
+    trusted_share: float | None
+    seed: int
+    target: int
+    scale: float
+    evaluation: int
+    tried: tuple[Tried, ...]
+    starts: tuple[Inverted, ...]
+    smoothed: tuple[Smoothed, ...]
+    uses: dict[str, str]
+    seconds: float
+    picture: str | None
+
+
+class Unfinished(NamedTuple):
+    """A cell that failed or that the sanity gate refused."""
+
+    recipe: str
+    attack: AttackRef
+    defense: DefenseRef
+    trusted_share: float | None
+    seed: int
+    status: str
+    reason: str
+
+
+Row = Played | Examined | Reversed | Unfinished
+
+
+@dataclass
+class Rows:
+    """All rows of a folder."""
+
+    protocols: dict[str, ProtocolRef] = field(default_factory=dict)
+    count: int = 0
+    seeds: set[int] = field(default_factory=set)
+    played: list[Played] = field(default_factory=list)
+    examined: list[Examined] = field(default_factory=list)
+    reversed: list[Reversed] = field(default_factory=list)
+    unfinished: list[Unfinished] = field(default_factory=list)
+    _shared: dict[Any, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> Rows:
+        """Reduce records as they come; none of them is kept."""
+        rows = cls()
+        for record in records:
+            rows._add(record)
+        return rows
+
+    def __iter__(self) -> Iterator[Row]:
+        yield from self.played
+        yield from self.examined
+        yield from self.reversed
+        yield from self.unfinished
+
+    def _add(self, record: Record) -> None:
+        self.count += 1
+        self.seeds.add(record.seed)
+        self.protocols.setdefault(record.protocol.sha256, record.protocol)
+        attack, defense = record.attack, record.defense
+        # Parsed anew for every record; one of each is enough.
+        common = {
+            "recipe": record.protocol.recipe,
+            "attack": self._one((attack.label, attack.version, attack.m, attack.boost), attack),
+            "defense": self._one(tuple((s.label, s.version) for s in defense.stages), defense),
+            "trusted_share": record.trusted_share,
+            "seed": record.seed,
+        }
+        file = record.evidence.file if record.evidence else None
+        if record.status != "ok":
+            error = record.error
+            reason = f"{error.kind}: {error.message}" if error else record.reason or ""
+            self.unfinished.append(Unfinished(**common, status=record.status, reason=reason))
+        elif isinstance(record, RobustnessRecord):
+            self._add_played(record, common | {"evidence": file})
+        elif isinstance(record, DetectabilityRecord):
+            self.examined.append(
+                Examined(
+                    **common,
+                    protocol=record.protocol.name,
+                    target=record.target,
+                    scans=record.scans,
+                    evidence=file,
+                )
+            )
+        else:
+            self._add_reversed(record, common)
+
+    def _add_played(self, record: RobustnessRecord, common: dict[str, Any]) -> None:
+        found = record.metrics
+        if found is None:
+            return
+        self.played.append(
+            Played(
+                **common,
+                before_cda=self._rate(found.before.cda),
+                before_asr=self._rate(found.before.asr),
+                cda=self._rate(found.cda),
+                asr=self._rate(found.asr),
+                paper_cda=self._rate(found.paper.cda),
+                paper_asr=self._rate(found.paper.asr),
+                asr_game=found.asr_game,
+                asr_clean_model=self._rate(clean) if (clean := found.asr_clean_model) else None,
+                target_confidence=found.target_confidence,
+                guard_auc=found.guard.auc if found.guard else None,
+                seconds=record.cost.seconds,
+                victim_seconds=record.cost.victim_seconds,
+                curve=self._curve(record),
+            )
+        )
+
+    def _add_reversed(self, record: InversionRecord, common: dict[str, Any]) -> None:
+        self.reversed.append(
+            Reversed(
+                **common,
+                target=record.target,
+                scale=record.scale or 0.0,
+                evaluation=record.evaluation,
+                tried=record.tried,
+                starts=record.starts,
+                smoothed=record.smoothed,
+                uses=record.uses,
+                seconds=record.cost.seconds,
+                picture=record.picture.file if record.picture else None,
+            )
+        )
+
+    def _curve(self, record: RobustnessRecord) -> Curve:
+        found, points = record.metrics, record.curve
+        assert found is not None
+        numbers = [
+            (point.step, *(_share(rate) for rate in (point.validation, point.cda, point.asr)))
+            for point in points
+        ]
+        stages = tuple(point.stage for point in points)
+        places = [(point.step, point.validation, point.cda, point.asr) for point in points]
+        own = (found.step, found.validation, found.cda, found.asr)
+        return Curve(
+            stages=self._one(stages, stages),
+            values=np.array(numbers, np.float32).reshape(-1, 4).T,
+            chosen=_last(places, own),
+            paper=points.index(found.paper) if found.paper in points else -1,
+        )
+
+    def _rate(self, rate: Rate) -> metrics.Rate:
+        counts = rate.counts
+        shared: metrics.Rate = self._one(counts, counts)
+        return shared
+
+    def _one(self, key: Any, value: Any) -> Any:
+        return self._shared.setdefault(key, value)
+
+
+def _share(rate: Rate) -> float:
+    return float("nan") if rate.value is None else rate.value
+
+
+def _last(places: list[Any], own: Any) -> int:
+    """Index of the last point that is `own`; -1 where there is none."""
+    return max((index for index, place in enumerate(places) if place == own), default=-1)
