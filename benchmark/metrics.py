@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 Labels = NDArray[np.integer]
 Scores = NDArray[np.floating]
@@ -60,6 +60,19 @@ def attack_success_in_game(predictions: Labels, labels: Labels, target: int) -> 
     if not len(labels):
         return float("nan")
     return float(np.mean(predictions == target) - np.mean(labels == target))
+
+
+def guard_quality(clean: Scores, triggered: Scores) -> tuple[float, Rate]:
+    """How well a guard tells triggered from clean inputs, whatever its threshold.
+
+    Returns:
+        ROC AUC of its scores, and the share of triggered inputs that pass at the threshold
+        that rejects 1 % of the clean ones (FAR at 1 % FRR).
+    """
+    truth = np.r_[np.zeros(len(clean)), np.ones(len(triggered))]
+    auc = float(roc_auc_score(truth, np.r_[clean, triggered]))
+    threshold = np.quantile(clean, 0.99, method="higher")
+    return auc, Rate(int(np.sum(triggered <= threshold)), len(triggered))
 
 
 @dataclass(frozen=True)

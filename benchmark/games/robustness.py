@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from benchmark import metrics
@@ -150,20 +149,3 @@ def _deploy(
     outcome.add(answers, "deploy", outcome.curve[-1].step)
     scores = torch.cat(suspicions).numpy()[len(answers.validation) :]
     outcome.suspicion = (scores[: len(answers.test)], scores[len(answers.test) :])
-
-
-def guard_quality(
-    suspicion: tuple[NDArray[np.float32], NDArray[np.float32]], key: AnswerKey
-) -> tuple[float, metrics.Rate]:
-    """How well a guard tells triggered from clean inputs, whatever its threshold.
-
-    Returns:
-        ROC AUC of its scores, and the share of triggered inputs that pass at the threshold
-        that rejects 1 % of the clean test images (FAR at 1 % FRR).
-    """
-    clean, triggered = suspicion
-    triggered = triggered[key.test != key.target]
-    truth = np.r_[np.zeros(len(clean)), np.ones(len(triggered))]
-    auc = float(roc_auc_score(truth, np.r_[clean, triggered]))
-    threshold = np.quantile(clean, 0.99, method="higher")
-    return auc, metrics.Rate(int(np.sum(triggered <= threshold)), len(triggered))

@@ -6,7 +6,7 @@ import platform
 import resource
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import benchmark
 from benchmark import metrics
 from benchmark.games.detectability import Scan, reversed_success
 from benchmark.games.exam import AnswerKey
-from benchmark.games.robustness import Outcome, guard_quality
+from benchmark.games.robustness import Outcome
 from benchmark.models import tensors_sha256
 from benchmark.protocol import Protocol
 from benchmark.runs.cells import Cell
@@ -65,7 +65,9 @@ def measured(
     best = metrics.last_affordable(outcome.curve, budget)
     guard = None
     if outcome.suspicion is not None:
-        auc, far = guard_quality(outcome.suspicion, outcome.key)
+        clean, triggered = outcome.suspicion
+        others = outcome.key.test != outcome.key.target
+        auc, far = metrics.guard_quality(clean, triggered[others])
         guard = Guard(auc=auc, far_at_1_frr=Rate.of(far))
     reason = distrust(outcome, undefended)
     clean_hits = trained["asr_clean_model"]
@@ -234,8 +236,15 @@ def describe(error: Exception) -> Error:
     return Error(kind=type(error).__name__, message=str(error), where=where)
 
 
-def evidence_of(outcome: Outcome) -> dict[str, np.ndarray]:
-    """Predictions at every point of the curve, with the labels to judge them by."""
+def evidence_of(
+    outcome: Outcome, trained: Mapping[str, torch.Tensor], examples: torch.Tensor | None
+) -> dict[str, np.ndarray]:
+    """Predictions at every point of the curve, with the labels to judge them by.
+
+    Args:
+        trained: what was saved of the victim's answers.
+        examples: uint8 (2, E, C, H, W), test images without and with the trigger.
+    """
     arrays: dict[str, np.ndarray] = {
         "labels_validation": outcome.key.validation,
         "labels_test": outcome.key.test,
@@ -243,22 +252,34 @@ def evidence_of(outcome: Outcome) -> dict[str, np.ndarray]:
     }
     for part in ("validation", "test", "triggered"):
         arrays[part] = np.stack([getattr(answers, part) for answers in outcome.answers])
+    # Half precision: a mean of thousands keeps four digits, and the files stay small.
+    arrays["confidence"] = _array(trained["confidence"]).astype(np.float16)
+    arrays["clean_model"] = trained["clean_model"].numpy()
+    if examples is not None:
+        arrays["examples"] = examples.cpu().numpy()
     if outcome.suspicion is not None:
         arrays["suspicion_test"], arrays["suspicion_triggered"] = outcome.suspicion
     return arrays
 
 
 def evidence_of_scans(scans: Sequence[Scan], key: AnswerKey) -> dict[str, np.ndarray]:
-    """Scores and norms of every scan, the triggers reversed for target and guess, and answers.
+    """Scores, decisions (-1: none) and norms of every scan, reversed triggers, and answers.
 
-    Triggers are kept as bytes, `low` and `high` saying what 0 and 255 stand for.
+    Triggers are those for the target and for the guess. They are kept as bytes, `low` and
+    `high` saying what 0 and 255 stand for.
     """
     arrays: dict[str, np.ndarray] = {
         "labels_test": key.test,
         "target": np.array(key.target, np.int16),
         "scores": np.array([scan.detection.score for scan in scans], np.float64),
         "class_scores": np.stack([_array(scan.detection.class_scores) for scan in scans]),
+        "flagged": np.array(
+            [-1 if scan.detection.flagged is None else scan.detection.flagged for scan in scans],
+            np.int8,
+        ),
     }
+    for name in scans[0].detection.also:
+        arrays[f"also_{name}"] = np.array([scan.detection.also[name] for scan in scans], np.float64)
     triggers = [scan.detection.trigger for scan in scans if scan.detection.trigger is not None]
     if len(triggers) == len(scans):
         guesses = [int(scan.detection.class_scores.argmax()) for scan in scans]

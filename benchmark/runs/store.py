@@ -9,16 +9,17 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
 from pydantic import ValidationError
-from safetensors.torch import load, save
-from torch import Tensor
 
 from benchmark.errors import UserError
 from benchmark.runs.record import Evidence, Record, read
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class StoreError(UserError, RuntimeError):
@@ -99,18 +100,24 @@ class Store:
         return self.root / "artifacts" / "victims" / key[:32]
 
     def has_victim(self, key: str) -> bool:
-        return (self._victim(key) / "victim.json").is_file()
+        """Whether all of it is there; answers are the youngest part."""
+        folder = self._victim(key)
+        return all((folder / f).is_file() for f in ("victim.json", "answers.safetensors"))
 
     def save_victim(
         self, key: str, tensors: Mapping[str, Mapping[str, Tensor]], facts: dict[str, Any]
     ) -> None:
         """Save groups of tensors, then the facts, whose presence says that all is there."""
+        from safetensors.torch import save
+
         for group, members in tensors.items():
             content = save({name: tensor.cpu().contiguous() for name, tensor in members.items()})
             write_whole(self._victim(key) / f"{group}.safetensors", content)
         write_whole(self._victim(key) / "victim.json", json.dumps(facts, indent=1).encode())
 
     def victim_tensors(self, key: str, group: str) -> dict[str, Tensor]:
+        from safetensors.torch import load
+
         return load((self._victim(key) / f"{group}.safetensors").read_bytes())
 
     def victim_facts(self, key: str) -> dict[str, Any]:

@@ -17,10 +17,13 @@ from benchmark.games.robustness import Outcome
 from benchmark.runs import inversion_report, report, victim_training
 from benchmark.runs.cells import Cell, Tune, Victim
 from benchmark.runs.plan import with_settings
-from benchmark.runs.record import Error, Rate, Record
+from benchmark.runs.record import NONE, Error, Rate, Record
 from benchmark.runs.store import StoreError
 from benchmark.runs.tuned import Left, Search, search_grid
 from benchmark.runs.workshop import Workshop
+
+#: Triggered images that are kept as a picture of each attack.
+EXAMPLES = 4
 
 
 def _left(point: metrics.Point) -> Left:
@@ -74,16 +77,28 @@ class Worker(Workshop):
         """The robustness game."""
         started = time.perf_counter()
         outcome = self._defend(cell, progress)
+        trained = (cell.sanitized_victim or cell.victim).key
+        answers = self.store.victim_tensors(trained, "answers")
+        evidence = report.evidence_of(outcome, answers, self._examples(cell))
         return report.measured(
             self.setup.protocol,
             cell,
             outcome,
-            self.store.save_evidence(cell.name, report.evidence_of(outcome)),
+            self.store.save_evidence(cell.name, evidence),
             undefended=self.store.victim_facts(cell.victim.key),
-            trained=self.store.victim_facts((cell.sanitized_victim or cell.victim).key),
+            trained=self.store.victim_facts(trained),
             device=self.arena.device,
             seconds=time.perf_counter() - started,
         )
+
+    def _examples(self, cell: Cell) -> torch.Tensor | None:
+        """A few images of other classes without and with the trigger, once per attack."""
+        victim, test = cell.victim, self.arena.splits.test
+        if cell.defense.stages or victim.seed or victim.attack.threat == NONE:
+            return None
+        shown = (test.labels != self.arena.target).nonzero().flatten()[:EXAMPLES]
+        triggered = self.store.victim_tensors(victim.key, "exam")["triggered"].to(shown.device)
+        return torch.stack([test.pixels[shown], triggered[shown]])
 
     def _examine(self, cell: Cell, progress: Progress) -> Record:
         """The detectability game."""

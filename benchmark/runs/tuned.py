@@ -7,9 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmark.runs.record import ProtocolRef, Rate
@@ -115,6 +112,10 @@ def search_grid(
     Args:
         journal: where finished points are kept until all are done.
     """
+    import optuna  # it takes a second, which boards need not wait for
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal.parent.mkdir(parents=True, exist_ok=True)
     space = {name: list(values) for name, values in grid.items()}

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmark import metrics
 from benchmark.api import Defense, Sanitizer
@@ -48,39 +49,53 @@ def train(shop: Workshop, victim: Victim, progress: Progress) -> None:
     triggered = victims.trigger_test_images(arena, attack, arena.rng("test", *names))
     labels = arena.splits.test.labels.cpu().numpy()
     predict = predictor(model, arena.recipe.precision)
+    answers = _answers(shop, victim, model, triggered)
+    confidence, clean_model = answers["confidence"], answers["clean_model"].numpy()
     facts = {
         "victim": str(victim),
         "model_sha256": tensors_sha256(model.state_dict()),
         "test_hits": int(np.sum(ask(predict, arena.splits.test.pixels) == labels)),
         "target_hits": int(np.sum(ask(predict, triggered) == arena.target)),
-        "target_confidence": _target_confidence(arena, model, triggered),
-        "asr_clean_model": None if attack is None else _clean_hits(shop, victim, triggered),
+        "target_confidence": confidence.mean().item() if len(confidence) else None,
+        "asr_clean_model": (
+            None if attack is None else metrics.attack_success(clean_model, labels, arena.target)
+        ),
         "seconds": time.perf_counter() - started,
         **removed,
     }
-    state = {} if attack is None else attack.state
-    tensors = {"model": model.state_dict(), "state": state, "exam": {"triggered": triggered}}
+    tensors = {
+        "model": model.state_dict(),
+        "state": {} if attack is None else attack.state,
+        "exam": {"triggered": triggered},
+        "answers": answers,
+    }
     shop.store.save_victim(victim.key, tensors, facts)
 
 
-def _clean_hits(shop: Workshop, victim: Victim, triggered: torch.Tensor) -> tuple[int, int]:
-    """ASR of the trigger on the clean model of the same repetition, in counts."""
-    labels = shop.arena.splits.test.labels.cpu().numpy()
-    answers = ask(predictor(shop.load(victim.clean), shop.arena.recipe.precision), triggered)
-    return metrics.attack_success(answers, labels, shop.arena.target)
+def _answers(
+    shop: Workshop, victim: Victim, model: Classifier, triggered: Tensor
+) -> dict[str, Tensor]:
+    """What the triggered test images are for the victim and for the clean model of its repetition.
 
+    Returns:
+        confidence: float32 (M,), the victim's probability of the target for images of other
+            classes.
+        clean_model: int16 (N,), the classes that the clean model puts the images into.
 
-def _target_confidence(arena: Arena, model: Classifier, triggered: torch.Tensor) -> float | None:
-    """Mean probability of the target on triggered images of other classes."""
+        Both are empty for a clean victim.
+    """
+    arena = shop.arena
     if not len(triggered):
-        return None
+        return {"confidence": torch.zeros(0), "clean_model": torch.zeros(0, dtype=torch.int16)}
+    clean = ask(predictor(shop.load(victim.clean), arena.recipe.precision), triggered)
     others = triggered[arena.splits.test.labels != arena.target]
-    total = 0.0
-    for pixels in others.split(victims.BATCH):
-        with (
-            torch.inference_mode(),
-            mixed_precision(pixels.device, arena.recipe.precision),
-        ):
-            logits = model(to_unit(pixels)).float()
-        total += logits.softmax(1)[:, arena.target].sum().item()
-    return total / len(others)
+    confidence = [_confidence(arena, model, pixels) for pixels in others.split(victims.BATCH)]
+    return {"confidence": torch.cat(confidence), "clean_model": torch.from_numpy(clean)}
+
+
+def _confidence(arena: Arena, model: Classifier, pixels: Tensor) -> Tensor:
+    """Probability of the target."""
+    with torch.inference_mode(), mixed_precision(pixels.device, arena.recipe.precision):
+        logits = model(to_unit(pixels)).float()
+    found: Tensor = logits.softmax(1)[:, arena.target].cpu()
+    return found
