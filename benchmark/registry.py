@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import importlib.util
 import inspect
 import re
@@ -265,7 +266,9 @@ def _points() -> list[EntryPoint]:
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise RegistryError(f"no such file: {path}")
-    name = f"poisongames_file_{path.stem}"
+    # Two files may have the same name in different folders.
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    name = f"poisongames_file_{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise RegistryError(f"{path} is not a Python file")

@@ -31,6 +31,7 @@ FLOORS = [
     {"games"},
     {"runs"},
     {"leaderboard", "progress"},
+    {"conformance", "scaffold"},
     {"cli"},
 ]
 

@@ -11,7 +11,6 @@ from typing import Annotated, ClassVar
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.optimize import nnls
 from torch import Generator, Tensor
 
 from benchmark import CodePoisoningAttack, Images, ImageSet, Positive, hookimpl
@@ -39,6 +38,8 @@ def min_norm_weights(gram: np.ndarray) -> np.ndarray:
     MGDA (Desideri 2012). For two tasks this is the closed form
     ((g2 - g1) g2 / |g1 - g2|^2, the rest), clipped to [0.001, 0.999].
     """
+    from scipy.optimize import nnls  # here, since listing does without
+
     values, vectors = np.linalg.eigh(gram / max(float(np.trace(gram)), 1e-30))
     root = np.sqrt(values.clip(0))[:, None] * vectors.T
     # |root a|^2 + (sum a - 1)^2 is least in the direction of the shortest combination.

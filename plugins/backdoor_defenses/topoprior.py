@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 
-import gudhi
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import affine_grid, grid_sample
@@ -71,6 +70,8 @@ def one_piece(mask: Tensor) -> Tensor:
     lowest pixel ends it. Every other one shall die as it is born: its highest pixel is put
     to the value of the pixel that joins it to an older one.
     """
+    import gudhi  # here, since listing does without
+
     wanted, flat = mask.clone().flatten(), mask.flatten()
     # gudhi grows sublevel sets and counts the first dimension fastest.
     cells = gudhi.CubicalComplex(

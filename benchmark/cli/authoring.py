@@ -1,0 +1,89 @@
+"""Writing plugins: new and check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.markup import escape
+
+from benchmark.cli.shared import PluginFiles, err, load_registry, one_sentence, out
+
+if TYPE_CHECKING:
+    from benchmark.scaffold import Kind
+
+Name = Annotated[
+    str, typer.Argument(help="Name of the plugin and of its package, as in my-attack.")
+]
+Folder = Annotated[Path, typer.Option("--out", help="Folder that the package is written into.")]
+
+
+def new_attack(
+    name: Name,
+    threat: Annotated[
+        Literal["poison-label", "clean-label", "code"],
+        typer.Option(help="What the attacker may change."),
+    ] = "poison-label",
+    out_dir: Folder = Path("."),
+) -> None:
+    """Write an installable package with a small working attack and its tests."""
+    _write(name, threat, out_dir)
+
+
+def new_defense(
+    name: Name,
+    stage: Annotated[
+        Literal["sanitize", "repair", "deploy", "detect", "invert"],
+        typer.Option(help="Where in the game it acts."),
+    ] = "repair",
+    out_dir: Folder = Path("."),
+) -> None:
+    """Write an installable package with a small working defense and its tests."""
+    _write(name, stage, out_dir)
+
+
+def _write(name: str, kind: Kind, parent: Path) -> None:
+    with one_sentence():
+        from benchmark.scaffold import write
+
+        folder = write(name, kind, parent, load_registry(None))
+    out.print(f"written to {folder}; next:\n", soft_wrap=True, markup=False, highlight=False)
+    for command in (
+        f"pip install -e '{folder}[test]'",
+        f"poisongames check {name}",
+        f"python -m pytest {folder}",
+    ):
+        out.print(f"  {command}", soft_wrap=True, markup=False, highlight=False)
+    out.print(f"\n{folder}/README.md says how to play and submit it.", soft_wrap=True, markup=False)
+
+
+def check(
+    name: Annotated[str, typer.Argument(help="A plugin, as name or name:field=value,…")],
+    plugin: PluginFiles = None,
+) -> None:
+    """Examine a plugin by the rules that all are held to; a line for each."""
+    with one_sentence():
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        from benchmark.conformance import ConformanceError, DoesNotApply, checks
+
+        found, failed = checks(name, load_registry(plugin)), 0
+        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        with Progress(*columns, console=err, transient=True) as bar:
+            task = bar.add_task("")
+            for one in found:
+                bar.update(task, description=escape(f"{name}: {one}"))
+                try:
+                    one()
+                    mark, text = "[green]✓[/green]", one.rule
+                except ConformanceError as error:
+                    mark, text, failed = "[red]✗[/red]", str(error), failed + 1
+                except DoesNotApply as reason:
+                    mark, text = "–", f"does not apply: {reason}"
+                out.print(
+                    f"{mark} {escape(f'{one!s:<19} {text}')}", soft_wrap=True, highlight=False
+                )
+    if failed:
+        err.print(f"{failed} of {len(found)} checks failed", highlight=False)
+        raise typer.Exit(1)

@@ -1,0 +1,138 @@
+"""The rules that every plugin is held to, as checks that can be run one by one.
+
+In a plugin's own tests::
+
+    @pytest.mark.parametrize("check", checks("my-attack:steps=20"), ids=str)
+    def test_conformance(check: Check) -> None:
+        check()
+
+Plugins play on a tiny embedded protocol, through the very code of the games.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from unittest import SkipTest
+
+import torch
+
+from benchmark.api import (
+    Architecture,
+    CodePoisoningAttack,
+    Dataset,
+    Deployment,
+    Detector,
+    Inverter,
+    Plugin,
+    PoisoningAttack,
+    Repair,
+    Sanitizer,
+)
+from benchmark.conformance import attacks, defenses, materials, plugins
+from benchmark.conformance.subject import ConformanceError, DoesNotApply, Play, Subject
+from benchmark.registry import Registry
+from benchmark.specs import RegistryError, parse
+
+__all__ = ["Check", "ConformanceError", "DoesNotApply", "checks"]
+
+Examine = Callable[[Subject], None]
+
+_ALL: tuple[Examine, ...] = (
+    plugins.version,
+    plugins.summary,
+    plugins.settings,
+    plugins.round_trip,
+    plugins.cheap_to_list,
+    plugins.plays,
+    plugins.deterministic,
+)
+_METHODS: tuple[Examine, ...] = (plugins.source, plugins.inputs, plugins.own_randomness)
+_ATTACKS: tuple[Examine, ...] = (attacks.state, attacks.batches, attacks.eight_bits)
+
+#: How each kind plays a round, and what it has to hold besides.
+_KINDS: dict[type[Plugin], tuple[Play, tuple[Examine, ...]]] = {
+    PoisoningAttack: (attacks.play, _METHODS + _ATTACKS),
+    CodePoisoningAttack: (attacks.play, (*_METHODS, *_ATTACKS, attacks.trains)),
+    Sanitizer: (defenses.play_sanitizer, _METHODS),
+    Repair: (
+        defenses.play_repair,
+        (*_METHODS, defenses.finite, defenses.changes, defenses.stops),
+    ),
+    Deployment: (defenses.play_deployment, (*_METHODS, defenses.guards_one_by_one)),
+    Detector: (defenses.play_detector, (*_METHODS, defenses.told_nothing)),
+    Inverter: (
+        defenses.play_inverter,
+        (*_METHODS, defenses.inverts_one_by_one, defenses.hashes),
+    ),
+    Dataset: (materials.play_dataset, ()),
+    Architecture: (materials.play_architecture, ()),
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule, to be held by one plugin."""
+
+    subject: Subject
+    examine: Examine
+
+    def __str__(self) -> str:
+        return self.examine.__name__.replace("_", "-")
+
+    @property
+    def rule(self) -> str:
+        """The rule in one sentence."""
+        return inspect.getdoc(self.examine) or ""
+
+    def __call__(self) -> None:
+        """Examine the plugin, on one thread of the CPU.
+
+        Raises:
+            ConformanceError: the plugin breaks the rule; one sentence that says what to do.
+            DoesNotApply: the rule says nothing about this plugin; a `unittest.SkipTest`.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            self.examine(self.subject)
+        except (ConformanceError, SkipTest):
+            raise
+        except Exception as error:
+            raise ConformanceError(
+                f"{type(error).__name__}: {error}; the plugin raised this, where it should not"
+            ) from error
+        finally:
+            torch.set_num_threads(threads)
+
+
+def checks(spec: str, registry: Registry | None = None) -> list[Check]:
+    """All checks that apply to a plugin.
+
+    Args:
+        spec: its name, or ``name:field=value,…`` with settings, such as fewer steps.
+        registry: where it is looked up; what is installed by default.
+
+    Raises:
+        RegistryError: no such plugin or setting, or two plugins of that name.
+    """
+    registry = Registry() if registry is None else registry
+    name, _ = parse(spec)
+    entries = [entry for entry in registry.entries if entry.plugin.name == name]
+    if not entries:
+        names = {entry.plugin.name for entry in registry.entries}
+        close = difflib.get_close_matches(name, names, n=1)
+        broken = "".join(f"; {f.name} could not be loaded: {f.error}" for f in registry.failures)
+        hint = f"did you mean {close[0]!r}?" if close else "see poisongames plugins"
+        raise RegistryError(f"no plugin is named {name!r}; {hint}{broken}")
+    found = []
+    for kind in dict.fromkeys(entry.kind for entry in entries):
+        plugin = registry.find(kind, name)
+        registry.create(kind, spec)
+        entry = next(entry for entry in entries if entry.plugin is plugin)
+        play, special = next(how for base, how in _KINDS.items() if issubclass(plugin, base))
+        subject = Subject(spec, entry, registry, play)
+        found += [Check(subject, examine) for examine in (*_ALL, *special)]
+    return found

@@ -1,0 +1,111 @@
+"""What every attack has to hold."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmark.api import Attack, CodePoisoningAttack
+from benchmark.conformance import tiny
+from benchmark.conformance.batches import depends_on_others
+from benchmark.conformance.subject import ConformanceError, Subject, same
+from benchmark.conformance.watch import Watch
+from benchmark.games import victims
+from benchmark.games.exam import ask, predictor
+from benchmark.runs.store import Store
+
+#: At least so many triggered images must differ from the clean ones.
+MOST = 0.5
+
+
+def play(attack: Attack, watch: Watch) -> Mapping[str, Tensor]:
+    """Prepare, poison, train where the code is the attack's, and trigger the test images."""
+    arena = tiny.arena()
+    owns_code = isinstance(attack, CodePoisoningAttack)
+    watch.over(attack, "setup", "trigger", "train" if owns_code else "poison")
+    attack.setup(arena.attacker_view(), arena.rng("trigger"))
+    # What is no tensor is the check `state`'s business.
+    state = {name: v for name, v in attack.state.items() if isinstance(v, Tensor)}
+    outputs = {f"state[{name!r}]": value.clone() for name, value in state.items()}
+    # A single image has to be possible as well as many.
+    for m in (tiny.m_of(attack), 1):
+        training = victims.collect(arena, attack, m, 1, arena.rng("collect", m))
+        poisoned = training.data.subset(training.poisoned)
+        outputs |= {f"poison of {m}": poisoned.pixels, f"labels of {m}": poisoned.labels}
+    if owns_code:
+        model = victims.train(arena, attack, training, arena.rng("train"))
+        outputs |= {f"weight {name}": value for name, value in model.state_dict().items()}
+    triggered = victims.trigger_test_images(arena, attack, arena.rng("test"))
+    return outputs | {"trigger": triggered}
+
+
+def state(subject: Subject) -> None:
+    """A trigger from what was saved and loaded equals the original's, bit for bit."""
+    found, arena = subject.repeatable(), tiny.arena()
+    advice = "put all that prepare learns into self.state, as tensors"
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        try:
+            store.save_victim("check", {"state": found.plugin.state}, {})
+        except Exception as error:
+            raise ConformanceError(f"the state cannot be saved ({error}); {advice}") from error
+        loaded = store.victim_tensors("check", "state")
+    attack = subject.create()
+    Watch().over(attack, "setup", "trigger")
+    attack.setup(arena.attacker_view(), arena.rng("trigger"), loaded)
+    try:
+        triggered = victims.trigger_test_images(arena, attack, arena.rng("test"))
+    except Exception as error:
+        raise ConformanceError(
+            f"after saving and loading the trigger fails with {type(error).__name__}: {error}; "
+            f"{advice}"
+        ) from error
+    if not same(triggered, found.outputs["trigger"]):
+        raise ConformanceError(f"after saving and loading the trigger is another one; {advice}")
+
+
+def batches(subject: Subject) -> None:
+    """An image's triggered version does not depend on the images beside it."""
+    attack, arena = subject.repeatable().plugin, tiny.arena()
+
+    def triggered(images: Tensor) -> tuple[Tensor, bool]:
+        rng = arena.rng("batches")
+        before = rng.get_state()
+        answer = attack.trigger(images, rng)
+        return answer.detach(), not torch.equal(before, rng.get_state())
+
+    if depends_on_others(triggered, arena.splits.test.images):
+        raise ConformanceError(
+            "an image's triggered version depends on the images beside it; treat every image for "
+            "itself, with what prepare learnt"
+        )
+
+
+def eight_bits(subject: Subject) -> None:
+    """The trigger is still there after rounding to 8 bits, as files would be."""
+    triggered, clean = subject.round().outputs["trigger"], tiny.arena().splits.test.pixels
+    changed = (triggered != clean).flatten(1).any(1).float().mean().item()
+    if changed < MOST:
+        raise ConformanceError(
+            f"after rounding to 8 bits the trigger changes only {changed:.0%} of the images; make "
+            "it stronger than 1/255"
+        )
+
+
+def trains(subject: Subject) -> None:
+    """Its training changes the model, and leaves finite weights that can be evaluated."""
+    found, arena = subject.round(), tiny.arena()
+    model = arena.new_model(arena.rng("train"))
+    weights = {name: found.outputs[f"weight {name}"] for name in model.state_dict()}
+    if all(same(weights[name], value) for name, value in model.state_dict().items()):
+        raise ConformanceError("train left the model as it was; train it in place")
+    if not all(bool(value.isfinite().all()) for value in weights.values()):
+        raise ConformanceError(
+            "train left weights that are not finite; keep the training from diverging"
+        )
+    model.load_state_dict(weights)
+    ask(predictor(model, arena.recipe.precision), arena.splits.test.pixels)

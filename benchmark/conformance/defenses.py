@@ -1,0 +1,200 @@
+"""What defenses have to hold, stage by stage."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from benchmark.api import Deployment, Detector, Inverter, Repair, Sanitizer, Starts
+from benchmark.conformance import tiny
+from benchmark.conformance.batches import depends_on_others
+from benchmark.conformance.subject import ConformanceError, DoesNotApply, Subject, same
+from benchmark.conformance.watch import Watch
+from benchmark.games import checks, detectability, inversion, robustness, victims
+from benchmark.images import to_unit
+
+#: Noise level at which a smoothed classifier is asked.
+SIGMA = 0.25
+
+
+def play_sanitizer(sanitizer: Sanitizer, watch: Watch) -> Mapping[str, Tensor]:
+    """Sanitize a poisoned training set."""
+    watch.over(sanitizer, "sanitize")
+    arena = tiny.arena()
+    left = victims.sanitize(arena, sanitizer, tiny.training(), arena.rng("sanitize"))
+    return {"the choice of images": left.data.pixels, "the choice of labels": left.data.labels}
+
+
+def play_repair(repair: Repair, watch: Watch) -> Mapping[str, Tensor]:
+    """Repair the suspect, as far as the first steps."""
+    watch.over(repair, "repair")
+    arena = tiny.arena()
+    trusted = arena.trusted(tiny.SHARE, 0)
+    outcome = robustness.play(arena, tiny.exam(), tiny.suspect(), repair=repair, trusted=trusted)
+    if len(outcome.curve) == 1:
+        raise checks.RuleViolation(f"{repair.name}.repair must yield after every step")
+    return {f"weight {name}": value for name, value in watch.models[0].state_dict().items()}
+
+
+def finite(subject: Subject) -> None:
+    """The weights are finite after a few steps."""
+    for name, value in subject.round().outputs.items():
+        if not bool(value.isfinite().all()):
+            raise ConformanceError(
+                f"{name} is not finite after a few steps; keep the repair from diverging, or "
+                "choose a smaller learning rate"
+            )
+
+
+def changes(subject: Subject) -> None:
+    """The first steps change the weights of the model that is handed over."""
+    suspect = tiny.suspect().state_dict()
+    outputs = subject.round().outputs
+    if all(same(outputs[f"weight {name}"], value) for name, value in suspect.items()):
+        raise ConformanceError(
+            "the first steps leave all weights as they were; change the model in place, and yield "
+            "after every step"
+        )
+
+
+def stops(subject: Subject) -> None:
+    """It can be stopped after any step, and then changes nothing more."""
+    subject.round()
+    repair, arena = subject.create(), tiny.arena()
+    model = copy.deepcopy(tiny.suspect())
+    steps = repair.repair(model, arena.trusted(tiny.SHARE, 0), arena.rng("repair"))
+    if not inspect.isgenerator(steps):
+        raise DoesNotApply("it is no generator function, so nothing runs when it is stopped")
+    next(steps, None)
+    before = copy.deepcopy(model.state_dict())
+    try:
+        steps.close()
+    except RuntimeError:
+        raise ConformanceError(
+            "repair goes on when it is stopped; do not yield where GeneratorExit is caught"
+        ) from None
+    if not all(same(before[name], value) for name, value in model.state_dict().items()):
+        raise ConformanceError(
+            "repair changes the model when it is stopped; let every yield leave the model as it "
+            "shall be used"
+        )
+
+
+def play_deployment(deployment: Deployment, watch: Watch) -> Mapping[str, Tensor]:
+    """Guard the suspect while it is measured."""
+    watch.over(deployment, "deploy")
+    arena = tiny.arena()
+    trusted = arena.trusted(tiny.SHARE, 0)
+    outcome = robustness.play(
+        arena, tiny.exam(), tiny.suspect(), deployment=deployment, trusted=trusted
+    )
+    assert outcome.suspicion is not None
+    answers, (clean, triggered) = outcome.answers[-1], outcome.suspicion
+    return {
+        "the answer to clean images": torch.from_numpy(answers.test),
+        "the answer to triggered images": torch.from_numpy(answers.triggered),
+        "the suspicion of clean images": torch.from_numpy(clean),
+        "the suspicion of triggered images": torch.from_numpy(triggered),
+    }
+
+
+def guards_one_by_one(subject: Subject) -> None:
+    """The verdict on an image does not depend on the images beside it."""
+    deployment, arena = subject.repeatable().plugin, tiny.arena()
+
+    def judged(images: Tensor) -> tuple[Tensor, bool]:
+        rng, model = arena.rng("deploy"), copy.deepcopy(tiny.suspect())
+        guarded = deployment.deploy(model, arena.trusted(tiny.SHARE, 0), rng)
+        before = rng.get_state()
+        with torch.no_grad():
+            verdict = guarded(images)
+        answer = torch.stack([verdict.predictions.float(), verdict.suspicion.float()], 1)
+        return answer, not torch.equal(before, rng.get_state())
+
+    if depends_on_others(judged, tiny.exam().test.images):
+        raise ConformanceError(
+            "the verdict on an image depends on the images beside it; judge every image for "
+            "itself, with what deploy learnt from the trusted ones"
+        )
+
+
+def play_detector(detector: Detector, watch: Watch) -> Mapping[str, Tensor]:
+    """Examine the suspect."""
+    watch.over(detector, "detect")
+    arena, exam = tiny.arena(), tiny.exam()
+    if watch.decoy:  # the same model, said to be of another attack
+        wrong = (exam.target + 1) % len(arena.class_names)
+        exam = replace(exam, triggered=255 - exam.triggered, target=wrong)
+    scans = detectability.examine(arena, exam, tiny.suspect(), detector, share=tiny.SHARE, seed=0)
+    found = scans[0].detection
+    outputs = {"the score": torch.tensor(found.score), "the class scores": found.class_scores}
+    outputs |= {f"the score {name!r}": torch.tensor(value) for name, value in found.also.items()}
+    if found.trigger is not None:
+        outputs |= {f"the trigger's {k}": v for k, v in found.trigger.pictures.items()}
+    return outputs
+
+
+def told_nothing(subject: Subject) -> None:
+    """What it finds does not change with what only the harness knows of the attack."""
+    different = subject.repeatable().differs_from(subject.round(decoy=True))
+    if different:
+        raise ConformanceError(
+            f"{different} changes with the attack that the harness is told of; use the model, the "
+            "trusted images and rng only"
+        )
+
+
+def play_inverter(inverter: Inverter, watch: Watch) -> Mapping[str, Tensor]:
+    """Reverse triggers of several classes in one batch, and one from another start; then smooth."""
+    watch.over(inverter, "invert", "smoothed")
+    arena, images = tiny.arena(), to_unit(tiny.arena().splits.trusted.pixels[:4])
+    targets = torch.arange(len(images))
+    outputs: dict[str, Tensor] = {}
+    for what, starts in {
+        "the trigger": Starts(images, targets, 2.0),
+        "the restarted trigger": Starts(images[:1], targets[:1], 2.0, restart=1),
+    }.items():
+        found = inversion.trail(inverter, copy.deepcopy(tiny.suspect()), starts, arena.rng(what))
+        outputs |= {f"{what}'s {k}": v for k, v in found[max(found)].pictures.items()}
+    classify = inverter.smoothed(copy.deepcopy(tiny.suspect()), SIGMA)
+    if classify is not None:
+        said, classes = classify(images, arena.rng("smoothed")), len(arena.class_names)
+        who = f"{inverter.name}.smoothed"
+        outputs["the smoothed answer"] = checks.probabilities(said, len(images), classes, who)
+    return outputs
+
+
+def inverts_one_by_one(subject: Subject) -> None:
+    """The trigger from one image does not depend on the images beside it."""
+    inverter, arena = subject.repeatable().plugin, tiny.arena()
+
+    def reversed_from(images: Tensor) -> tuple[Tensor, bool]:
+        starts, model = Starts(images, torch.arange(len(images))), copy.deepcopy(tiny.suspect())
+        found = inversion.trail(inverter, model, starts, arena.rng("batches"))
+        pictures = found[max(found)].pictures.values()
+        # Random numbers are drawn for the whole batch, as for the start of a trigger.
+        return torch.cat([picture.flatten(1) for picture in pictures], 1), True
+
+    if depends_on_others(reversed_from, to_unit(arena.splits.trusted.pixels[:4])):
+        raise ConformanceError(
+            "the trigger from one image depends on the images beside it; keep one loss for each "
+            "and step on their sum"
+        )
+
+
+def hashes(subject: Subject) -> None:
+    """What else a result depends on is named with its SHA-256."""
+    found = subject.round().plugin.uses()
+    texts = found.items() if isinstance(found, dict) else [("", None)]
+    for name, sha in texts:
+        if not (isinstance(sha, str) and re.fullmatch(r"[0-9a-f]{64}", sha) and name):
+            raise ConformanceError(
+                f"uses() returned {found!r}; return a dict from names to SHA-256 in 64 lower-case "
+                "hexadecimal digits"
+            )

@@ -1,0 +1,689 @@
+"""First-party plugins keep all rules, and every rule is broken by something made to break it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from unittest import SkipTest
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from benchmark import denoising
+from benchmark.api import Attack, Defense
+from benchmark.conformance import Check, ConformanceError, checks, tiny
+from benchmark.registry import Registry, RegistryError
+
+#: Settings for images of 16x16 pixels, and for little time.
+SETTINGS = {
+    "tsb": "side=0.25",
+    "neural-cleanse": "steps=20",
+    "neural-cleanse-additive": "steps=20",
+    "neural-cleanse-fixed": "steps=20",
+    "calibrated-trigger-inversion": "steps=5,repair.steps=5",
+    "abs": "steps=5",
+    "exray": "steps=5,detector.steps=20",
+    "target-identification": "inverter.steps=3",
+    "smoothinv-diffusion": "samples=1,denoiser={folder}/denoiser",
+    "folder": "path={folder}/cifar10",
+}
+
+NAMES = [entry.plugin.name for entry in Registry().entries]
+
+
+def failures(found: list[Check], all_apply: bool = False) -> dict[str, str]:
+    """The sentence of every check that fails, or that does not apply."""
+    sentences = {}
+    for check in found:
+        try:
+            check()
+        except ConformanceError as error:
+            sentences[str(check)] = str(error)
+        except SkipTest as reason:
+            if all_apply:
+                sentences[str(check)] = str(reason)
+    return sentences
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small stand-ins for published data sets, and a denoiser that was hardly trained."""
+    folder = tmp_path_factory.mktemp("sets")
+    shapes = {
+        "cifar10": ((32, 32, 3), 10),
+        "fashion_mnist": ((28, 28), 10),
+        "gtsrb": ((32, 32, 3), 43),
+    }
+    for name, (shape, classes) in shapes.items():
+        buffer = io.BytesIO()
+        Image.fromarray(np.full(shape, 100, np.uint8)).save(buffer, "PNG")
+        cell = {"bytes": buffer.getvalue(), "path": "0.png"}
+        columns = {"image": [cell] * classes, "label": list(range(classes))}
+        (folder / name).mkdir()
+        for split in ("train", "test"):
+            pq.write_table(pa.table(columns), folder / name / f"{split}-00000-of-00001.parquet")
+    unet, scheduler = denoising.train(tiny.arena().splits.train, steps=1, seed=0, device="cpu")
+    denoising.save(unet, scheduler, folder / "denoiser")
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_first_party_plugins_keep_all_rules(
+    name: str, registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("POISONGAMES_DATA", str(folder))
+    settings = SETTINGS.get(name, "").format(folder=folder)
+    assert failures(checks(f"{name}:{settings}", registry), all_apply=True) == {}
+
+
+@pytest.mark.parametrize(
+    "spec", ["lsp:rate=auto,cost=0.001", "wanet:clean_label=False", "lsp:base=a-blend"]
+)
+def test_other_settings_keep_all_rules_too(spec: str, registry: Registry) -> None:
+    assert failures(checks(spec, registry), all_apply=True) == {}
+
+
+HEAD = """
+from __future__ import annotations
+
+import random
+import sys
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import numpy as np
+import torch
+from annotated_types import Gt
+
+from benchmark import *
+from benchmark.api import Dataset, Source, hookimpl
+from benchmark.inversion import Additive
+from benchmark.models import SmallResNet
+"""
+
+#: For every kind a plugin that keeps all rules, which what comes behind it may break.
+SOUND = {
+    "attack": '''
+@dataclass
+class Sound(PoisoningAttack):
+    """Whiten a corner."""
+
+    name, version, paper = "sound", 1, "none, made for a test"
+
+    def trigger(self, images, rng):
+        stamped = images.clone()
+        stamped[:, :, :3, :3] = 1
+        return stamped
+''',
+    "code": '''
+@dataclass
+class Sound(CodePoisoningAttack):
+    """Whiten a corner."""
+
+    name, version, paper = "sound", 1, "none, made for a test"
+
+    def trigger(self, images, rng):
+        stamped = images.clone()
+        stamped[:, :, :3, :3] = 1
+        return stamped
+
+    def train(self, model, data, trainer, rng):
+        trainer.fit(model, data, rng)
+''',
+    "sanitize": '''
+@dataclass
+class Sound(Sanitizer):
+    """Keep most images."""
+
+    name, version, paper = "sound", 1, "none, made for a test"
+
+    def sanitize(self, data, train, rng):
+        return torch.rand(len(data), generator=rng) < 0.9
+''',
+    "repair": '''
+@dataclass
+class Sound(Repair):
+    """Add noise to the weights."""
+
+    name, version, paper = "sound", 1, "none, made for a test"
+
+    def shake(self, model, rng):
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += 0.01 * torch.randn(weight.shape, generator=rng)
+
+    def repair(self, model, trusted, rng):
+        for _ in range(5):
+            self.shake(model, rng)
+            yield
+''',
+    "deploy": '''
+@dataclass
+class Sound(Deployment):
+    """Suspect what the model is sure of."""
+
+    name, version, paper = "sound", 1, "none, made for a test"
+
+    def deploy(self, model, trusted, rng):
+        def guarded(images):
+            sure = model(images).softmax(1)
+            return Verdict(sure.argmax(1), sure.amax(1))
+
+        return guarded
+''',
+    "detect": '''
+@dataclass
+class Sound(Detector):
+    """Score a class by its mean logit."""
+
+    name, version, paper = "sound", 1, "none, made for a test"
+
+    def detect(self, model, trusted, rng):
+        with torch.no_grad():
+            scores = model(trusted.images).mean(0)
+        return Detection(scores.max().item(), scores)
+''',
+    "invert": '''
+@dataclass
+class Sound(Inverter):
+    """Add a share of the image to itself."""
+
+    name, version, paper = "sound", 1, "none, made for a test"
+
+    def invert(self, model, starts, rng):
+        for step in range(4):
+            yield Additive(0.1 * step * starts.images)
+''',
+    "dataset": '''
+@dataclass
+class Sound(Dataset):
+    """Black images of two classes."""
+
+    name, version = "sound", 1
+    labels = torch.arange(10) % 2
+    names = ("even", "odd")
+
+    def pixels(self):
+        return torch.zeros(10, 1, 8, 8, dtype=torch.uint8)
+
+    def decode(self, files):
+        return Source(ImageSet(self.pixels(), self.labels), None, self.names)
+''',
+    "architecture": '''
+@dataclass
+class Sound(Architecture):
+    """A small residual network."""
+
+    name, version = "sound", 1
+
+    def build(self, shape, classes):
+        return SmallResNet().build(shape, classes)
+''',
+}
+
+HOOKS = {"attack": "attacks", "code": "attacks", "dataset": "datasets"} | {
+    "architecture": "architectures"
+}
+
+TAIL = """
+
+@hookimpl
+def register_{hook}(register):
+    register(Sound)
+"""
+
+
+def examined(kind: str, body: str, folder: Path, head: str = "") -> dict[str, str]:
+    path = folder / "sound.py"
+    lines = "".join(f"    {line}\n" for line in body.strip("\n").splitlines())
+    tail = TAIL.format(hook=HOOKS.get(kind, "defenses"))
+    path.write_text(f"{HEAD}{head}\n{SOUND[kind]}\n{lines}{tail}")
+    registry = Registry([path])
+    assert not registry.failures
+    return failures(checks("sound", registry))
+
+
+@pytest.mark.parametrize("kind", SOUND)
+def test_a_sound_plugin_of_every_kind_keeps_all_rules(kind: str, tmp_path: Path) -> None:
+    assert examined(kind, "", tmp_path) == {}
+
+
+#: Kind, the only check that fails, its sentence, and what breaks it.
+BROKEN = [
+    ("attack", "version", "version is 0; count", "version = 0"),
+    ("attack", "version", "version is True; count", "version = True"),
+    ("attack", "summary", "has 101 characters; sum up in at most 100", f'__doc__ = "{"x" * 100}."'),
+    ("attack", "summary", "not one sentence", '__doc__ = "No full stop"'),
+    ("attack", "summary", "not one sentence", '__doc__ = "Whiten it. Then relabel it."'),
+    ("attack", "source", "paper is 'mine', which names no source", 'paper = "mine"'),
+    ("attack", "source", "paper is '', which names no source", 'paper = ""'),
+    (
+        "attack",
+        "settings",
+        "parameter sizes cannot be read from its default's text '[1, 2]'",
+        "sizes: list[int] = field(default_factory=lambda: [1, 2])",
+    ),
+    ("repair", "settings", "cannot be shown", "steps: Annotated[int, Gt(0)] = 3"),
+    (
+        "attack",
+        "round-trip",
+        "sound:steps=6 does not build the same plugin again",
+        "steps: int = 3\ndef __post_init__(self):\n    self.steps *= 2",
+    ),
+    (
+        "attack",
+        "round-trip",
+        "sound:steps=",
+        "steps: int = 0\ndef __post_init__(self):\n    self.steps *= 2",
+    ),
+    (
+        "attack",
+        "plays",
+        "sound.poison must return images of shape (30, 1, 16, 16), got (29, 1, 16, 16)",
+        "def poison(self, images, labels, rng):\n    return images[1:], labels[1:]",
+    ),
+    (
+        "attack",
+        "plays",
+        "sound.poison must return 30 labels",
+        "def poison(self, images, labels, rng):\n    return images, labels[1:]",
+    ),
+    (
+        "attack",
+        "plays",
+        "a label stays true or becomes the target",
+        "def poison(self, images, labels, rng):\n    return images, (labels + 1) % 10",
+    ),
+    (
+        "attack",
+        "plays",
+        "changed labels, a clean-label attack cannot",
+        "clean_label = True\n"
+        "def poison(self, images, labels, rng):\n    return images, labels * 0 + 3",
+    ),
+    (
+        "attack",
+        "plays",
+        "sound.trigger must return values in [0, 1], got [0, 1.5]",
+        "def trigger(self, images, rng):\n    return images * 1.5\n"
+        "def poison(self, images, labels, rng):\n    return images, labels",
+    ),
+    (
+        "attack",
+        "plays",
+        "a round of the game fails with IndexError: index 1 is out of bounds",
+        "def poison(self, images, labels, rng):\n    images[1]\n    return images, labels",
+    ),
+    ("attack", "plays", "a tensor, got NoneType", "def trigger(self, images, rng):\n    pass"),
+    ("sanitize", "plays", "a bool tensor of length 400", "def sanitize(self, *_):\n    return [1]"),
+    (
+        "repair",
+        "plays",
+        "sound.repair must yield after every step",
+        "def repair(self, model, trusted, rng):\n    self.shake(model, rng)",
+    ),
+    (
+        "repair",
+        "plays",
+        "sound.repair must yield after every step",
+        "def repair(self, model, trusted, rng):\n    self.shake(model, rng)\n    yield from ()",
+    ),
+    (
+        "deploy",
+        "plays",
+        "the guarded model must return a Verdict",
+        "def deploy(self, model, trusted, rng):\n    return model",
+    ),
+    (
+        "detect",
+        "plays",
+        "must return finite scores, got nan",
+        "def detect(self, *_):\n    return Detection(0.0, torch.full((10,), np.nan))",
+    ),
+    (
+        "invert",
+        "plays",
+        "must yield a Patch or an Additive, got Tensor",
+        "def invert(self, model, starts, rng):\n    yield starts.images",
+    ),
+    (
+        "invert",
+        "plays",
+        "a trigger for each of 1 start images",
+        "def invert(self, model, starts, rng):\n    yield Additive(torch.zeros(4, 1, 16, 16))",
+    ),
+    (
+        "invert",
+        "plays",
+        "sound.smoothed must return probabilities (4, 10), got (4, 1, 16, 16)",
+        "def smoothed(self, model, sigma):\n    return lambda images, rng: images",
+    ),
+    ("dataset", "plays", "labels in 0..0, one for each", 'names = ("all",)'),
+    ("dataset", "plays", "must return images with int64 labels", "labels = torch.zeros(10)"),
+    (
+        "architecture",
+        "plays",
+        "must return logits (4, 10), got (4, 11)",
+        "def build(self, shape, classes):\n    return SmallResNet().build(shape, classes + 1)",
+    ),
+    (
+        "architecture",
+        "plays",
+        "no gradient reaches idle; use it or leave it out",
+        "def build(self, shape, classes):\n    model = SmallResNet().build(shape, classes)\n"
+        "    model.idle = torch.nn.Parameter(torch.zeros(1))\n    return model",
+    ),
+    (
+        "architecture",
+        "plays",
+        "must return a Classifier",
+        "def build(self, shape, classes):\n    model = torch.nn.Identity()\n"
+        "    model.normalise_by = lambda mean, std: None\n    return model",
+    ),
+    (
+        "attack",
+        "inputs",
+        "trigger changed its input in place; work on a copy such as images.clone()",
+        "def trigger(self, images, rng):\n    images[:, :, :3] = 1\n    return images\n"
+        "def poison(self, images, labels, rng):\n    return images * 0.5, labels",
+    ),
+    (
+        "attack",
+        "inputs",
+        "poison changed its input in place",
+        "def poison(self, images, labels, rng):\n    labels[:] = self.view.target\n"
+        "    return images, labels",
+    ),
+    (
+        "attack",
+        "inputs",
+        "setup changed its input in place",
+        "def prepare(self, rng):\n    self.view.auxiliary.pixels[:] = 0",
+    ),
+    (
+        "code",
+        "inputs",
+        "train changed its input in place",
+        "def train(self, model, data, trainer, rng):\n    data.pixels[:, :, 0] = 9\n"
+        "    trainer.fit(model, data, rng)",
+    ),
+    (
+        "sanitize",
+        "inputs",
+        "sanitize changed its input in place",
+        "def sanitize(self, data, train, rng):\n    data.pixels[:] = 0\n    return data.labels < 9",
+    ),
+    (
+        "repair",
+        "inputs",
+        "repair changed its input in place",
+        "def repair(self, model, trusted, rng):\n    trusted.pixels[:] = 0\n"
+        "    self.shake(model, rng)\n    yield",
+    ),
+    (
+        "deploy",
+        "inputs",
+        "deploy changed its input in place",
+        "def deploy(self, model, trusted, rng):\n    def guarded(images):\n"
+        "        images[:, :, 0] = 1\n        sure = model(images)\n"
+        "        return Verdict(sure.argmax(1), sure.amax(1))\n    return guarded",
+    ),
+    (
+        "detect",
+        "inputs",
+        "detect changed its input in place",
+        "def detect(self, model, trusted, rng):\n    trusted.labels[:] = 0\n"
+        "    return Detection(0.0, torch.zeros(10))",
+    ),
+    (
+        "invert",
+        "inputs",
+        "invert changed its input in place",
+        "def invert(self, model, starts, rng):\n    starts.images.mul_(0.5)\n"
+        "    yield Additive(starts.images.clone())",
+    ),
+    (
+        "attack",
+        "deterministic",
+        "state['pattern'] differs between two rounds of equal seeds",
+        "def prepare(self, rng):\n    self.state['pattern'] = torch.full((3,), random.random())",
+    ),
+    (
+        "attack",
+        "deterministic",
+        "trigger differs between two rounds",
+        "def trigger(self, images, rng):\n    return images * np.random.rand()\n"
+        "def poison(self, images, labels, rng):\n    return images, labels",
+    ),
+    (
+        "repair",
+        "deterministic",
+        "weight ",
+        "def shake(self, model, rng):\n    model.head.weight.data *= random.random()",
+    ),
+    (
+        "dataset",
+        "deterministic",
+        "pixels differs",
+        "def pixels(self):\n    return torch.full((10, 1, 8, 8), random.randrange(256)).byte()",
+    ),
+    (
+        "architecture",
+        "deterministic",
+        "weight head.bias differs",
+        "def build(self, shape, classes):\n    model = SmallResNet().build(shape, classes)\n"
+        "    model.head.bias.data.fill_(random.random())\n    return model",
+    ),
+    (
+        "attack",
+        "own-randomness",
+        "trigger depends on torch's global random state; draw with generator=rng",
+        "def trigger(self, images, rng):\n    return images * torch.rand(1)\n"
+        "def poison(self, images, labels, rng):\n    return images, labels",
+    ),
+    (
+        "attack",
+        "own-randomness",
+        "setup changes torch's global random state; do without torch.manual_seed",
+        "def prepare(self, rng):\n    torch.manual_seed(0)",
+    ),
+    (
+        "detect",
+        "own-randomness",
+        "the class scores depends on torch's global random state",
+        "def detect(self, model, trusted, rng):\n    return Detection(0.0, torch.rand(10))",
+    ),
+    (
+        "repair",
+        "own-randomness",
+        "depends on torch's global random state",
+        "def shake(self, model, rng):\n    model.head.weight.data *= torch.rand(1)",
+    ),
+    (
+        "attack",
+        "state",
+        "after saving and loading the trigger fails with AttributeError",
+        "def prepare(self, rng):\n    self.level = torch.rand(1, generator=rng)\n"
+        "def trigger(self, images, rng):\n    return images * self.level",
+    ),
+    (
+        "attack",
+        "state",
+        "after saving and loading the trigger is another one; put all that prepare learns into",
+        "level = 0.1\ndef prepare(self, rng):\n    self.level = 0.7\n"
+        "def trigger(self, images, rng):\n    return images * self.level",
+    ),
+    (
+        "attack",
+        "state",
+        "the state cannot be saved",
+        "def prepare(self, rng):\n    self.state['level'] = 0.5",
+    ),
+    (
+        "attack",
+        "batches",
+        "an image's triggered version depends on the images beside it",
+        "def trigger(self, images, rng):\n    return (images + images.mean(0)) / 2",
+    ),
+    (
+        "attack",
+        "batches",
+        "an image's triggered version depends on the images beside it",
+        "def trigger(self, images, rng):\n"
+        "    return images * torch.linspace(0.5, 1, len(images)).view(-1, 1, 1, 1)",
+    ),
+    (
+        "attack",
+        "eight-bits",
+        "after rounding to 8 bits the trigger changes only 0% of the images",
+        "def trigger(self, images, rng):\n    return (images + 0.001).clamp(0, 1)",
+    ),
+    (
+        "code",
+        "trains",
+        "train left the model as it was; train it in place",
+        "def train(self, model, data, trainer, rng):\n    pass",
+    ),
+    (
+        "code",
+        "trains",
+        "train left weights that are not finite",
+        "def train(self, model, data, trainer, rng):\n    model.head.weight.data.fill_(np.nan)",
+    ),
+    (
+        "repair",
+        "finite",
+        "weight head.weight is not finite after a few steps",
+        "def shake(self, model, rng):\n    model.head.weight.data.fill_(np.nan)",
+    ),
+    (
+        "repair",
+        "changes",
+        "the first steps leave all weights as they were",
+        "def shake(self, model, rng):\n    pass",
+    ),
+    (
+        "repair",
+        "stops",
+        "repair changes the model when it is stopped",
+        "def repair(self, model, trusted, rng):\n    try:\n        for _ in range(5):\n"
+        "            self.shake(model, rng)\n            yield\n"
+        "    finally:\n        self.shake(model, rng)",
+    ),
+    (
+        "repair",
+        "stops",
+        "repair goes on when it is stopped",
+        "def repair(self, model, trusted, rng):\n    for _ in range(5):\n"
+        "        self.shake(model, rng)\n        try:\n            yield\n"
+        "        except GeneratorExit:\n            yield",
+    ),
+    (
+        "deploy",
+        "guards-one-by-one",
+        "the verdict on an image depends on the images beside it",
+        "def deploy(self, model, trusted, rng):\n    def guarded(images):\n"
+        "        sure = model(images).softmax(1)\n"
+        "        return Verdict(sure.argmax(1), sure.amax(1) - sure.amax(1).mean())\n"
+        "    return guarded",
+    ),
+    (
+        "detect",
+        "told-nothing",
+        "the class scores changes with the attack that the harness is told of",
+        "def detect(self, model, trusted, rng):\n    frame = sys._getframe()\n"
+        "    while 'exam' not in frame.f_locals:\n        frame = frame.f_back\n"
+        "    target = torch.tensor(frame.f_locals['exam'].target)\n"
+        "    return Detection(1.0, torch.nn.functional.one_hot(target, 10).float())",
+    ),
+    (
+        "invert",
+        "inverts-one-by-one",
+        "the trigger from one image depends on the images beside it",
+        "def invert(self, model, starts, rng):\n"
+        "    yield Additive(starts.images.mean(0).expand_as(starts.images).clone())",
+    ),
+    ("invert", "hashes", "uses() returned {'w': 'ab'}", "def uses(self):\n    return {'w': 'ab'}"),
+    ("invert", "hashes", "uses() returned None", "def uses(self):\n    return None"),
+]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("kind", "check", "sentence", "body"), BROKEN, ids=[f"{b[0]}-{b[1]}-{b[2]}" for b in BROKEN]
+)
+def test_what_breaks_one_rule_fails_one_check(
+    kind: str, check: str, sentence: str, body: str, tmp_path: Path
+) -> None:
+    found = examined(kind, body, tmp_path)
+    assert list(found) == [check], found
+    assert sentence in found[check]
+    assert "\n" not in found[check]
+
+
+@pytest.mark.parametrize(
+    ("head", "sentence"),
+    [
+        ("import pandas", "pandas, pyarrow; import it in the function that needs it"),
+        ("print('hello')", "prints 'hello\\n'; remove that"),
+        ("torch.set_num_threads(7)", "changes torch's number of threads; leave that as it is"),
+        ("torch.manual_seed(3)", "changes torch's global random state; leave that as it is"),
+        ("assert 'pytest' in sys.modules", "in a fresh process fails (AssertionError: )"),
+    ],
+)
+def test_what_is_dear_to_list_fails_one_check(head: str, sentence: str, tmp_path: Path) -> None:
+    found = examined("attack", "", tmp_path, head)
+    assert list(found) == ["cheap-to-list"], found
+    assert sentence in found["cheap-to-list"]
+
+
+def test_every_check_is_broken_by_something(registry: Registry) -> None:
+    every = {
+        str(check)
+        for entry in registry.entries
+        if issubclass(entry.plugin, Attack | Defense)
+        for check in checks(entry.plugin.name, registry)
+    }
+    assert every == {check for _, check, _, _ in BROKEN} | {"cheap-to-list"}
+
+
+def test_every_check_states_its_rule_in_one_line(registry: Registry) -> None:
+    for name in ("badnets", "pcb", "weight-decay"):
+        for check in checks(name, registry):
+            assert check.rule.endswith(".")
+            assert "\n" not in check.rule
+
+
+def test_a_set_whose_files_are_elsewhere_is_skipped(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("POISONGAMES_DATA", raising=False)
+    (plays,) = (check for check in checks("gtsrb", registry) if str(check) == "plays")
+    with pytest.raises(SkipTest, match="its files are not on this machine"):
+        plays()
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("badnet", "no plugin is named 'badnet'; did you mean 'badnets'?"),
+        ("qqqq", "no plugin is named 'qqqq'; see poisongames plugins"),
+        ("badnets:sides=1", "unknown parameter 'sides'; did you mean 'side'?"),
+    ],
+)
+def test_unknown_names_and_settings(spec: str, message: str, registry: Registry) -> None:
+    with pytest.raises(RegistryError) as caught:
+        checks(spec, registry)
+    assert message in str(caught.value)
+
+
+def test_a_file_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("import nothing_of_that_name")
+    with pytest.raises(RegistryError, match=r"mine could not be loaded: .*nothing_of_that_name"):
+        checks("mine", Registry([path]))
