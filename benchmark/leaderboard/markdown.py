@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from benchmark.leaderboard import fronts_text
 from benchmark.leaderboard.board import Board
 from benchmark.leaderboard.inversion_text import inversion_sections
 from benchmark.leaderboard.populations import SCORE
@@ -45,10 +46,6 @@ NORMS = """\
 Mean L1 norm of what a detector reversed, per scanned class (as Li et al. tabulate it). The first
 line is the clean models'; the target's own column is where an attack shows.
 """
-PARETO = """\
-What an attacker is left with: ASR after the repair or guard that helps most against this
-attack, and AUC of the detector that finds it best. Lower right is best for the attacker.
-"""
 TUNING = """\
 What defenders found with trusted images only, on a clean model that they poisoned themselves:
 the point of the grid that leaves the lowest ASR of their own trigger within the budget, on
@@ -71,6 +68,7 @@ def page(board: Board) -> str:
         parts += _repairs(frames["repairs"])
     if "detectability" in frames:
         parts += _detectability(frames)
+    parts += fronts_text.sections(frames)
     if "inversions" in frames:
         parts += inversion_sections(board)
     if board.searches:
@@ -98,9 +96,6 @@ def _detectability(frames: Mapping[str, pd.DataFrame]) -> list[str]:
     parts += [_detectors_table(frames["detectability"])]
     if "norms" in frames:
         parts += ["### Norms of reversed triggers", NORMS.rstrip(), _norms_table(frames["norms"])]
-    if "pareto" in frames:
-        parts += ["## Robust and undetected", PARETO.rstrip(), _pareto_table(frames["pareto"])]
-        parts += ["![Remaining ASR against ROC AUC](pareto.svg)"]
     return parts
 
 
@@ -159,23 +154,6 @@ def _norms_table(frame: pd.DataFrame) -> str:
                 "models": "clean" if row["threat"] == NONE else attack_text(row),
             }
             | {column.removeprefix("class_"): number(row[column]) for column in classes}
-            for row in frame.to_dict("records")
-        ]
-    )
-
-
-def _pareto_table(frame: pd.DataFrame) -> str:
-    return table(
-        [
-            {
-                "attack": attack_text(row),
-                "threat": row["threat"],
-                "ASR before": number(100 * row["asr_before"]),
-                "ASR left": percent(row, "asr_deployable"),
-                "by": f"{cell_text(row['defense'])} r={share_text(row['trusted_share'])}",
-                "AUC": interval(row, "auc"),
-                "found by": cell_text(row["detector"]),
-            }
             for row in frame.to_dict("records")
         ]
     )

@@ -19,7 +19,8 @@ COLOURS = (
 WIDTH = 3.6
 
 
-def _svg(figure: Figure) -> bytes:
+def svg(figure: Figure) -> bytes:
+    """The same bytes for the same figure."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "poisongames", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
@@ -61,36 +62,6 @@ def _line(
         x, middle, errors, label=label, color=colour, linestyle=style, marker="o", markersize=3,
         linewidth=1.2, elinewidth=0.6, capsize=2,
     )  # fmt: skip
-
-
-def pareto(frame: pd.DataFrame) -> bytes:
-    """ASR under the best repair against AUC of the best detector, with intervals on both axes."""
-    figure = Figure(figsize=(1.6 * WIDTH, 1.2 * WIDTH))
-    axis = figure.subplots()
-    threats = list(dict.fromkeys(frame.threat))
-    for threat, colour in zip(threats, COLOURS, strict=False):
-        group = frame[frame.threat == threat]
-        x, y = group.asr_deployable, group.auc
-        axis.errorbar(
-            x, y,
-            [y - group.auc_low, group.auc_high - y],
-            [x - group.asr_deployable_low, group.asr_deployable_high - x],
-            fmt="o", color=colour, label=threat, elinewidth=0.6, capsize=2,
-        )  # fmt: skip
-        for row in group.to_dict("records"):
-            axis.annotate(
-                f"{row['attack']} (m={row['m']})",
-                (row["asr_deployable"], row["auc"]),
-                xytext=(5, 5),
-                textcoords="offset points",
-                fontsize=8,
-            )
-    axis.set_xlabel("ASR under the best repair")
-    axis.set_ylabel("ROC AUC of the best detector")
-    axis.set_xlim(-0.03, 1.03)
-    axis.set_ylim(-0.03, 1.06)
-    axis.legend(fontsize=8, frameon=False, title="threat")
-    return _svg(figure)
 
 
 def configurations(frame: pd.DataFrame) -> bytes:
@@ -169,4 +140,4 @@ def _finished(figure: Figure, panels: _Panels, label: str) -> bytes:
     lines = math.ceil(len(found) / 3)
     height = figure.get_figheight()
     figure.subplots_adjust(top=1 - (0.4 + 0.2 * lines) / height, hspace=0.6, wspace=0.08)
-    return _svg(figure)
+    return svg(figure)

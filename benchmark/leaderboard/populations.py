@@ -1,4 +1,4 @@
-"""Data frames of the detectability game: detectors over populations, norms, curves, fronts."""
+"""Data frames of the detectability game: detectors over populations, norms and curves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmark import metrics
 from benchmark.leaderboard.rows import Examined
 from benchmark.leaderboard.tables import Namer, attack_columns, mean_columns
 from benchmark.protocol import named_seed
-from benchmark.runs.record import NONE, Rate
+from benchmark.runs.record import NONE
 
 #: The detector's own score; others are readings of the same examinations.
 SCORE = "score"
@@ -106,15 +106,11 @@ def _examinations(pairs: Sequence[_Pair], seeds: tuple[Any, ...]) -> dict[str, f
         | mean_columns("coin_game", game)
         | mean_columns("target_found", hits)
         | {
-            "reversed_asr": _mean([_value(scan.success) for scan in poisoned_scans]),
-            "reasr": _mean([_value(scan.reasr) for scan in poisoned_scans]),
+            "reversed_asr": _mean([scan.success for scan in poisoned_scans]),
+            "reasr": _mean([scan.reasr for scan in poisoned_scans]),
             "seconds": _mean([scan.seconds for scan in poisoned_scans]),
         }
     )
-
-
-def _value(rate: Rate | None) -> float | None:
-    return None if rate is None else rate.value
 
 
 def _mean(values: Sequence[float | None]) -> float:
@@ -133,8 +129,9 @@ def norms(records: Sequence[Examined], name: Namer) -> pd.DataFrame:
     rows = []
     for key in sorted(groups):
         first = groups[key][0]
-        found = [scan.norms for record in groups[key] for scan in record.scans if scan.norms]
-        per_class = np.mean(found, axis=0)
+        scans = [scan for record in groups[key] for scan in record.scans]
+        found = [scan.norms for scan in scans if scan.norms is not None]
+        per_class = np.stack(found).mean(0, dtype=np.float64)
         rows.append(
             {"detector": name(first.defense.stages[0])}
             | attack_columns(first, name)
@@ -153,31 +150,3 @@ def curves(victims: pd.DataFrame, detectors: pd.DataFrame) -> pd.DataFrame:
     wanted = [*keys, "threat", "detector", "auc", "auc_low", "auc_high"]
     asr = victims[[*keys, "asr", "asr_low", "asr_high"]]
     return own[wanted].merge(asr, on=keys, how="left")
-
-
-def pareto(repairs: pd.DataFrame, detectors: pd.DataFrame) -> pd.DataFrame:
-    """What each attack is left with: ASR under the best repair, AUC under the best detector.
-
-    Pick your Poison, Fig. 7: an attacker wants the first high and the second low. Only
-    defenses with a repair or a guard count, in the deployable reading.
-    """
-    if detectors.empty or repairs.empty:
-        return pd.DataFrame()
-    keys = ["attack", "m", "boost", "recipe"]
-    own = detectors[detectors.reading == SCORE]
-    best = own.loc[own.groupby(keys).auc.idxmax()]
-    repaired = repairs.loc[repairs.groupby(keys).asr_deployable.idxmin()]
-    return best[[*keys, "threat", "detector", "auc", "auc_low", "auc_high"]].merge(
-        repaired[
-            [
-                *keys,
-                "defense",
-                "trusted_share",
-                "asr_before",
-                "asr_deployable",
-                "asr_deployable_low",
-                "asr_deployable_high",
-            ]
-        ],
-        on=keys,
-    )

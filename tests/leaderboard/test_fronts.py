@@ -1,0 +1,348 @@
+"""Fronts against literal counts, best responses, worst cases, and what moved."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmark.leaderboard import front_plots, fronts_text
+from benchmark.leaderboard.fronts import (
+    attack_label,
+    attack_points,
+    compare,
+    defense_points,
+    front_table,
+    hypervolume,
+    hypervolumes,
+)
+
+GRID = 20
+Point = tuple[float, float]
+coordinates = st.integers(0, GRID).map(lambda number: number / GRID)
+point_lists = st.lists(st.tuples(coordinates, coordinates), max_size=9)
+
+
+def repair(attack: str, defense: str, asr: float, **changes: Any) -> dict[str, Any]:
+    common = {"threat": "poison-label", "m": 50, "boost": 1, "recipe": "standard", "seeds": 3}
+    found = common | {
+        "attack": attack,
+        "defense": defense,
+        "trusted_share": 0.1,
+        "asr_before": 1.0,
+        "asr_deployable": asr,
+        "asr_deployable_low": max(0, asr - 0.1),
+        "asr_deployable_high": min(1, asr + 0.1),
+        "cda_loss_deployable": 0.01,
+    }
+    return found | changes
+
+
+def detection(attack: str, detector: str, auc: float, **changes: Any) -> dict[str, Any]:
+    common = {"threat": "poison-label", "m": 50, "boost": 1, "recipe": "standard", "models": 10}
+    found = common | {
+        "attack": attack,
+        "detector": detector,
+        "trusted_share": 0.1,
+        "reading": "score",
+        "auc": auc,
+        "auc_low": max(0, auc - 0.1),
+        "auc_high": min(1, auc + 0.1),
+    }
+    return found | changes
+
+
+def table(points: dict[str, Point], **changes: Any) -> pd.DataFrame:
+    """The front table of attacks with one responder each."""
+    return front_table(
+        attack_points(
+            pd.DataFrame([repair(name, "r", asr, **changes) for name, (asr, _) in points.items()]),
+            pd.DataFrame(
+                [detection(name, "d", auc, **changes) for name, (_, auc) in points.items()]
+            ),
+        )
+    )
+
+
+def literal_area(points: list[Point]) -> float:
+    """How many cells of the unit square lie in the rectangle of any point."""
+    cells = itertools.product(range(GRID), range(GRID))
+    inside = [
+        any(x + 1 <= round(asr * GRID) and y >= round(auc * GRID) for asr, auc in points)
+        for x, y in cells
+    ]
+    return sum(inside) / GRID**2
+
+
+@settings(deadline=None, max_examples=150)
+@given(point_lists)
+def test_hypervolume_is_the_counted_area(points: list[Point]) -> None:
+    asr, auc = [p[0] for p in points], [p[1] for p in points]
+    assert hypervolume(asr, auc) == pytest.approx(literal_area(points), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("points", "area"),
+    [
+        ([], 0),
+        ([(1.0, 0.0)], 1),
+        ([(0.7, 1.0)], 0),
+        ([(0.0, 0.2)], 0),
+        ([(0.3, 0.6)], 0.3 * 0.4),
+        ([(0.8, 0.9), (0.5, 0.4)], 0.8 * 0.1 + 0.5 * 0.5),
+        ([(0.8, 0.9), (0.5, 0.4), (0.4, 0.5), (0.8, 0.9)], 0.8 * 0.1 + 0.5 * 0.5),
+        # A staircase of n steps: half of the square, and half a step each.
+        ([(k / 10, k / 10) for k in range(11)], 0.5 - 0.05),
+    ],
+)
+def test_hypervolume_in_closed_form(points: list[Point], area: float) -> None:
+    asr, auc = [p[0] for p in points], [p[1] for p in points]
+    assert hypervolume(asr, auc) == pytest.approx(area)
+
+
+@settings(deadline=None, max_examples=100)
+@given(point_lists)
+def test_the_front_is_who_is_not_dominated_and_makes_all_of_the_area(points: list[Point]) -> None:
+    named = {f"a{number}": point for number, point in enumerate(points)}
+    if not named:
+        return
+    found = table(named)
+    for row in found.to_dict("records"):
+        own = named[row["attack"]]
+        above = {
+            name
+            for name, (asr, auc) in named.items()
+            if (asr, auc) != own and asr >= own[0] and auc <= own[1]
+        }
+        assert row["front"] == (not above)
+        assert row["dominated_by"] == "; ".join(f"{name} (m=50)" for name in sorted(above))
+        clearly = {
+            name
+            for name in above
+            if max(0, named[name][0] - 0.1) > min(1, own[0] + 0.1)
+            and min(1, named[name][1] + 0.1) < max(0, own[1] - 0.1)
+        }
+        assert row["clearly_dominated_by"] == "; ".join(f"{n} (m=50)" for n in sorted(clearly))
+    pairs = {
+        (row["attack"], other.split(" ")[0])
+        for row in found.to_dict("records")
+        for other in filter(None, row["dominates"].split("; "))
+    }
+    back = {
+        (other.split(" ")[0], row["attack"])
+        for row in found.to_dict("records")
+        for other in filter(None, row["dominated_by"].split("; "))
+    }
+    assert pairs == back
+    on_it = found[found.front.astype(bool)]
+    assert hypervolumes(on_it) == pytest.approx(hypervolumes(found))
+
+
+def test_the_best_response_is_chosen_per_attack_with_its_own_interval() -> None:
+    repairs = pd.DataFrame(
+        [
+            repair("a", "x", 0.4),
+            repair("a", "y", 0.2, trusted_share=0.05, asr_deployable_high=0.9),
+            repair("a", "y", 0.3),
+            repair("b", "x", 0.6),
+            repair("b", "y", 0.6, cda_loss_deployable=0.001),
+            repair("a", "z", float("nan")),
+            repair("none", "x", 0.0, threat="none"),
+        ]
+    )
+    detectors = pd.DataFrame(
+        [
+            detection("a", "d", 0.7),
+            detection("a", "e", 0.9, auc_low=0.2),
+            detection("a", "e", 1.0, reading="another"),
+            detection("b", "d", 0.8),
+        ]
+    )
+    found = attack_points(repairs, detectors).set_index("attack")
+    assert list(found.index) == ["a", "b"]
+    a, b = found.loc["a"], found.loc["b"]
+    assert (a.defense, a.trusted_share, a.asr_deployable, a.asr_deployable_high) == (
+        "y", 0.05, 0.2, 0.9,
+    )  # fmt: skip
+    assert (a.detector, a.auc, a.auc_low) == ("e", 0.9, 0.2)
+    assert (a.defenses_met, a.defenses, a.detectors_met, a.detectors) == (3, 3, 2, 2)
+    # The cheaper of two that leave the same.
+    assert (b.defense, b.defenses_met, b.detectors_met) == ("y", 2, 1)
+
+
+def test_kinds_have_fronts_of_their_own_and_gaps_have_none() -> None:
+    repairs = pd.DataFrame(
+        [
+            repair("patch", "x", 0.9),
+            repair("hidden", "x", 0.5, threat="clean-label"),
+            repair("owner", "x", 0.1, threat="code"),
+            repair("half", "x", 1.0),
+        ]
+    )
+    detectors = pd.DataFrame(
+        [
+            detection("patch", "d", 0.6),
+            detection("hidden", "d", 0.9, threat="clean-label"),
+            detection("owner", "d", 1.0, threat="code"),
+            detection("other", "d", 0.1, threat="code"),
+        ]
+    )
+    found = front_table(attack_points(repairs, detectors)).set_index("attack")
+    assert dict(found.front) == {
+        "half": None, "hidden": False, "other": None, "owner": True, "patch": True,
+    }  # fmt: skip
+    assert found.kind["hidden"] == "data poisoning"
+    assert found.kind["owner"] == found.kind["other"] == "code poisoning"
+    assert found.dominated_by["hidden"] == "patch (m=50)"
+    assert found.clearly_dominated_by["hidden"] == "patch (m=50)"
+    assert found.dominates["half"] == found.dominates["other"] == ""
+    assert pd.isna(found.auc["half"])
+    assert pd.isna(found.asr_deployable["other"])
+    volumes = hypervolumes(found.reset_index())
+    assert volumes == pytest.approx({"data poisoning": 0.9 * 0.4, "code poisoning": 0})
+
+
+def test_one_game_or_none_is_no_error() -> None:
+    empty = pd.DataFrame()
+    assert front_table(attack_points(empty, empty)).empty
+    assert defense_points(empty, empty, empty).empty
+    alone = front_table(attack_points(pd.DataFrame([repair("a", "x", 0.5)]), empty))
+    assert list(alone.front) == [None]
+    assert compare(alone, alone).empty
+
+
+def test_labels_name_what_is_unusual() -> None:
+    row = {"attack": "a", "m": 5, "boost": 1, "recipe": "standard"}
+    assert attack_label(row) == "a (m=5)"
+    assert attack_label(row | {"boost": 3, "recipe": "short"}) == "a (m=5, b=3, short)"
+
+
+def test_the_worst_case_of_a_defender_and_who_can_be_compared() -> None:
+    repairs = pd.DataFrame(
+        [
+            repair("a", "strong", 0.1, cda_loss_deployable=0.02),
+            repair("b", "strong", 0.3, cda_loss_deployable=0.01, asr_deployable_high=0.35),
+            repair("a", "idle", 0.9, cda_loss_deployable=0.0),
+            repair("b", "idle", 0.8, cda_loss_deployable=0.0),
+            repair("a", "wasteful", 0.9, cda_loss_deployable=0.02),
+            repair("b", "wasteful", 0.9, cda_loss_deployable=0.02),
+            repair("a", "picky", 0.0, cda_loss_deployable=0.0),
+            repair("dud", "strong", 0.0, trusted_share=0.1),
+            repair("dud", "picky", 0.99),
+        ]
+    )
+    detectors = pd.DataFrame(
+        [
+            detection("a", "d", 0.9),
+            detection("b", "d", 0.6, auc_low=0.45),
+            detection("dud", "d", 0.3),
+            detection("a", "e", 1.0),
+            detection("a", "e", 0.1, reading="another"),
+            detection("a", "f", 0.55),
+            detection("b", "f", 0.95),
+        ]
+    )
+    victims = repairs.drop_duplicates("attack").assign(
+        asr=lambda frame: frame.attack.map({"a": 1.0, "b": 0.06, "dud": 0.05})
+    )
+    found = defense_points(repairs, detectors, victims).set_index("defender")
+    strong, picky = found.loc["strong"], found.loc["picky"]
+    assert (strong.worst_attack, strong.asr_deployable, strong.asr_deployable_high) == (
+        "b (m=50)", 0.3, 0.35,
+    )  # fmt: skip
+    assert strong.cda_loss == pytest.approx(0.015)
+    assert (strong.attacks, strong.of) == (2, 2)
+    # The attack that never worked counts nowhere.
+    assert (picky.attacks, picky.of, picky.asr_deployable) == (1, 2, 0.0)
+    assert dict(found.front) == {
+        "strong": True, "idle": True, "wasteful": False, "picky": None, "d": True, "e": None,
+        "f": False,
+    }  # fmt: skip
+    d = found.loc["d"]
+    assert (d.game, d.worst_attack, d.auc, d.auc_low) == ("detectability", "b (m=50)", 0.6, 0.45)
+    assert (found.attacks["e"], found.of["e"]) == (1, 2)
+
+
+def test_shares_are_other_defenders_and_none_is_a_share_too() -> None:
+    shares = (0.05, 0.1, None)
+    rows = [
+        repair("a", "x", asr, trusted_share=share)
+        for asr, share in zip((0.5, 0.4, 0.3), shares, strict=True)
+    ]
+    found = defense_points(pd.DataFrame(rows), pd.DataFrame(), pd.DataFrame())
+    assert list(found.asr_deployable) == [0.5, 0.4, 0.3]
+    assert list(found.of) == [1, 1, 1]
+    assert attack_points(pd.DataFrame(rows), pd.DataFrame()).defenses_met.item() == 3
+
+
+def test_what_became_of_the_points() -> None:
+    old = table({"gone": (0.4, 0.5), "same": (0.6, 0.7), "moved": (0.1, 0.9)})
+    new = table({"same": (0.6, 0.7), "moved": (0.5, 0.4), "new": (0.65, 0.65)})
+    found = compare(old, new).set_index("attack")
+    assert dict(found.change) == {"gone": "gone", "moved": "moved", "new": "new", "same": "same"}
+    assert found.dominates["new"] == "moved (m=50); same (m=50)"
+    assert found.dominates["moved"] == "gone (m=50)"  # not its own old self
+    assert found.dominates["same"] == ""
+    assert set(found.dominated_by) == {""}
+    assert found.loc["moved", ["asr_deployable_before", "asr_deployable_after"]].tolist() == [
+        0.1,
+        0.5,
+    ]
+    assert found.front_before["same"]
+    assert not found.front_after["same"]
+    assert found.front_after["gone"] is None
+    back = compare(new, old).set_index("attack")
+    assert back.change["gone"] == "new"
+    assert back.dominated_by["moved"] == "new (m=50); same (m=50)"
+    rows = fronts_text.volume_rows(old, new)
+    before = hypervolume([0.4, 0.6], [0.5, 0.7])
+    after = hypervolume([0.5, 0.65], [0.4, 0.65])
+    assert rows[0]["change"] == f"{after - before:+.3f}"
+    assert rows[1]["change"] == "+0.000"
+
+
+def test_kinds_are_compared_apart() -> None:
+    old = table({"code": (0.1, 0.9)}, threat="code")
+    found = compare(old, pd.concat([old, table({"data": (0.5, 0.5)})])).set_index("attack")
+    assert dict(found.change) == {"code": "same", "data": "new"}
+    assert found.dominates["data"] == ""
+
+
+def test_text_says_clearly_and_marks_who_met_few() -> None:
+    frame = table({"good|": (0.9, 0.2), "bad": (0.1, 0.9), "close": (0.85, 0.25)})
+    rows = {row["attack"]: row for row in fronts_text.front_rows(frame)}
+    assert list(rows) == ["good\\| (m=50)", "close (m=50)", "bad (m=50)"]
+    assert rows["bad (m=50)"]["dominated by"] == ("close (m=50), clearly; good\\| (m=50), clearly")
+    assert rows["close (m=50)"]["dominated by"] == "good\\| (m=50)"
+    assert rows["bad (m=50)"]["by"] == "r r=10% (1/1)"
+    assert fronts_text.volume_text(frame) == "data poisoning: hypervolume 0.720."
+
+
+def test_the_picture_is_the_same_bytes_and_holds_every_point() -> None:
+    points = {"one": (0.9, 0.2), "two": (0.1, 0.9), "three": (0.85, 0.25)}
+    frame = pd.concat([table(points), table({"four": (0.3, 0.8)}, threat="code")])
+    drawn = front_plots.pareto(frame)
+    assert drawn == front_plots.pareto(frame)
+    for words in (*(f"{name} (m=50)" for name in (*points, "four")), *frame.kind):
+        assert words.encode() in drawn
+    assert b"before" not in drawn
+    assert b"met some defenders only" not in drawn
+    few = frame.assign(detectors=2)
+    both = front_plots.pareto(few, table({"two": (0.1, 0.9)}))
+    assert b"data poisoning, before" in both
+    assert b"code poisoning, before" not in both
+    assert b"met some defenders only" in both
+
+
+def test_fronts_of_random_points_agree_with_sampling() -> None:
+    own = np.random.default_rng(3)
+    points = own.random((12, 2))
+    where = own.random((200_000, 2))
+    inside = (where[:, None, 0] <= points[None, :, 0]) & (where[:, None, 1] >= points[None, :, 1])
+    found = hypervolume(points[:, 0].tolist(), points[:, 1].tolist())
+    assert found == pytest.approx(inside.any(1).mean(), abs=0.005)

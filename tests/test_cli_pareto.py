@@ -1,0 +1,142 @@
+"""`poisongames pareto`: on the committed boards, and on copies that lack some records."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+
+from benchmark.cli import app
+
+ROOT = Path(__file__).parent.parent
+BOTH = ROOT / "leaderboards" / "fashion-mnist-v2"
+ROBUST = ROOT / "leaderboards" / "fashion-mnist-v1"
+
+
+def invoke(*words: str | Path, columns: int = 100) -> Result:
+    result = CliRunner().invoke(
+        app, ["pareto", *map(str, words)], env={"COLUMNS": str(columns), "TERM": "dumb"}
+    )
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def without(target: Path, attack: str) -> Path:
+    """The committed records of both games but for those of one attack."""
+    (target / "records").mkdir(parents=True)
+    left_out = 0
+    for path in (BOTH / "records").iterdir():
+        if json.loads(path.read_text())["attack"]["name"] == attack:
+            left_out += 1
+        else:
+            shutil.copy(path, target / "records")
+    assert left_out
+    return target
+
+
+def test_fronts_and_worst_cases_fit_into_a_terminal(tmp_path: Path) -> None:
+    csv, svg = tmp_path / "points.csv", tmp_path / "fronts.svg"
+    result = invoke(BOTH, "--csv", csv, "--svg", svg)
+    assert result.exit_code == 0
+    assert max(map(len, result.output.splitlines())) <= 100
+    for words in ("fashion-mnist-v2", "hypervolume", "robustness", "detectability", "not all"):
+        assert words in result.output
+    frame, committed = pd.read_csv(csv), pd.read_csv(BOTH / "pareto.csv")
+    pd.testing.assert_frame_equal(frame, committed)
+    assert svg.read_bytes().startswith(b"<?xml")
+
+
+def test_a_board_of_one_game_has_no_front(tmp_path: Path) -> None:
+    result = invoke(ROBUST)
+    assert result.exit_code == 0
+    assert "No attack was played in both games" in result.output
+    assert "highest ASR left" in result.output
+    assert "lowest AUC" not in result.output
+    drawn = invoke(ROBUST, "--svg", tmp_path / "x.svg")
+    assert drawn.exit_code == 2
+    assert "there is no front to draw" in drawn.output
+    assert not (tmp_path / "x.svg").exists()
+
+
+def test_some_attacks_only(tmp_path: Path) -> None:
+    csv = tmp_path / "points.csv"
+    result = invoke(BOTH, "--attacks", "badnets,lsp", "--csv", csv)
+    assert result.exit_code == 0
+    frame = pd.read_csv(csv)
+    assert set(frame.attack.str.split(":").str[0]) == {"badnets", "lsp"}
+    # Without the attack that dominated it on the whole board.
+    assert frame.set_index(["attack", "m"]).front["badnets", 100]
+    wrong = invoke(BOTH, "--attacks", "badnet")
+    assert wrong.exit_code == 2
+    assert "no attack 'badnet' was played here; there are a-blend, advclean" in wrong.output
+
+
+def test_what_a_submission_moved(tmp_path: Path) -> None:
+    old, csv = without(tmp_path / "old", "advclean"), tmp_path / "changes.csv"
+    svg = tmp_path / "fronts.svg"
+    result = invoke(BOTH, "--against", old, "--csv", csv, "--svg", svg)
+    assert result.exit_code == 0
+    assert max(map(len, result.output.splitlines())) <= 100
+    frame = pd.read_csv(csv, keep_default_na=False, dtype=str).set_index("attack")
+    new = frame.loc["advclean"]
+    assert (new.change, new.dominates, new.dominated_by) == ("new", "badnets (m=100)", "")
+    assert set(frame.drop("advclean").change) == {"same"}
+    assert (frame.front_before["badnets"], frame.front_after["badnets"]) == ("True", "False")
+    point = pd.read_csv(BOTH / "pareto.csv").query("attack == 'advclean' and m == 500").iloc[0]
+    volume = point.asr_deployable * (1 - point.auc)
+    assert f"{volume:.3f}" in result.output
+    assert b"data poisoning, before" in svg.read_bytes()
+    back = invoke(old, "--against", BOTH)
+    assert "gone" in back.output
+
+
+def test_names_are_those_of_both_sets_of_records(tmp_path: Path) -> None:
+    """Alone, the old records would call by its bare name what has several settings by now."""
+    old = tmp_path / "old"
+    (old / "records").mkdir(parents=True)
+    for path in (BOTH / "records").iterdir():
+        if '"rate": "auto"' not in path.read_text():
+            shutil.copy(path, old / "records")
+    csv = tmp_path / "changes.csv"
+    for pair in ((BOTH, old), (old, BOTH)):
+        assert invoke(pair[0], "--against", pair[1], "--csv", csv).exit_code == 0
+        frame = pd.read_csv(csv)
+        assert list(frame.change) == ["same"] * 3
+        assert "lsp:base.side=0.15" in set(frame.attack)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([ROBUST, "--against", BOTH], "fronts of different protocols cannot be compared"),
+        ([BOTH, "--protocol", "fashion-mnist-v2"], "exclude each other"),
+        ([BOTH, ROBUST, "--csv", "x.csv"], "are for one folder, there are 2"),
+        (["nowhere"], "holds no records; play a protocol"),
+        (["--protocol", "nowhere"], "leaderboards/nowhere/records holds no records"),
+        ([], "there is no board in leaderboards/; name the folder of a run"),
+    ],
+)
+def test_errors_are_one_sentence(
+    words: list[str | Path], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*words, columns=400)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_are_found_by_protocol_and_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    one = invoke("--protocol", "fashion-mnist-v1")
+    assert "fashion-mnist-v1" in one.output
+    assert "fashion-mnist-v2" not in one.output
+    every = invoke()
+    assert every.exit_code == 0
+    for board in (ROOT / "leaderboards").iterdir():
+        assert board.name in every.output
