@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from benchmark.cli import boards, catalogue, denoisers, play
+from benchmark.cli import authoring, boards, catalogue, denoisers, pareto, play
 
 app = typer.Typer(
     help="Play backdoor attacks against defenses by fixed protocols, and rank what comes out.\n\n"
@@ -16,6 +16,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 board = typer.Typer(help="Make tables from records.", no_args_is_help=True)
+new = typer.Typer(help="Write the package that a new plugin starts from.", no_args_is_help=True)
 denoiser = typer.Typer(help="Train denoisers for smoothed classifiers.", no_args_is_help=True)
 
 
@@ -23,7 +24,14 @@ app.command()(play.run)
 app.command()(play.tune)
 app.command()(catalogue.plugins)
 app.command()(catalogue.protocols)
+app.command()(authoring.check)
+app.command()(pareto.pareto)
+app.command()(boards.submit)
+app.command()(boards.verify)
+new.command("attack")(authoring.new_attack)
+new.command("defense")(authoring.new_defense)
 board.command("build")(boards.build_board)
 denoiser.command("train")(denoisers.train_denoiser)
+app.add_typer(new, name="new")
 app.add_typer(board, name="board")
 app.add_typer(denoiser, name="denoiser")

@@ -1,27 +1,175 @@
-"""Boards: build."""
+"""Boards: build them, verify what they rest on, submit to them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
-from benchmark.cli.shared import one_sentence, out
+from benchmark.cli.shared import DataDir, Device, PluginFiles, err, one_sentence, out
+
+if TYPE_CHECKING:
+    from benchmark.leaderboard.files import Finding
+
+Progress = Callable[[int, int], None]
 
 
 def build_board(
     folder: Annotated[Path, typer.Argument(help="A run's folder, with records/ inside.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail when a file is not up to date.")
+    ] = False,
 ) -> None:
-    """Write README.md and CSV tables from records, and print them."""
+    """Write README.md, CSV tables, plots and index.html from records, and print the tables.
+
+    The same records give the same bytes.
+    """
     with one_sentence():
-        from rich.markdown import Markdown
+        from benchmark.leaderboard.build import build, stale
 
-        from benchmark.leaderboard.build import build
-
+        if check:
+            names = stale(folder)
+            for name in names:
+                err.print(
+                    f"{folder / name} is not what the records make; run "
+                    f"`poisongames board build {folder}`",
+                    soft_wrap=True,
+                )
+            if not names:
+                out.print(f"{folder} is up to date", soft_wrap=True)
+            raise typer.Exit(1 if names else 0)
         text = build(folder)
     if out.is_terminal:
+        from rich.markdown import Markdown
+
         out.print(Markdown(text))
     else:
         out.print(text, soft_wrap=True, markup=False, highlight=False)
-    out.print(f"written to {folder / 'README.md'} and {folder}/*.csv", soft_wrap=True)
+    out.print(f"written to {folder}: README.md, index.html, *.csv, *.svg", soft_wrap=True)
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A board's or a run's folder.")],
+    replay: Annotated[
+        int, typer.Option(min=0, help="Play this many random cells again and compare.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Which cells --replay draws.")] = 0,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    plugin: PluginFiles = None,
+) -> None:
+    """Recompute every number from its evidence, and say what does not hold, a line each.
+
+    Schema, protocol, keys, budgets, counts, rates, intervals and the tables of the board are
+    checked without a GPU and without the plugins. A replay trains the models of a few cells
+    anew; it needs the plugins and the data.
+    """
+    with one_sentence(), _counting("verifying") as progress:
+        from benchmark.leaderboard.verify import verify as check
+
+        found = check(folder, progress)
+    _print(found.findings)
+    if found.findings:
+        out.print(f"{folder}: {len(found.findings)} findings", soft_wrap=True)
+        raise typer.Exit(1)
+    out.print(f"{folder}: {found.records} records hold", soft_wrap=True)
+    if replay:
+        _replay(folder, replay, seed, device, data_dir, plugin)
+
+
+def _replay(
+    folder: Path,
+    count: int,
+    seed: int,
+    device: str,
+    data_dir: Path | None,
+    plugin: list[Path] | None,
+) -> None:
+    import tempfile
+
+    from rich.table import Table
+
+    from benchmark.cli.play import prepare, workers_for
+    from benchmark.progress import Display
+    from benchmark.runs.cells import Cell
+    from benchmark.runs.execute import execute
+    from benchmark.runs.replay import compare, draw, playable, same_cell
+    from benchmark.runs.store import Store
+
+    with one_sentence(), tempfile.TemporaryDirectory() as scratch:
+        records = [record for record in Store(folder).records() if record.status == "ok"]
+        drawn = draw(records, count, seed)
+        table = Table("cell and number", "recorded", "replayed", "may lie in", "", box=None)
+        wrong = 0
+        for recipe in dict.fromkeys(record.protocol.recipe for record in drawn):
+            own = [record for record in drawn if record.protocol.recipe == recipe]
+            setup, registry = prepare(
+                own[0].protocol.name, recipe, Path(scratch) / recipe, device, data_dir, plugin
+            )
+            cells = [playable(record, registry) for record in own]
+            with Display(err, f"replay on {setup.device}") as display:
+                execute(setup, cells, workers=workers_for(setup.device), listener=display.listener)
+            again = {record.key: record for record in Store(setup.root).records()}
+            for record in own:
+                others = [other for other in records if same_cell(record, other)]
+                table.add_row(escape(str(Cell.of(record))), style="bold")
+                for one in compare(record, again[record.key], others):
+                    wrong += not one.agrees
+                    table.add_row(
+                        f"  {one.number}",
+                        f"{one.recorded:.4g}",
+                        f"{one.replayed:.4g}",
+                        f"{one.low:.4g} to {one.high:.4g}",
+                        one.verdict,
+                    )
+    out.print(table)
+    out.print(f"{len(drawn)} cells replayed, {wrong} numbers differ")
+    if wrong:
+        raise typer.Exit(1)
+
+
+def submit(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    boards: Annotated[
+        Path, typer.Option("--boards", help="The folder of all boards, in a checkout.")
+    ] = Path("leaderboards"),
+) -> None:
+    """Check a run's records and copy them with their evidence to leaderboards/PROTOCOL/.
+
+    All of them are taken, or none.
+    """
+    from benchmark.leaderboard.submit import Rejected
+    from benchmark.leaderboard.submit import submit as take
+
+    with one_sentence():
+        try:
+            with _counting("verifying") as progress:
+                done = take(run_dir, boards, progress)
+        except Rejected as rejected:
+            _print(rejected.findings)
+            out.print(f"{run_dir} was refused, nothing was written", soft_wrap=True)
+            raise typer.Exit(1) from None
+    known = f", {done.known} were there already" if done.known else ""
+    out.print(f"{done.new} records are new in {done.folder}{known}", soft_wrap=True)
+    out.print(
+        f"next: `poisongames board build {done.folder}`, then commit the folder", soft_wrap=True
+    )
+
+
+def _print(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        err.print(str(finding), soft_wrap=True, markup=False, highlight=False)
+
+
+@contextmanager
+def _counting(what: str) -> Iterator[Progress]:
+    """A progress bar that is told (done, total)."""
+    from rich.progress import Progress as Bar
+
+    with Bar(console=err, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

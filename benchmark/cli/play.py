@@ -88,7 +88,7 @@ def run(
         from benchmark.runs import tuned
         from benchmark.runs.plan import plan
 
-        setup, registry = _setup(protocol, recipe, out_dir, device, data_dir, plugin)
+        setup, registry = prepare(protocol, recipe, out_dir, device, data_dir, plugin)
         searches = tuned_folder(protocol)
         with _as_protocol_error():
             cells = plan(
@@ -102,7 +102,7 @@ def run(
             )
         _load_what_is_used(registry, cells)
         tuned.copy_searches(searches, setup.root)
-        _execute(setup, cells, "cells", started, time_limit, workers)
+        execute_plan(setup, cells, "cells", started, time_limit, workers)
 
 
 def tune(
@@ -132,11 +132,11 @@ def tune(
         from benchmark.runs import tuned
         from benchmark.runs.plan import plan_tuning
 
-        setup, registry = _setup(protocol, recipe, out_dir, device, data_dir, plugin)
+        setup, registry = prepare(protocol, recipe, out_dir, device, data_dir, plugin)
         folder = tuned_folder(protocol)
         with _as_protocol_error():
             searches = plan_tuning(setup.protocol, registry, folder, defense or (), recipe)
-        _execute(setup, searches, "searches", started, time_limit, workers, folder)
+        execute_plan(setup, searches, "searches", started, time_limit, workers, folder)
         table = Table("repair", "r", "points", "own ASR", "CDA", "chosen", box=None)
         for found in tuned.load(folder):
             table.add_row(
@@ -178,7 +178,7 @@ def _as_protocol_error() -> Iterator[None]:
         raise ProtocolError(str(error)) from None
 
 
-def _setup(
+def prepare(
     protocol: str,
     recipe: str | None,
     out_dir: Path | None,
@@ -210,7 +210,12 @@ def _setup(
     return setup, registry
 
 
-def _execute(
+def workers_for(device: str) -> int:
+    """Processes side by side: one on a GPU, or one per core."""
+    return 1 if device == "cuda" else os.cpu_count() or 1
+
+
+def execute_plan(
     setup: Setup,
     tasks: Sequence[Cell | Tune],
     what: str,
@@ -229,7 +234,7 @@ def _execute(
         summary = execute(
             setup,
             tasks,
-            workers=workers or (1 if setup.device == "cuda" else os.cpu_count() or 1),
+            workers=workers or workers_for(setup.device),
             deadline=None if limit is None else started + limit,
             listener=display.listener,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from benchmark.protocol import digest
-from benchmark.runs.record import NONE, AttackRef, DefenseRef, StageRef
+from benchmark.runs.record import NONE, AttackRef, DefenseRef, Record, StageRef
 
 #: Part of every key; raise it when the meaning of a record changes.
 KEY_VERSION = 1
@@ -52,6 +52,13 @@ class Cell:
     victim: Victim
     defense: DefenseRef
     trusted_share: float | None
+
+    @classmethod
+    def of(cls, record: Record) -> Cell:
+        """The cell that a record is of, built from what it says."""
+        named = record.protocol
+        victim = Victim(named.sha256, named.recipe, record.attack, None, record.seed)
+        return cls(victim, record.defense, record.trusted_share)
 
     @property
     def game(self) -> Literal["robustness", "detectability", "inversion"]:

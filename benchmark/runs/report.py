@@ -232,7 +232,8 @@ def distrust_victim(
 def describe(error: Exception) -> Error:
     """What was raised, and in which line."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    # Code without a file is called <string>, which would be markup.
+    where = f"{Path(frames[-1].filename).name.strip('<>')}:{frames[-1].lineno}" if frames else ""
     return Error(kind=type(error).__name__, message=str(error), where=where)
 
 

@@ -1,0 +1,229 @@
+"""Every number of a record once more, from its evidence and by other code than played it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark import metrics
+from benchmark.leaderboard.files import Arrays, Refused
+from benchmark.protocol import Protocol
+from benchmark.runs.record import (
+    NONE,
+    DetectabilityRecord,
+    Found,
+    Metrics,
+    Point,
+    Rate,
+    RobustnessRecord,
+)
+
+#: A field of a record, and why its number does not follow from the evidence.
+Wrong = tuple[str, str]
+
+_STAGES = ("victim", "sanitize", "repair", "deploy")
+#: Confidences are kept in half precision.
+_CLOSE = 1e-3
+
+
+def robustness(record: RobustnessRecord, arrays: Arrays, protocol: Protocol) -> Iterator[Wrong]:
+    """The curve from predictions, and both readings from the curve."""
+    found = record.metrics
+    assert found is not None
+    yield from sizes(arrays, protocol, ("labels_validation", "labels_test"))
+    poisoned = record.attack.threat != NONE
+    points, tests = len(record.curve), protocol.splits.test
+    shape(arrays, "validation", points, protocol.splits.validation)
+    shape(arrays, "test", points, tests)
+    shape(arrays, "triggered", points, tests if poisoned else 0)
+    counted = [_point(arrays, number, point) for number, point in enumerate(record.curve)]
+    for number, (point, right) in enumerate(zip(record.curve, counted, strict=True)):
+        yield from differ(f"curve.{number}", point, right)
+    yield from _order(record, protocol)
+    budget = protocol.robustness.budget
+    curve = [point.counts() for point in counted]
+    chosen = Point.of(metrics.last_affordable(curve, budget))
+    confidence, clean_model = _victim(arrays, poisoned, tests)
+    expected = Metrics(
+        cda=chosen.cda,
+        asr=chosen.asr,
+        asr_game=chosen.asr_game,
+        validation=chosen.validation,
+        step=chosen.step,
+        repaired=chosen.asr.total > 0 and chosen.asr.counts.value <= metrics.REPAIRED,
+        paper=Point.of(metrics.lowest_asr(curve, budget)),
+        before=Point.of(curve[0]),
+        asr_clean_model=clean_model,
+        target_confidence=found.target_confidence,
+        guard=found.guard,
+    )
+    yield from differ("metrics", found, expected)
+    if not _same(found.target_confidence, confidence, _CLOSE):
+        yield "metrics.target_confidence", f"is {found.target_confidence}, not {confidence}"
+    yield from _guard(record, arrays)
+    _examples(arrays)
+
+
+def _point(arrays: Arrays, number: int, point: Point) -> Point:
+    labels, target = arrays["labels_test"], int(arrays["target"])
+    hits = arrays["triggered"][number] == target
+    others = labels[: len(hits)] != target
+    game = float(hits.mean() - (labels == target).mean()) if len(hits) else None
+    return Point(
+        stage=point.stage,
+        step=point.step,
+        validation=count(arrays["validation"][number] == arrays["labels_validation"]),
+        cda=count(arrays["test"][number] == labels),
+        asr=count(hits[others]),
+        asr_game=game,
+    )
+
+
+def _order(record: RobustnessRecord, protocol: Protocol) -> Iterator[Wrong]:
+    """The curve goes through the stages of the defense, and no stage outlives its budget."""
+    curve, robust = record.curve, protocol.robustness
+    first = curve[0]
+    if (first.stage, first.step) != ("victim", 0):
+        yield "curve.0", "must be the undefended victim at step 0"
+    played = {"victim", *(stage.stage for stage in record.defense.stages)}
+    seen = [point.stage for point in curve]
+    if set(seen) != played or seen != sorted(seen, key=_STAGES.index):
+        yield "curve", f"goes through {', '.join(dict.fromkeys(seen))}"
+    steps = [point.step for point in curve if point.stage == "repair"]
+    every = robust.interval
+    due = [every * (number + 1) for number in range(len(steps))]
+    # A repair may end between two measurements, it is then measured once more.
+    if steps[:-1] != due[:-1] or (steps and not due[-1] - every < steps[-1] <= due[-1]):
+        yield "curve", f"is measured at steps {steps}, not every {every}"
+    counted = [point.counts() for point in curve]
+    for number, point in enumerate(curve[:-1]):
+        if (point.stage, curve[number + 1].stage) == ("repair", "repair") and metrics.both_spent(
+            counted[: number + 1], robust.budget
+        ):
+            yield f"curve.{number + 1}", "comes after the budget of clean accuracy was spent"
+
+
+def _victim(arrays: Arrays, poisoned: bool, tests: int) -> tuple[float | None, Rate | None]:
+    """Confidence in the target, and the trigger's success on the clean model."""
+    others = arrays["labels_test"] != int(arrays["target"])
+    shape(arrays, "confidence", int(others.sum()) if poisoned else 0)
+    shape(arrays, "clean_model", tests if poisoned else 0)
+    if not poisoned:
+        return None, None
+    hits = arrays["clean_model"] == int(arrays["target"])
+    return float(arrays["confidence"].astype(np.float64).mean()), count(hits[others])
+
+
+def _examples(arrays: Arrays) -> None:
+    """Pictures of the trigger are small and can be drawn."""
+    shown = arrays.get("examples")
+    if shown is None:
+        return
+    pairs, count, channels, height, width = (*shown.shape, 0, 0, 0, 0, 0)[:5]
+    small = pairs == 2 and 0 < count <= 16 and 0 < height <= 1024 and 0 < width <= 1024
+    if shown.dtype != np.uint8 or shown.ndim != 5 or channels not in (1, 3) or not small:
+        raise Refused("examples", f"are {shown.dtype} of shape {shown.shape}, no pictures")
+
+
+def _guard(record: RobustnessRecord, arrays: Arrays) -> Iterator[Wrong]:
+    found = record.metrics.guard if record.metrics else None
+    guarded = "suspicion_test" in arrays
+    if (found is not None) != guarded or guarded != (record.curve[-1].stage == "deploy"):
+        yield "metrics.guard", "must be there where a guard was deployed, and only there"
+    elif found is not None:
+        labels = arrays["labels_test"]
+        for name in ("suspicion_test", "suspicion_triggered"):
+            shape(arrays, name, len(labels))
+        triggered = arrays["suspicion_triggered"][labels != int(arrays["target"])]
+        auc, far = metrics.guard_quality(arrays["suspicion_test"], triggered)
+        if not math.isclose(found.auc, auc, abs_tol=1e-9):
+            yield "metrics.guard.auc", f"is {found.auc:.6f}, the evidence gives {auc:.6f}"
+        yield from differ("metrics.guard.far_at_1_frr", found.far_at_1_frr, Rate.of(far))
+
+
+def detectability(
+    record: DetectabilityRecord, arrays: Arrays, protocol: Protocol
+) -> Iterator[Wrong]:
+    """Scores, decisions and guesses as they were returned; reversed triggers' success."""
+    game = protocol.detectability
+    assert game is not None
+    yield from sizes(arrays, protocol, ("labels_test",))
+    if len(record.scans) != game.repeats:
+        yield "scans", f"are {len(record.scans)}, the protocol examines {game.repeats} times"
+        return
+    classes = len(record.scans[0].class_scores)
+    shape(arrays, "scores", game.repeats)
+    shape(arrays, "flagged", game.repeats)
+    shape(arrays, "class_scores", game.repeats, classes)
+    labels, target = arrays["labels_test"], int(arrays["target"])
+    if int(labels.max()) >= classes:
+        yield "scans.0.class_scores", f"are {classes}, there are more classes"
+    if "norms" in arrays:
+        shape(arrays, "norms", game.repeats, classes)
+    if "reversed_answers" in arrays:
+        shape(arrays, "reversed_answers", game.repeats, 2, len(labels))
+    for number, scan in enumerate(record.scans):
+        flagged = int(arrays["flagged"][number])
+        success = reasr = None
+        if "reversed_answers" in arrays and record.attack.threat != NONE:
+            hits = arrays["reversed_answers"][number][:, labels != target] == target
+            success, reasr = count(hits[0]), count(hits[1])
+        also = sorted(name for name in arrays if name.startswith("also_"))
+        right = Found(
+            score=float(arrays["scores"][number]),
+            class_scores=tuple(arrays["class_scores"][number].tolist()),
+            guess=int(np.argmax(arrays["class_scores"][number])),
+            flagged=None if flagged < 0 else bool(flagged),
+            also={name.removeprefix("also_"): float(arrays[name][number]) for name in also},
+            norms=tuple(arrays["norms"][number].tolist()) if "norms" in arrays else None,
+            success=success,
+            reasr=reasr,
+            seconds=scan.seconds,
+        )
+        yield from differ(f"scans.{number}", scan, right)
+
+
+def count(hits: NDArray[np.bool_]) -> Rate:
+    return Rate.of(metrics.Rate(int(hits.sum()), len(hits)))
+
+
+def shape(arrays: Arrays, name: str, *wanted: int) -> None:
+    if arrays[name].shape != wanted:
+        raise Refused(name, f"has shape {arrays[name].shape} in the evidence, not {wanted}")
+
+
+def sizes(arrays: Arrays, protocol: Protocol, names: tuple[str, ...]) -> Iterator[Wrong]:
+    for name in names:
+        shape(arrays, name, getattr(protocol.splits, name.removeprefix("labels_")))
+    if (target := int(arrays["target"])) != protocol.robustness.target:
+        yield "target", f"is {target} in the evidence, the protocol's is another"
+
+
+def differ(place: str, found: Any, right: Any) -> Iterator[Wrong]:
+    """Fields of a part of a record that are not what they should be."""
+    for name in type(found).model_fields:
+        value, expected = getattr(found, name), getattr(right, name)
+        if not _same(value, expected):
+            yield f"{place}.{name}", f"is {_text(value)}, the evidence gives {_text(expected)}"
+
+
+def _same(value: Any, expected: Any, tolerance: float = 1e-6) -> bool:
+    if isinstance(value, float) and isinstance(expected, float):
+        return math.isclose(value, expected, rel_tol=tolerance, abs_tol=1e-9)
+    if isinstance(value, tuple) and isinstance(expected, tuple):
+        return len(value) == len(expected) and all(map(_same, value, expected))
+    if isinstance(value, dict) and isinstance(expected, dict):
+        return value.keys() == expected.keys() and all(_same(value[k], expected[k]) for k in value)
+    return bool(value == expected)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Rate):
+        return f"{value.hits} of {value.total}"
+    if isinstance(value, Point):
+        return f"step {value.step} with ASR {_text(value.asr)}"
+    return f"{value!r}"[:100]

@@ -1,0 +1,121 @@
+"""Every number of an inversion record once more, from its evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.leaderboard.files import Arrays
+from benchmark.leaderboard.recompute import Wrong, count, differ, shape
+from benchmark.protocol import Inversion, Protocol
+from benchmark.runs.record import InversionRecord, Inverted
+
+
+def inversion(record: InversionRecord, arrays: Arrays, protocol: Protocol) -> Iterator[Wrong]:
+    """Successes of every run and class from bits, fidelity from the inverted images."""
+    game = protocol.inversion
+    assert game is not None
+    starts, runs = len(record.starts), len(record.tried)
+    if starts != game.start_images:
+        yield "starts", f"are {starts}, the protocol begins from {game.start_images} images"
+        return
+    yield from _configured(record, game)
+    labels, target = arrays["labels_evaluation"], int(arrays["target"])
+    others, selecting = labels != target, arrays["labels_selection"] != target
+    for name, wanted in (("evaluation", game.evaluation), ("selection", game.selection)):
+        if len(arrays[f"labels_{name}"]) != wanted:
+            yield name, f"has {len(arrays[f'labels_{name}'])} images in evidence, not {wanted}"
+            return
+    for name, mask in (("evaluation", others), ("selection", selecting)):
+        if getattr(record, name) != mask.sum():
+            yield name, f"is {getattr(record, name)}, the evidence has {mask.sum()}"
+        hits = _bits(arrays, name, len(mask), runs, starts)[:, :, mask].sum(2)
+        for number, run in enumerate(record.tried):
+            if list(getattr(run, name)) != hits[number].tolist():
+                yield f"tried.{number}.{name}", f"the evidence has {hits[number].tolist()}"
+    scale = float(arrays["scale"])
+    if record.scale is None or not math.isclose(record.scale, scale, rel_tol=1e-6):
+        yield "scale", f"is {record.scale}, the evidence has {scale}"
+    classes_there = len(record.starts[0].classes)
+    classes = _bits(arrays, "classes", len(labels), starts, classes_there)
+    restricted = _bits(arrays, "restricted", len(labels), starts)[:, others]
+    clean = _bits(arrays, "on_clean_model", len(labels), starts)[:, others]
+    for row, start in enumerate(record.starts):
+        right = start.model_copy(
+            update={
+                "label": int(arrays["labels_starts"][row]),
+                "reasr": count(restricted[row]),
+                "on_clean_model": count(clean[row]),
+                "classes": tuple(count(classes[row, c, labels != c]) for c in range(classes_there)),
+            }
+        )
+        yield from differ(f"starts.{row}", start, right)
+        yield from _fidelity(f"starts.{row}", start, arrays, row, scale)
+    yield from _smoothed(record, arrays, game, labels, target)
+
+
+def _configured(record: InversionRecord, game: Inversion) -> Iterator[Wrong]:
+    """Runs are those of the protocol's configurations, again with restarts where they are few."""
+    grid = game.configurations.get(record.defense.stages[0].name, {})
+    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    first = [run.params for run in record.tried if run.restart == 0]
+    if sorted(map(repr, first)) != sorted(map(repr, points)):
+        yield "tried", f"has {len(first)} configurations, the protocol {len(points)} others"
+    if len(record.tried) < game.runs:
+        yield "tried", f"are {len(record.tried)} runs, the protocol asks for {game.runs}"
+
+
+def _fidelity(
+    place: str, start: Inverted, arrays: Arrays, row: int, scale: float
+) -> Iterator[Wrong]:
+    begin, inverted, triggered = (
+        arrays[name][row].astype(np.float64) / 255 for name in ("starts", "inverted", "triggered")
+    )
+    for part, change in (("distance", inverted - triggered), ("norm", inverted - begin)):
+        value, right = getattr(start, part), float(np.linalg.norm(change) / scale)
+        if not math.isclose(value, right, rel_tol=1e-4, abs_tol=1e-6):
+            yield f"{place}.{part}", f"is {value:.6f}, the evidence gives {right:.6f}"
+    # The pixels that change most, at most as many as the true trigger's.
+    mask, sizes = arrays["mask"].ravel().astype(bool), np.abs(inverted - begin).max(0).ravel()
+    size = min(int(mask.sum()), int((sizes > 0).sum()))
+    least = np.sort(sizes)[::-1][size - 1] if size else np.inf
+    surely, perhaps = sizes > least + 1e-6, sizes > least - 1e-6
+    # Which of equals are taken is left open.
+    ties_in, ties_out = (perhaps & ~surely & mask).sum(), (perhaps & ~surely & ~mask).sum()
+    room = size - surely.sum()
+    shared = (surely & mask).sum() + np.array([max(0, room - ties_out), min(room, ties_in)])
+    low, high = shared / np.maximum(mask.sum() + size - shared, 1)
+    if not low - 1e-6 <= start.overlap <= high + 1e-6:
+        yield f"{place}.overlap", f"is {start.overlap:.6f}, the evidence gives {low:.6f}"
+
+
+def _smoothed(
+    record: InversionRecord, arrays: Arrays, game: Inversion, labels: np.ndarray, target: int
+) -> Iterator[Wrong]:
+    sigmas = [level.sigma for level in record.smoothed]
+    if not sigmas:
+        return
+    if sigmas != list(game.sigmas):
+        yield "smoothed", f"is at noise levels {sigmas}, the protocol's are {list(game.sigmas)}"
+        return
+    shape(arrays, "smoothed", len(sigmas), 2, len(labels))
+    others = labels != target
+    for number, level in enumerate(record.smoothed):
+        plain, triggered = arrays["smoothed"][number]
+        right = level.model_copy(
+            update={
+                "clean": count(plain == labels),
+                "asr": count(triggered[others] == target),
+                "untriggered": count(plain[others] == target),
+            }
+        )
+        yield from differ(f"smoothed.{number}", level, right)
+
+
+def _bits(arrays: Arrays, name: str, images: int, *wanted: int) -> NDArray[np.bool_]:
+    shape(arrays, name, *wanted, -(-images // 8))
+    return np.unpackbits(arrays[name], axis=-1, count=images).astype(bool)

@@ -1,0 +1,183 @@
+"""Checks a folder of records against its evidence, in seconds and without a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+from benchmark import protocol as protocols
+from benchmark.leaderboard import identity, recompute, recompute_inversion
+from benchmark.leaderboard.build import generated, stale
+from benchmark.leaderboard.files import (
+    RECORD_LIMIT,
+    Arrays,
+    Finding,
+    Refused,
+    check_picture,
+    read_evidence,
+    read_record,
+    regular,
+    strangers,
+)
+from benchmark.protocol import Protocol
+from benchmark.runs import tuned
+from benchmark.runs.record import DetectabilityRecord, InversionRecord, Record, RobustnessRecord
+from benchmark.runs.store import StoreError
+
+
+@dataclass
+class Checked:
+    """What was found in a folder.
+
+    Attributes:
+        findings: what is wrong; empty where all is well.
+        protocol: that of the records.
+        records: how many are right.
+        files: SHA-256 of every file that belongs to a right record or search, by its path.
+        versions: for each plugin the versions and parameters that go by one label, with the
+            first file that says so.
+        labels: likewise for the labels of the test images, by their digest.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    protocol: Protocol | None = None
+    records: int = 0
+    files: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, dict[str, str]] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+#: What a run's folder has besides what is generated.
+FOLDERS = {"records", "evidence", "tuning", "artifacts"}
+
+Progress = Callable[[int, int], None]
+
+
+def verify(folder: Path, progress: Progress = lambda done, total: None) -> Checked:
+    """Check every record, its evidence, the searches, and the board if one was built.
+
+    Args:
+        progress: called with (records done, records in all).
+    """
+    found = verify_records(folder, progress)
+    if not found.findings and (folder / "README.md").exists():
+        found.findings += [
+            Finding(name, "file", "is not what the records make; run `poisongames board build`")
+            for name in stale(folder)
+        ]
+    return found
+
+
+def verify_records(folder: Path, progress: Progress = lambda done, total: None) -> Checked:
+    """The same without the board."""
+    found = Checked()
+    there = sorted((folder / "records").glob("*")) if (folder / "records").is_dir() else []
+    paths = [path for path in there if not path.name.endswith(".tmp")]
+    if not paths:
+        found.findings.append(Finding("records", "file", "there are none; is this a run's folder?"))
+    for number, path in enumerate(paths):
+        progress(number, len(paths))
+        found.findings += _record(path, folder, found)
+    progress(len(paths), len(paths))
+    found.findings += strangers(folder, generated() | FOLDERS)
+    named = {f"{path.stem}.{ending}" for path in paths for ending in ("npz", "png")}
+    found.findings += strangers(folder / "evidence", named, "evidence/")
+    found.findings += [
+        Finding(file, "attack or defense", f"{label} was played as {next(iter(several))} too")
+        for label, several in found.versions.items()
+        for file in list(several.values())[1:]
+    ]
+    found.findings += [
+        Finding(file, "labels_test", "are other test images than those of the other records")
+        for file in list(found.labels.values())[1:]
+    ]
+    if found.protocol is not None:
+        found.findings += _searches(folder, found.protocol, found.files)
+    return found
+
+
+def _record(path: Path, folder: Path, found: Checked) -> Iterator[Finding]:
+    """Everything about one record; what is right goes into `found`."""
+    place = f"records/{path.name}"
+    try:
+        record, content = read_record(path)
+        protocol = identity.protocol_of(record)
+        if found.protocol is not None and protocol.sha256 != found.protocol.sha256:
+            raise Refused("protocol.name", f"is {protocol.name}, others are {found.protocol.name}")
+        found.protocol = protocol
+        wrong = list(identity.check(record, path.name, protocol))
+        files = {place: hashlib.sha256(content).hexdigest()}
+        # Numbers are compared only where it is clear what they belong to.
+        if not wrong and record.evidence is not None:
+            evidence = f"evidence/{record.evidence.file}"
+            files[evidence] = record.evidence.sha256
+            place = evidence
+            arrays = read_evidence(folder / "evidence", record.evidence)
+            if isinstance(record, InversionRecord):
+                if record.picture is None:
+                    raise Refused("picture", "is missing")
+                files[f"evidence/{record.picture.file}"] = record.picture.sha256
+                check_picture(folder / "evidence", record.picture)
+            wrong = list(_recomputed(record, arrays, protocol))
+            place = f"records/{path.name}"
+            if not wrong and "labels_test" in arrays:
+                digest = hashlib.sha256(arrays["labels_test"].tobytes()).hexdigest()
+                found.labels.setdefault(digest, place)
+    except Refused as refused:
+        yield Finding(place, refused.field, refused.reason)
+        return
+    for field_name, reason in wrong:
+        yield Finding(place, field_name, reason)
+    if not wrong:
+        found.records += 1
+        found.files |= files
+        for ref in (record.attack, *record.defense.stages):
+            said = f"version {ref.version} with {json.dumps(ref.params, sort_keys=True)}"
+            found.versions.setdefault(ref.label, {}).setdefault(said, place)
+
+
+def _recomputed(record: Record, arrays: Arrays, protocol: Protocol) -> Iterator[recompute.Wrong]:
+    try:
+        if isinstance(record, RobustnessRecord):
+            yield from recompute.robustness(record, arrays, protocol)
+        elif isinstance(record, DetectabilityRecord):
+            yield from recompute.detectability(record, arrays, protocol)
+        else:
+            yield from recompute_inversion.inversion(record, arrays, protocol)
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
+        # Arrays of kinds and sizes that no game writes.
+        raise Refused("file", f"does not fit its record: {error}") from None
+
+
+def _searches(folder: Path, protocol: Protocol, files: dict[str, str]) -> Iterator[Finding]:
+    """Searches are those that belong to the protocol, each over its whole grid."""
+    released = protocols.tuned_folder(protocol.name)
+    for path in sorted((folder / "tuning").glob("*")) if (folder / "tuning").is_dir() else ():
+        place = f"tuning/{path.name}"
+        try:
+            content = regular(path, RECORD_LIMIT)
+        except Refused as refused:
+            yield Finding(place, refused.field, refused.reason)
+            continue
+        own = released / path.name
+        if not own.is_file() or own.read_bytes() != content:
+            yield Finding(place, "file", f"is no search of {protocol.name}; it brings its own")
+            continue
+        files[place] = hashlib.sha256(content).hexdigest()
+    try:
+        searches = tuned.load(released) if protocol.tuning else []
+    except StoreError as error:
+        yield Finding("tuning", "file", str(error))
+        return
+    for search in searches:
+        place = f"tuning/{tuned.file_name(search.defense, search.trusted_share)}"
+        grid = protocol.tuning.grids[search.defense] if protocol.tuning else {}
+        tried = [tuple(trial.params.get(name) for name in grid) for trial in search.trials]
+        if sorted(map(repr, tried)) != sorted(map(repr, product(*grid.values()))):
+            yield Finding(place, "trials", "are not the points of the protocol's grid")
+        if search.protocol.sha256 != protocol.sha256:
+            yield Finding(place, "protocol.sha256", f"is not that of {protocol.name}")

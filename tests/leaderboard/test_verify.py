@@ -1,0 +1,232 @@
+"""What does not follow from the evidence is found and named, and no such run is taken."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from forgeries import (
+    GUARDED,
+    HOSTILE,
+    REPAIRED,
+    Json,
+    at,
+    edit,
+    edit_evidence,
+    forged,
+    rate,
+    record_of,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from benchmark.cli import app
+from benchmark.leaderboard.build import build
+from benchmark.leaderboard.submit import Rejected, submit
+from benchmark.leaderboard.verify import verify
+
+
+@pytest.fixture
+def runs(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    return lambda name: request.getfixturevalue(name)
+
+
+@pytest.mark.parametrize("name", ["played", "examined", "inverted"])
+def test_honest_runs_hold_and_are_taken(
+    name: str, runs: Callable[[str], Path], tmp_path: Path
+) -> None:
+    run, boards = runs(name), tmp_path / "boards"
+    found = verify(run)
+    assert found.findings == []
+    assert found.records == len(list((run / "records").iterdir())) > 1
+    done = submit(run, boards)
+    assert (done.new, done.known) == (found.records, 0)
+    for part in ("records", "evidence"):
+        for path in (run / part).iterdir():
+            assert (done.folder / part / path.name).read_bytes() == path.read_bytes()
+    again = submit(run, boards)
+    assert (again.new, again.known) == (0, found.records)
+    assert verify(done.folder).findings == []
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_and_damaged_submissions_are_refused(
+    what: str, runs: Callable[[str], Path], tmp_path: Path
+) -> None:
+    which, attack, file, field, reason = HOSTILE[what]
+    run, boards = runs(which), tmp_path / "boards"
+    (boards / "kept").mkdir(parents=True)
+    attack(run)
+    with pytest.raises(Rejected) as caught:
+        submit(run, boards)
+    lines = [str(finding) for finding in caught.value.findings]
+    pattern = rf"{file}.*: {field}.*: .*{re.escape(reason) if reason != '.' else reason}"
+    assert any(re.match(pattern, line) for line in lines), lines
+    assert all("\n" not in line and line.isprintable() for line in lines)
+    assert len(lines) < 30
+    assert tree(boards) == {}
+
+
+#: What no evidence can speak about: costs, versions, the hashes of models that are not kept.
+FREE = re.compile(
+    r"cost\.(seconds|victim_seconds|peak_memory_mb|device)|env\..*|(victim|model)_sha256"
+    r"|scans\.\d+\.seconds|uses\..*"
+)
+
+
+def leaves(value: Any, place: str = "") -> list[str]:
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    found = []
+    for key, inner in items:
+        path = f"{place}.{key}".lstrip(".")
+        found += leaves(inner, path) if isinstance(inner, dict | list) else [path]
+    return found
+
+
+def look(value: Any, place: str) -> Any:
+    for part in place.split("."):
+        value = value[int(part) if isinstance(value, list) else part]
+    return value
+
+
+@pytest.mark.parametrize("name", ["played", "examined", "inverted"])
+def test_any_changed_number_is_found(
+    name: str, runs: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run = runs(name)
+
+    @settings(
+        max_examples=60, deadline=None, derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )  # fmt: skip
+    @given(data=st.data())
+    def change_one(data: st.DataObject) -> None:
+        paths = sorted((run / "records").iterdir())
+        path = data.draw(st.sampled_from(paths))
+        honest = path.read_bytes()
+        content = json.loads(honest)
+        places = [place for place in leaves(content) if not FREE.fullmatch(place)]
+        place = data.draw(st.sampled_from(places))
+        old = look(content, place)
+        new = data.draw(
+            st.one_of(
+                st.none(), st.integers(-3, 3000), st.floats(0, 1), st.booleans(),
+                st.sampled_from(["", "x", "<b>", "../x", "none"]),
+            ).filter(lambda new: new != old and not _near(new, old))
+        )  # fmt: skip
+        at(place, new)(content)
+        path.write_text(json.dumps(content))
+        try:
+            findings = verify(run).findings
+        finally:
+            path.write_bytes(honest)
+        assert any(path.stem in finding.file for finding in findings), (place, old, new)
+
+    change_one()
+
+
+def _near(new: Any, old: Any) -> bool:
+    """Closer than confidences are kept."""
+    numbers = isinstance(new, int | float) and isinstance(old, int | float)
+    return bool(numbers and abs(new - old) <= 1e-3 * max(abs(new), abs(old)))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(data=st.data())
+def test_any_damaged_byte_of_evidence_is_found(data: st.DataObject, inverted: Path) -> None:
+    path = data.draw(st.sampled_from(sorted((inverted / "evidence").iterdir())))
+    honest = path.read_bytes()
+    place = data.draw(st.integers(0, len(honest) - 1))
+    damaged = bytearray(honest)
+    damaged[place] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(damaged)
+    try:
+        (finding,) = [f for f in verify(inverted).findings if f.field == "sha256"]
+    finally:
+        path.write_bytes(honest)
+    assert finding.file.startswith("evidence/")
+
+
+def test_what_contradicts_the_board_is_refused(played: Path, tmp_path: Path) -> None:
+    boards = tmp_path / "boards"
+    submit(played, boards)
+    before = tree(boards)
+    edit(record_of(played, REPAIRED), at("cost.seconds", 1.0))  # honest, but another run
+    with pytest.raises(Rejected) as caught:
+        submit(played, boards)
+    (finding,) = caught.value.findings
+    assert "another on the board" in finding.reason
+    assert tree(boards) == before
+
+
+def test_two_versions_of_a_plugin_share_no_board(played: Path, tmp_path: Path) -> None:
+    forged(REPAIRED, ("defense.stages.0.version", 2))(played)
+    findings = verify(played).findings
+    assert any(
+        finding.field == "attack or defense" and "was played as version" in finding.reason
+        for finding in findings
+    )
+
+
+def test_other_test_images_are_found_even_where_all_fits(played: Path) -> None:
+    """A forger who keeps counts: the labels of two equal answers are exchanged."""
+    file = played / "evidence" / f"{record_of(played, 'robustness-none-m0-none-s0').stem}.npz"
+    arrays = np.load(file)
+    labels, answers = arrays["labels_test"], arrays["test"][0]
+    right = np.flatnonzero(labels == answers)
+    one = right[0]
+    other = next(row for row in right if labels[row] != labels[one])
+    swap = [other, one]
+
+    def exchange(found: Json) -> None:
+        for name in ("labels_test", "test"):
+            found[name] = found[name].copy()
+            found[name][..., [one, other]] = found[name][..., swap]
+
+    edit_evidence(played, "robustness-none-m0-none-s0", exchange)
+    findings = verify(played).findings
+    assert [finding.field for finding in findings] == ["labels_test"]
+    assert "other test images" in findings[0].reason
+
+
+def test_a_board_that_is_not_what_its_records_make_is_found(played: Path) -> None:
+    build(played)
+    assert verify(played).findings == []
+    text = (played / "README.md").read_text()
+    (played / "README.md").write_text(re.sub(r"\| badnets", "| goodnets", text, count=1))
+    (finding,) = verify(played).findings
+    assert (finding.file, "board build" in finding.reason) == ("README.md", True)
+
+
+def test_the_command_says_one_line_each_and_fails(played: Path, tmp_path: Path) -> None:
+    held = CliRunner().invoke(app, ["verify", str(played)])
+    assert held.exit_code == 0
+    assert "records hold" in held.output
+    edit(record_of(played, REPAIRED), at("metrics.asr", rate(1, 1800)))
+    edit(record_of(played, GUARDED), at("env.torch", "<script>"))
+    failed = CliRunner().invoke(app, ["verify", str(played)])
+    assert failed.exit_code == 1
+    assert len(re.findall(r"^records/robustness-badnets.*: .*: .*$", failed.output, re.M)) == 2
+    assert "2 findings" in failed.output
+    refused = CliRunner().invoke(app, ["submit", str(played), "--boards", str(tmp_path / "b")])
+    assert refused.exit_code == 1
+    assert "nothing was written" in refused.output
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_an_unreadable_record_is_named(played: Path) -> None:
+    record_of(played, REPAIRED).chmod(0)
+    assert any("pivotal-tuning" in finding.file for finding in verify(played).findings)
