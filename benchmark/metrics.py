@@ -5,14 +5,15 @@ Predictions are integer arrays; `REJECTED` marks an input that the deployed mode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 Labels = NDArray[np.integer]
 Scores = NDArray[np.floating]
@@ -36,8 +37,13 @@ class Rate(NamedTuple):
         """Wilson score interval."""
         if not self.total:
             return (0.0, 1.0)
-        found = stats.binomtest(self.hits, self.total).proportion_ci(confidence, method="wilson")
-        return (float(found.low), float(found.high))
+        # In closed form: a large board has many thousands of them.
+        z = NormalDist().inv_cdf((1 + confidence) / 2)
+        middle = (self.value + z**2 / (2 * self.total)) / (1 + z**2 / self.total)
+        spread = self.value * (1 - self.value) / self.total + (z / (2 * self.total)) ** 2
+        half = z / (1 + z**2 / self.total) * math.sqrt(spread)
+        low = 0.0 if self.hits == 0 else middle - half
+        return low, 1.0 if self.hits == self.total else middle + half
 
 
 def accuracy(predictions: Labels, labels: Labels) -> Rate:
@@ -69,6 +75,8 @@ def guard_quality(clean: Scores, triggered: Scores) -> tuple[float, Rate]:
         ROC AUC of its scores, and the share of triggered inputs that pass at the threshold
         that rejects 1 % of the clean ones (FAR at 1 % FRR).
     """
+    from sklearn.metrics import roc_auc_score  # it takes half a second, which few wait for
+
     truth = np.r_[np.zeros(len(clean)), np.ones(len(triggered))]
     auc = float(roc_auc_score(truth, np.r_[clean, triggered]))
     threshold = np.quantile(clean, 0.99, method="higher")
@@ -97,21 +105,24 @@ def separation(clean: Scores, poisoned: Scores, seed: int, resamples: int = 2000
     bootstrap over pairs, which keeps the repeats of a model together, and Newcombe's score
     interval for N against N models, which does not vanish where they separate perfectly.
     """
-    models, repeats = clean.shape
+    models = len(clean)
     higher = (poisoned[:, None] > clean[None]) + 0.5 * (poisoned[:, None] == clean[None])
     wins = higher.mean(2)  # (poisoned i, clean j), over repeats
     auc = float(wins.mean())
     draws = np.random.default_rng(seed).integers(models, size=(resamples, models))
-    counts = np.apply_along_axis(np.bincount, 1, draws, minlength=models) / models
+    counts = (draws[:, :, None] == np.arange(models)).mean(1)
     sampled = np.einsum("bi,ij,bj->b", counts, wins, counts)
     low, high = np.quantile(sampled, [0.025, 0.975])
     score_low, score_high = auc_interval(auc, models, models)
-    truth = np.r_[np.zeros(models), np.ones(models)]
-    precision = [
-        average_precision_score(truth, np.r_[clean[:, r], poisoned[:, r]]) for r in range(repeats)
-    ]
     low, high = min(float(low), score_low), min(max(float(high), score_high), 1.0)
-    return Separation(auc, low, high, float(np.mean(precision)))
+    return Separation(auc, low, high, _average_precision(clean, poisoned))
+
+
+def _average_precision(clean: Scores, poisoned: Scores) -> float:
+    """Mean over poisoned models of the precision at the threshold that just finds them."""
+    found = (poisoned[:, None] >= poisoned[None]).sum(0)
+    false = (clean[:, None] >= poisoned[None]).sum(0)
+    return float((found / (found + false)).mean())
 
 
 def auc_interval(

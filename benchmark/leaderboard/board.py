@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from benchmark.leaderboard import inversions
-from benchmark.leaderboard.populations import curves, detectability, norms, pareto
+from benchmark.leaderboard.fronts import attack_points, defense_points, front_table
+from benchmark.leaderboard.populations import curves, detectability, norms
+from benchmark.leaderboard.ranking import ranking
 from benchmark.leaderboard.rows import Curve, Played, Reversed, Rows, Unfinished
 from benchmark.leaderboard.tables import defended, repairs, share_text, short_names, victims
 from benchmark.runs import tuned
-from benchmark.runs.record import ProtocolRef
+from benchmark.runs.record import NONE, PluginRef, ProtocolRef
 from benchmark.runs.store import Store, StoreError
 
 
@@ -26,6 +30,14 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Trigger:
+    """A few test images, uint8 (2, n, C, H, W): clean ones, and the same with the trigger."""
+
+    title: str
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
 class Board:
     """What a page shows.
 
@@ -34,6 +46,8 @@ class Board:
         frames: tables by name; those without rows are left out, but for "victims".
         curves: for each row of the table "repairs", the trade-off curve of every seed.
         problems: cells that failed or that the sanity gate refused, with the reason.
+        plugins: every attack and defense that was played, in all its settings.
+        triggers: examples of every attack, where the evidence has some.
         inverted: the first model's picture of each attack and inverter.
         used: what inverters used besides the models: name, SHA-256, label of the inverter.
         searches: what defenders found when they tuned themselves.
@@ -46,6 +60,8 @@ class Board:
     frames: dict[str, pd.DataFrame]
     curves: tuple[tuple[tuple[int, Curve], ...], ...]
     problems: tuple[dict[str, str], ...]
+    plugins: tuple[PluginRef, ...]
+    triggers: tuple[Trigger, ...]
     inverted: tuple[Picture, ...]
     used: tuple[tuple[str, str, str], ...]
     searches: tuple[tuned.Search, ...]
@@ -57,14 +73,7 @@ def read_board(folder: Path) -> Board:
     Raises:
         StoreError: no records, damaged ones, or records of more than one protocol.
     """
-    rows = Rows.of(Store(folder).records())
-    if not rows.count:
-        raise StoreError(
-            f"{folder / 'records'} holds no records; play a protocol with `poisongames run` first"
-        )
-    if len(rows.protocols) > 1:
-        names = ", ".join(f"{p.name} {p.sha256[:12]}" for _, p in sorted(rows.protocols.items()))
-        raise StoreError(f"{folder}: records of different protocols share no table: {names}")
+    rows = read_rows(folder)
     groups = defended(rows.played)
     return Board(
         folder=folder,
@@ -74,10 +83,29 @@ def read_board(folder: Path) -> Board:
         frames=_frames(rows, groups),
         curves=tuple(tuple((row.seed, row.curve) for row in group) for group in groups),
         problems=tuple(map(_problem, rows.unfinished)),
+        plugins=_plugins(rows),
+        triggers=_triggers(folder, rows.played),
         inverted=_inverted(rows.reversed),
         used=tuple(sorted(_used(rows.reversed))),
         searches=tuple(tuned.load(folder / "tuning")),
     )
+
+
+def read_rows(folder: Path) -> Rows:
+    """Reduce all records of a folder, of which there are some, of one protocol.
+
+    Raises:
+        StoreError: as `read_board`.
+    """
+    rows = Rows.of(Store(folder).records())
+    if not rows.count:
+        raise StoreError(
+            f"{folder / 'records'} holds no records; play a protocol with `poisongames run` first"
+        )
+    if len(rows.protocols) > 1:
+        names = ", ".join(f"{p.name} {p.sha256[:12]}" for _, p in sorted(rows.protocols.items()))
+        raise StoreError(f"{folder}: records of different protocols share no table: {names}")
+    return rows
 
 
 def _frames(rows: Rows, groups: list[list[Played]]) -> dict[str, pd.DataFrame]:
@@ -87,7 +115,12 @@ def _frames(rows: Rows, groups: list[list[Played]]) -> dict[str, pd.DataFrame]:
         frames["detectability"] = detectability(rows.examined, name)
         frames["norms"] = norms(rows.examined, name)
         frames["curves"] = curves(frames["victims"], frames["detectability"])
-        frames["pareto"] = pareto(frames["repairs"], frames["detectability"])
+    played = frames["repairs"], frames.get("detectability", pd.DataFrame())
+    points = front_table(attack_points(*played))
+    if points.front.notna().any():
+        frames["pareto"] = points
+    frames["defenders"] = defense_points(*played, frames["victims"])
+    frames["ranking"] = ranking(*played, frames["victims"])
     if rows.reversed:
         frames["inversions"] = inversions.inversions(rows.reversed, name)
         frames["configurations"] = inversions.configurations(rows.reversed, name)
@@ -105,6 +138,31 @@ def _problem(row: Unfinished) -> dict[str, str]:
         "status": row.status,
         "reason": row.reason,
     }
+
+
+def _plugins(rows: Rows) -> tuple[PluginRef, ...]:
+    """Attacks first, then defenses by stage."""
+    found: dict[tuple[int, str, str], PluginRef] = {}
+    for row in rows:
+        if row.attack.threat != NONE:
+            found[0, "", row.attack.label] = row.attack
+        for stage in row.defense.stages:
+            found[1, stage.stage, stage.label] = stage
+    return tuple(found[key] for key in sorted(found))
+
+
+def _triggers(folder: Path, rows: Sequence[Played]) -> tuple[Trigger, ...]:
+    found: dict[str, Trigger] = {}
+    undefended = (row for row in rows if not row.defense.stages and row.evidence is not None)
+    for row in sorted(undefended, key=lambda row: (row.attack.label, row.attack.m, row.seed)):
+        file = folder / "evidence" / str(row.evidence)
+        # The clean model has none, and only the first model of an attack carries examples.
+        if row.attack.threat == NONE or row.seed or not file.is_file():
+            continue
+        with np.load(file, allow_pickle=False) as arrays:
+            if "examples" in arrays:
+                found.setdefault(row.attack.label, Trigger(str(row.attack), arrays["examples"]))
+    return tuple(found.values())
 
 
 def _inverted(rows: Sequence[Reversed]) -> tuple[Picture, ...]:

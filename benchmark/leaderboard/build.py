@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 
-from benchmark.leaderboard import markdown, plots
+from benchmark.leaderboard import front_plots, markdown, page, plots
 from benchmark.leaderboard.board import Board, read_board
 from benchmark.runs.store import write_whole
 
 #: Tables that a board may have, and plots of them.
 TABLES = (
     *("victims", "repairs", "detectability", "norms", "curves", "pareto"),
+    *("defenders", "ranking"),
     *("inversions", "configurations", "smoothed"),
 )
 PLOTS = {
     "curves": plots.curves,
-    "pareto": plots.pareto,
+    "pareto": front_plots.pareto,
     "configurations": plots.configurations,
     "smoothed": plots.smoothed,
 }
 
+_DRAWN_BY = re.compile(rb"<dc:title>Matplotlib v.*?</dc:title>")
+
 
 def build(folder: Path) -> str:
-    """Write README.md, CSV files and plots beside the records of `folder`.
+    """Write README.md, index.html, CSV files and plots beside the records of `folder`.
 
     Returns:
         The Markdown text.
@@ -33,21 +38,53 @@ def build(folder: Path) -> str:
     files = files_of(read_board(folder))
     for name, content in files.items():
         write_whole(folder / name, content)
-    for name in _known() - files.keys():
+    for name in generated() - files.keys():
         (folder / name).unlink(missing_ok=True)
     return files["README.md"].decode()
 
 
+def stale(folder: Path) -> list[str]:
+    """Names of files that are missing, left over, or not what the records of `folder` make.
+
+    Raises:
+        StoreError: as `build`.
+    """
+    files = files_of(read_board(folder))
+    return sorted(
+        name
+        for name in generated() | files.keys()
+        if not _same(_content(folder / name), files.get(name))
+    )
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _same(there: bytes | None, made: bytes | None) -> bool:
+    if there is None or made is None or there == made:
+        return there == made
+    # Another version of matplotlib draws the same table with other bytes.
+    found, drawn = _DRAWN_BY.search(there), _DRAWN_BY.search(made)
+    return bool(
+        found and drawn and found[0] != drawn[0] and there.splitlines()[-1] == made.splitlines()[-1]
+    )
+
+
 def files_of(board: Board) -> dict[str, bytes]:
     """Content by file name."""
-    files = {"README.md": markdown.page(board).encode()}
+    files = {"README.md": markdown.page(board).encode(), "index.html": page.render(board)}
     for title, frame in board.frames.items():
-        text = frame.to_csv(index=False, float_format="%.6f", lineterminator="\n")
-        files[f"{title}.csv"] = text.encode()
+        text = frame.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode()
+        files[f"{title}.csv"] = text
         if title in PLOTS:
-            files[f"{title}.svg"] = PLOTS[title](frame)
+            digest = hashlib.sha256(text).hexdigest()
+            files[f"{title}.svg"] = (
+                PLOTS[title](frame) + f"<!-- {title}.csv {digest} -->\n".encode()
+            )
     return files
 
 
-def _known() -> set[str]:
-    return {"README.md", *(f"{t}.csv" for t in TABLES), *(f"{t}.svg" for t in PLOTS)}
+def generated() -> set[str]:
+    """All names that the files of a board may have."""
+    return {"README.md", "index.html", *(f"{t}.csv" for t in TABLES), *(f"{t}.svg" for t in PLOTS)}

@@ -66,6 +66,19 @@ class Played(NamedTuple):
     curve: Curve
 
 
+class Scan(NamedTuple):
+    """One examination, without the scores of single classes; rates are shares."""
+
+    score: float
+    guess: int
+    flagged: bool | None
+    also: dict[str, float]
+    norms: NDArray[np.float32] | None
+    success: float | None
+    reasr: float | None
+    seconds: float
+
+
 class Examined(NamedTuple):
     """A detectability cell that counts."""
 
@@ -76,7 +89,7 @@ class Examined(NamedTuple):
     trusted_share: float | None
     seed: int
     target: int
-    scans: tuple[Found, ...]
+    scans: tuple[Scan, ...]
     evidence: str | None
 
 
@@ -167,7 +180,7 @@ class Rows:
                     **common,
                     protocol=record.protocol.name,
                     target=record.target,
-                    scans=record.scans,
+                    scans=tuple(map(_scan, record.scans)),
                     evidence=file,
                 )
             )
@@ -237,6 +250,19 @@ class Rows:
 
     def _one(self, key: Any, value: Any) -> Any:
         return self._shared.setdefault(key, value)
+
+
+def _scan(found: Found) -> Scan:
+    return Scan(
+        score=found.score,
+        guess=found.guess,
+        flagged=found.flagged,
+        also=found.also,
+        norms=None if found.norms is None else np.array(found.norms, np.float32),
+        success=found.success.value if found.success else None,
+        reasr=found.reasr.value if found.reasr else None,
+        seconds=found.seconds,
+    )
 
 
 def _share(rate: Rate) -> float:

@@ -95,9 +95,10 @@ def victims(rows: Iterable[Played], name: Namer) -> pd.DataFrame:
             | {"target_confidence": _average(row.target_confidence for row in group)}
             | {"seconds": _average(row.victim_seconds for row in group)}
         )
-    frame = pd.DataFrame(found)
+    if not found:  # other tables look up what worked undefended
+        return pd.DataFrame(columns=["attack", "m", "boost", "recipe", *mean_columns("asr", ())])
     # The clean model first, as the line to compare with.
-    return frame.sort_values("threat", key=lambda t: t != NONE, kind="stable") if found else frame
+    return pd.DataFrame(found).sort_values("threat", key=lambda t: t != NONE, kind="stable")
 
 
 def defended(rows: Iterable[Played]) -> list[list[Played]]:

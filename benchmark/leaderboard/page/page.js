@@ -1,0 +1,63 @@
+for (const [kind, draw] of [
+  ["scatters", scatter],
+  ["matrices", matrix],
+  ["tables", (host, table) => new Table(host, table)],
+])
+  for (const [key, spec] of Object.entries(data[kind])) draw(document.getElementById(`${key}-${kind}`), spec);
+
+tip.explain("[data-curve]", (cell) => {
+  const table = data.tables.repairs;
+  const row = table.rows[cell.dataset.curve];
+  const at = (title) => text(row[table.columns.findIndex((column) => column.title === title)] ?? null);
+  const share = at("r") === "–" ? "" : ` r=${at("r")}`;
+  return curves(data.curves[cell.dataset.curve], `${at("attack")} (m=${at("m")}) under ${at("defense")}${share}`);
+});
+tip.explain("[data-said]", (cell) => [
+  el("p", { class: "head" }, cell.dataset.of),
+  el("p", {}, cell.dataset.said),
+]);
+
+/** Light or dark as the system says, until one is chosen; storage may be forbidden. */
+const theme = {
+  button: document.getElementById("theme"),
+  dark: matchMedia("(prefers-color-scheme: dark)"),
+
+  stored() {
+    try {
+      return localStorage.getItem("theme");
+    } catch {
+      return null;
+    }
+  },
+
+  choose(name) {
+    document.documentElement.dataset.theme = name;
+    this.button.setAttribute("aria-pressed", String(name === "dark"));
+  },
+};
+theme.choose(theme.stored() ?? (theme.dark.matches ? "dark" : "light"));
+theme.button.hidden = false;
+theme.dark.addEventListener("change", ({ matches }) => theme.stored() ?? theme.choose(matches ? "dark" : "light"));
+theme.button.addEventListener("click", () => {
+  const name = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+  theme.choose(name);
+  try {
+    localStorage.setItem("theme", name);
+  } catch {
+    // It is remembered until the page is left.
+  }
+});
+
+/** Mark the section that is being read. */
+const entries = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
+const reading = new IntersectionObserver(
+  (seen) => {
+    for (const { target, isIntersecting } of seen)
+      if (isIntersecting)
+        for (const [key, link] of entries)
+          if (key === target.id) link.setAttribute("aria-current", "true");
+          else link.removeAttribute("aria-current");
+  },
+  { rootMargin: "-20% 0px -75% 0px" },
+);
+for (const section of document.querySelectorAll("main > section[id]")) reading.observe(section);

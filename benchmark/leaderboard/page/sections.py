@@ -1,0 +1,247 @@
+"""The sections of a page, in the order in which they stand on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+
+from benchmark.leaderboard.board import Board
+from benchmark.leaderboard.fronts_text import DEFENDERS, PARETO, RANKING, volume_text
+from benchmark.leaderboard.markdown import DETAILS, DETECTABILITY, NORMS, TUNING
+from benchmark.leaderboard.page import pictures
+from benchmark.leaderboard.page.charts import matrix, scatter
+from benchmark.leaderboard.page.columns import (
+    Writer,
+    area,
+    count,
+    points,
+    rate,
+    table,
+    two,
+    whole_percent,
+)
+from benchmark.leaderboard.page.inversion import inversion
+from benchmark.leaderboard.page.parts import WHO, Part, Picture, Section, with_victims
+from benchmark.leaderboard.populations import SCORE
+from benchmark.metrics import REPAIRED
+from benchmark.runs.record import NONE
+from benchmark.runs.tuned import mean_left
+
+ROBUSTNESS = """\
+The attack success rate in percent that remains after every defense, in two readings. Point at a
+number, focus or tap it to see the trade-off curves behind it. ✓ is a repaired backdoor.
+"""
+VICTIMS = """\
+Models before any defense: their clean accuracy, how well the backdoor works, and what the same
+trigger does to a clean model of the same seed.
+"""
+TRIGGERS = f"""\
+Test images above, the same with the trigger below them, and at the bottom what the trigger
+changed, times {pictures.MAGNIFIED}.
+"""
+COST = """\
+Mean wall-clock seconds of one cell, and of training one victim, on the machine that played it.
+"""
+UNFINISHED = """\
+A cell whose plugin raised an error has failed; one that the sanity gate refused is invalid. Neither
+counts in any table.
+"""
+#: Frames that have a place of their own on the page.
+_PLACED = {
+    *("victims", "repairs", "detectability", "norms", "curves", "pareto"),
+    *("inversions", "configurations", "smoothed"),
+}
+#: Columns of the ranking, whose payoffs are shares.
+_RANKED: dict[str, tuple[str, Writer]] = {
+    "score": ("score", whole_percent),
+    "mean": ("mean", whole_percent),
+    "weight": ("weight", two),
+    "plain_rank": ("rank by mean", count),
+    "asr_deployable": ("highest ASR left", rate),
+    "auc": ("lowest AUC", area),
+    "cda_loss": ("CDA loss (points)", points),
+}
+
+
+def sections(board: Board) -> list[Section]:
+    """All sections for which there is anything to show."""
+    made: list[tuple[str, str, Callable[[Board], Iterator[Part]]]] = [
+        ("overview", "Overview", _overview),
+        ("robustness", "Robustness", _robustness),
+        ("detectability", "Detectability", _detectability),
+        ("inversion", "Inversion", inversion),
+        ("ranking", "Ranking", _ranking),
+        ("victims", "Victims", _victims),
+        ("cost", "Cost", _cost),
+        ("settings", "Chosen settings", _settings),
+        ("unfinished", "Failed and invalid", _unfinished),
+    ]
+    found = [Section(key, title, tuple(parts(board))) for key, title, parts in made]
+    return [section for section in found if section.parts]
+
+
+def _overview(board: Board) -> Iterator[Part]:
+    if "pareto" in board.frames:
+        frame = board.frames["pareto"]
+        yield Part(
+            "pareto",
+            f"{PARETO}\n{volume_text(frame)}",
+            scatter=scatter(frame),
+            table=table(
+                "What every attack is left with",
+                frame,
+                [
+                    *(*WHO, "kind", "front", "asr_before", "asr_deployable"),
+                    *("defense", "trusted_share", "defenses_met", "defenses"),
+                    *("auc", "detector", "detector_share", "detectors_met", "detectors"),
+                    "dominated_by",
+                ],
+            ),
+        )
+
+
+def _ranking(board: Board) -> Iterator[Part]:
+    """Defenders, ranking, and any frame that has no place of its own."""
+    texts = {
+        "defenders": ("Defenders in the worst case", DEFENDERS),
+        "ranking": ("Ranking", RANKING),
+    }
+    for name in sorted(board.frames.keys() - _PLACED):
+        title, text = texts.get(name, (name.replace("_", " ").capitalize(), ""))
+        shown = table(title, board.frames[name], known=_RANKED)
+        yield Part(f"{name}-frame", text, title, table=shown)
+
+
+def _robustness(board: Board) -> Iterator[Part]:
+    if "repairs" not in board.frames:
+        return
+    frame = board.frames["repairs"]
+    left = ("asr_deployable", "asr_paper")
+    yield Part(
+        "repairs",
+        ROBUSTNESS,
+        matrix=matrix(
+            "Remaining ASR in percent, attacks down and defenses across",
+            frame,
+            "defense",
+            {"deployable reading": left[0], "paper's reading": left[1]},
+            shares=True,
+            marked=lambda row, column: bool(row["asr_before"] > REPAIRED >= row[column]),
+            curves=True,
+        ),
+        table=table(
+            "Every defense against every attack",
+            frame,
+            [
+                *(*WHO, "defense", "trusted_share", "seeds", "asr_before", *left),
+                *("cda_loss_deployable", "cda_loss_paper"),
+                *("repaired_deployable", "repaired_paper", "guard_auc", "seconds"),
+            ],
+            curves=left,
+        ),
+    )
+
+
+def _detectability(board: Board) -> Iterator[Part]:
+    if "detectability" not in board.frames:
+        return
+    frame = with_victims(board, board.frames["detectability"])
+    own = frame[frame.reading == SCORE]
+    yield Part(
+        "detectors",
+        DETECTABILITY,
+        matrix=matrix(
+            "ROC AUC, attacks down and detectors across",
+            own,
+            "detector",
+            {"ROC AUC": "auc"},
+        ),
+    )
+    yield Part(
+        "examinations",
+        DETAILS,
+        "Detectors in detail",
+        table=table(
+            "Every detector against every attack",
+            frame,
+            [
+                *(*WHO, "detector", "reading", "models", "repeats", "asr", "auc"),
+                *("average_precision", "native_accuracy", "coin_game", "target_found"),
+                *("reversed_asr", "reasr", "seconds"),
+            ],
+            known={"asr": ("ASR before", rate)},
+        ),
+    )
+    if "norms" in board.frames:
+        shown = board.frames["norms"].replace({"attack": {NONE: "clean"}})
+        classes = [name for name in shown if name.startswith("class_")]
+        names = ["detector", *WHO[:2], *WHO[3:], "models", *classes]
+        caption = "Mean L1 norm of reversed triggers per class"
+        yield Part("norms", NORMS, "Norms of reversed triggers", table=table(caption, shown, names))
+
+
+def _victims(board: Board) -> Iterator[Part]:
+    frame = board.frames["victims"]
+    if not frame.empty:
+        names = [*WHO, "seeds", "cda", "asr", "asr_game", "asr_clean", "target_confidence"]
+        caption = "Victims before any defense"
+        yield Part("victims-table", VICTIMS, table=table(caption, frame, names))
+    shown = tuple(
+        Picture(
+            one.title,
+            "clean images, triggered images and their difference",
+            pictures.triggered(one.pixels),
+        )
+        for one in board.triggers
+    )
+    if shown:
+        yield Part("triggers", TRIGGERS, "Triggers", pictures=shown)
+
+
+def _cost(board: Board) -> Iterator[Part]:
+    steps = {
+        "victims": ("training a victim", None),
+        "repairs": ("defense", "defense"),
+        "detectability": ("examination", "detector"),
+        "inversions": ("inversion", "inverter"),
+    }
+    rows = [
+        {key: row[key] for key in WHO}
+        | {"step": step, "by": row[by] if by else None}
+        | {"trusted_share": row.get("trusted_share"), "seconds": row["seconds"]}
+        for name, (step, by) in steps.items()
+        if name in board.frames
+        for row in board.frames[name].to_dict("records")
+        if not pd.isna(row["seconds"])
+    ]
+    if rows:
+        names = ["step", "by", "trusted_share", *WHO, "seconds"]
+        yield Part("seconds", COST, table=table("Seconds", pd.DataFrame(rows), names))
+
+
+def _settings(board: Board) -> Iterator[Part]:
+    rows = []
+    for found in board.searches:
+        asr, cda = mean_left(found.before)
+        rows.append(
+            {
+                "defense": found.defense,
+                "trusted_share": found.trusted_share,
+                "points": len(found.trials),
+                "own_asr_before": asr,
+                "own_asr_left": found.best.asr,
+                "accuracy_spent": cda - found.best.cda,
+                "chosen": ", ".join(f"{key}={v:g}" for key, v in found.best.params.items()),
+            }
+        )
+    if rows:
+        shown = table("Settings that defenders chose", pd.DataFrame(rows))
+        yield Part("searches", TUNING, table=shown)
+
+
+def _unfinished(board: Board) -> Iterator[Part]:
+    if board.problems:
+        rows = sorted(board.problems, key=lambda row: tuple(row.values()))
+        shown = table("Failed and invalid cells", pd.DataFrame(rows))
+        yield Part("problems", UNFINISHED, table=shown)
