@@ -18,11 +18,11 @@ BOARDS = sorted(path.parent for path in (ROOT / "leaderboards").glob("*/records"
 
 
 def test_there_are_boards() -> None:
-    assert [board.name for board in BOARDS] == [
+    assert {board.name for board in BOARDS} >= {
         "fashion-mnist-inversion-v1",
         "fashion-mnist-v1",
         "fashion-mnist-v2",
-    ]
+    }
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
