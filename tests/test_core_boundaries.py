@@ -31,6 +31,7 @@ FLOORS = [
     {"games"},
     {"runs"},
     {"leaderboard", "progress"},
+    {"verification"},
     {"conformance", "scaffold"},
     {"cli"},
 ]

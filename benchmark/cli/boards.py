@@ -13,7 +13,7 @@ from rich.markup import escape
 from benchmark.cli.shared import DataDir, Device, PluginFiles, err, one_sentence, out
 
 if TYPE_CHECKING:
-    from benchmark.leaderboard.files import Finding
+    from benchmark.verification.files import Finding
 
 Progress = Callable[[int, int], None]
 
@@ -69,7 +69,7 @@ def verify(
     anew; it needs the plugins and the data.
     """
     with one_sentence(), _counting("verifying") as progress:
-        from benchmark.leaderboard.verify import verify as check
+        from benchmark.verification.verify import verify as check
 
         found = check(folder, progress)
     _print(found.findings)
@@ -142,8 +142,8 @@ def submit(
 
     All of them are taken, or none.
     """
-    from benchmark.leaderboard.submit import Rejected
-    from benchmark.leaderboard.submit import submit as take
+    from benchmark.verification.submit import Rejected
+    from benchmark.verification.submit import submit as take
 
     with one_sentence():
         try:

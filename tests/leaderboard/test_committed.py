@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmark.leaderboard.build import stale
-from benchmark.leaderboard.verify import verify
 from benchmark.protocol import load, tuned_folder
 from benchmark.runs import tuned
+from benchmark.verification.verify import verify
 
 ROOT = Path(__file__).parent.parent.parent
 BOARDS = sorted(path.parent for path in (ROOT / "leaderboards").glob("*/records"))

@@ -6,9 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.leaderboard.files import EVIDENCE_LIMIT, Finding, regular
-from benchmark.leaderboard.verify import Checked, Progress, verify_records
 from benchmark.runs.store import write_whole
+from benchmark.verification.files import EVIDENCE_LIMIT, Finding, regular
+from benchmark.verification.verify import Checked, Progress, verify_records
 
 
 class Rejected(Exception):

@@ -29,8 +29,8 @@ from typer.testing import CliRunner
 
 from benchmark.cli import app
 from benchmark.leaderboard.build import build
-from benchmark.leaderboard.submit import Rejected, submit
-from benchmark.leaderboard.verify import verify
+from benchmark.verification.submit import Rejected, submit
+from benchmark.verification.verify import verify
 
 
 @pytest.fixture

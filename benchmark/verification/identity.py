@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmark import protocol as protocols
-from benchmark.leaderboard.files import Refused
 from benchmark.protocol import Protocol
 from benchmark.runs.cells import CLEAN, Cell
 from benchmark.runs.record import NONE, DefenseRef, PluginRef, Record, RobustnessRecord
 from benchmark.specs import RegistryError, parse
+from benchmark.verification.files import Refused
 
 #: A field of a record, and what is wrong with it.
 Wrong = tuple[str, str]

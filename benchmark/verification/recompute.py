@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark import metrics
-from benchmark.leaderboard.files import Arrays, Refused
 from benchmark.protocol import Protocol
 from benchmark.runs.record import (
     NONE,
@@ -21,6 +20,7 @@ from benchmark.runs.record import (
     Rate,
     RobustnessRecord,
 )
+from benchmark.verification.files import Arrays, Refused
 
 #: A field of a record, and why its number does not follow from the evidence.
 Wrong = tuple[str, str]

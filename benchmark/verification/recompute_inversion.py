@@ -9,10 +9,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.leaderboard.files import Arrays
-from benchmark.leaderboard.recompute import Wrong, count, differ, shape
 from benchmark.protocol import Inversion, Protocol
 from benchmark.runs.record import InversionRecord, Inverted
+from benchmark.verification.files import Arrays
+from benchmark.verification.recompute import Wrong, count, differ, shape
 
 
 def inversion(record: InversionRecord, arrays: Arrays, protocol: Protocol) -> Iterator[Wrong]:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from benchmark import protocol as protocols
-from benchmark.leaderboard.files import EVIDENCE_LIMIT, RECORD_LIMIT
 from benchmark.runs.cells import Cell
 from benchmark.runs.record import read
+from benchmark.verification.files import EVIDENCE_LIMIT, RECORD_LIMIT
 
 Json = dict[str, Any]
 REPAIRED = "robustness-badnets-m100-pivotal-tuning-r0.05-s0"

@@ -10,9 +10,13 @@ from itertools import product
 from pathlib import Path
 
 from benchmark import protocol as protocols
-from benchmark.leaderboard import identity, recompute, recompute_inversion
 from benchmark.leaderboard.build import generated, stale
-from benchmark.leaderboard.files import (
+from benchmark.protocol import Protocol
+from benchmark.runs import tuned
+from benchmark.runs.record import DetectabilityRecord, InversionRecord, Record, RobustnessRecord
+from benchmark.runs.store import StoreError
+from benchmark.verification import identity, recompute, recompute_inversion
+from benchmark.verification.files import (
     RECORD_LIMIT,
     Arrays,
     Finding,
@@ -23,10 +27,6 @@ from benchmark.leaderboard.files import (
     regular,
     strangers,
 )
-from benchmark.protocol import Protocol
-from benchmark.runs import tuned
-from benchmark.runs.record import DetectabilityRecord, InversionRecord, Record, RobustnessRecord
-from benchmark.runs.store import StoreError
 
 
 @dataclass
