@@ -1,1 +1,1 @@
-"""Whether records hold: read with suspicion, recomputed from evidence, taken whole or not at all."""
+"""Whether records hold: recomputed from their evidence, and taken whole or not at all."""
