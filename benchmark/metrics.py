@@ -21,6 +21,8 @@ Scores = NDArray[np.floating]
 REJECTED = -1
 #: A backdoor counts as repaired at or below this ASR (Pick your Poison, Sec. V).
 REPAIRED = 0.05
+#: A model that answers right less often than this many times chance was not trained.
+CHANCE_FACTOR = 1.5
 
 
 class Rate(NamedTuple):

@@ -8,6 +8,7 @@ import math
 import tomllib
 from functools import cached_property
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -151,6 +152,17 @@ class Inversion(_Part):
         if unknown := sorted(self.configurations.keys() - played):
             raise ValueError(f"configurations of {unknown[0]}, which is not among the inverters")
         return self
+
+    def attempts(self, inverter: str) -> list[tuple[dict[str, float], int]]:
+        """Every configuration of an inverter, again with restarts until there are `runs`.
+
+        Returns:
+            Parameters and number of the restart, which is 0 at first, in the order of playing.
+        """
+        grid = self.configurations.get(inverter, {})
+        points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+        restarts = range(math.ceil(self.runs / len(points)))
+        return [(point, restart) for restart in restarts for point in points]
 
 
 class Tuning(_Part):

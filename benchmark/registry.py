@@ -34,7 +34,7 @@ from benchmark.api import (
     Repair,
     Sanitizer,
 )
-from benchmark.specs import RegistryError, parameters, parse
+from benchmark.specs import FORBIDDEN, NAME_LIMIT, RegistryError, parameters, parse
 
 GROUP = "poisongames"
 Register = Callable[[type[Any]], None]
@@ -169,6 +169,12 @@ class Registry:
             )
         return typing.cast(type[P], entries[0].plugin)
 
+    def version_of(self, what: str, name: str) -> int | None:
+        """Version of the attack or defense of a name, None where none is installed."""
+        kind: type[Plugin] = {"attack": Attack, "defense": Defense}[what]
+        entries = self._found.get((kind, name), [])
+        return entries[0].plugin.version if len(entries) == 1 else None
+
     def create(self, kind: type[P], spec: str) -> P:
         """Build a plugin from ``name`` or ``name:field=value,field=value``.
 
@@ -219,7 +225,10 @@ class Registry:
 
 def _value(where: str, field: str, hint: Any, text: str) -> Any:
     try:
-        return TypeAdapter(hint).validate_python(text)
+        value = TypeAdapter(hint).validate_python(text)
+        if isinstance(value, str) and (bad := [c for c in value if c in FORBIDDEN]):
+            raise RegistryError(f"{where}: {field}={text} is not allowed: {bad[0]!r} in a text")
+        return value
     except ValidationError as error:
         reason = error.errors()[0]["msg"].lower()
         raise RegistryError(f"{where}: {field}={text} is not allowed: {reason}") from None
@@ -237,8 +246,12 @@ def _check(plugin: object, bases: tuple[type[Plugin], ...]) -> None:
     if not (isinstance(plugin, type) and issubclass(plugin, bases)):
         raise RegistryError(f"{plugin!r} is not a subclass of {kinds}")
     where = f"class {plugin.__name__}"
-    if not re.fullmatch(r"[a-z0-9]+([-_][a-z0-9]+)*", getattr(plugin, "name", "")):
-        raise RegistryError(f"{where}: name must be lower-case words joined by - or _")
+    name = getattr(plugin, "name", "")
+    if not re.fullmatch(r"[a-z0-9]+([-_][a-z0-9]+)*", name) or len(name) > NAME_LIMIT:
+        raise RegistryError(
+            f"{where}: name must be lower-case words joined by - or _, at most {NAME_LIMIT} "
+            f"characters, got {name!r}"
+        )
     if not isinstance(plugin.version, int):
         raise RegistryError(f"{where}: version must be a whole number, got {plugin.version!r}")
     if not dataclasses.is_dataclass(plugin):

@@ -11,6 +11,11 @@ from typing import Any
 from benchmark.api import Attack, Defense, Plugin
 from benchmark.errors import UserError
 
+#: Characters that a plugin's name may have: it becomes part of file names.
+NAME_LIMIT = 50
+#: Characters that no text in a result may have: they would be markup or quotes somewhere.
+FORBIDDEN = frozenset("<>\"'`&\\")
+
 
 class RegistryError(UserError, ValueError):
     """A plugin that is unknown, ambiguous, or given parameters it does not have."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -76,17 +77,22 @@ def test_some_attacks_only(tmp_path: Path) -> None:
 
 
 def test_what_a_submission_moved(tmp_path: Path) -> None:
-    old, csv = without(tmp_path / "old", "advclean"), tmp_path / "changes.csv"
+    old, csv = without(tmp_path / "old", "a-blend"), tmp_path / "changes.csv"
     svg = tmp_path / "fronts.svg"
     result = invoke(BOTH, "--against", old, "--csv", csv, "--svg", svg)
     assert result.exit_code == 0
     assert max(map(len, result.output.splitlines())) <= 100
     frame = pd.read_csv(csv, keep_default_na=False, dtype=str).set_index("attack")
-    new = frame.loc["advclean"]
-    assert (new.change, new.dominates, new.dominated_by) == ("new", "badnets (m=100)", "")
-    assert set(frame.drop("advclean").change) == {"same"}
-    assert (frame.front_before["badnets"], frame.front_after["badnets"]) == ("True", "False")
-    point = pd.read_csv(BOTH / "pareto.csv").query("attack == 'advclean' and m == 500").iloc[0]
+    new = frame.loc["a-blend"]
+    points = pd.read_csv(BOTH / "pareto.csv").dropna(subset=["asr_deployable", "auc"])
+    data = points[(points.kind == "data poisoning") & (points.attack != "a-blend")]
+    point = points.set_index("attack").loc["a-blend"]
+    below = data[(data.asr_deployable < point.asr_deployable) & (data.auc > point.auc)]
+    assert len(below) == len(data) > 1  # it beats them all, so that it is the whole front
+    assert (new.change, new.dominated_by) == ("new", "")
+    assert set(new.dominates.split("; ")) == {f"{r.attack} (m={r.m})" for r in data.itertuples()}
+    assert set(frame.drop("a-blend").change) == {"same"}
+    assert (frame.front_before["advclean"], frame.front_after["advclean"]) == ("True", "False")
     volume = point.asr_deployable * (1 - point.auc)
     assert f"{volume:.3f}" in result.output
     assert b"data poisoning, before" in svg.read_bytes()
@@ -105,8 +111,25 @@ def test_names_are_those_of_both_sets_of_records(tmp_path: Path) -> None:
     for pair in ((BOTH, old), (old, BOTH)):
         assert invoke(pair[0], "--against", pair[1], "--csv", csv).exit_code == 0
         frame = pd.read_csv(csv)
-        assert list(frame.change) == ["same"] * 3
+        assert set(frame.change) == {"same"}
         assert "lsp:base.side=0.15" in set(frame.attack)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100])
+def test_no_word_is_cut_however_narrow_the_terminal(columns: int) -> None:
+    result = invoke(BOTH, columns=columns)
+    # The folder's name stands above the tables, on a line that the terminal wraps.
+    assert max(map(len, result.output.splitlines()[2:])) <= columns
+    words = re.findall(r"\w+", result.output)
+    frames = [pd.read_csv(BOTH / f"{name}.csv") for name in ("pareto", "defenders")]
+    names = {name for frame in frames for name in frame.filter(regex="^(attack|defender)$").stack()}
+    assert {word for name in names for word in re.findall(r"\w+", name)} <= set(words)
+    for heading in ("front", "attack", "defender", "found", "attacks", "AUC"):
+        assert heading in words
+    # Every interval is whole, and no column is lost.
+    assert result.output.count("[") == result.output.count("]") > 20
+    whole = set(re.findall(r"\[[\d., ]+\]", invoke(BOTH, columns=400).output))
+    assert set(re.findall(r"\[[\d., ]+\]", result.output)) == whole
 
 
 @pytest.mark.parametrize(

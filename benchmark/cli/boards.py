@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from benchmark.cli.shared import DataDir, Device, PluginFiles, err, one_sentence, out
+from benchmark.cli.shared import DataDir, Device, PluginFiles, err, load_registry, one_sentence, out
 
 if TYPE_CHECKING:
     from benchmark.verification.files import Finding
+
+#: How a replay's verdict is shown.
+VERDICTS = {"equal": "equal", "agrees": "agrees", "differs": "[red]differs[/red]"}
 
 Progress = Callable[[int, int], None]
 
@@ -65,18 +68,18 @@ def verify(
     """Recompute every number from its evidence, and say what does not hold, a line each.
 
     Schema, protocol, keys, budgets, counts, rates, intervals and the tables of the board are
-    checked without a GPU and without the plugins. A replay trains the models of a few cells
-    anew; it needs the plugins and the data.
+    checked without a GPU. Plugins that are installed are compared with what the records say of
+    them. A replay trains the models of a few cells anew; it needs the plugins and the data.
     """
     with one_sentence(), _counting("verifying") as progress:
         from benchmark.verification.verify import verify as check
 
-        found = check(folder, progress)
+        found = check(folder, load_registry(plugin), progress)
     _print(found.findings)
     if found.findings:
         out.print(f"{folder}: {len(found.findings)} findings", soft_wrap=True)
         raise typer.Exit(1)
-    out.print(f"{folder}: {found.records} records hold", soft_wrap=True)
+    out.print(f"{folder}: {len(found.records)} records hold", soft_wrap=True)
     if replay:
         _replay(folder, replay, seed, device, data_dir, plugin)
 
@@ -101,7 +104,7 @@ def _replay(
     from benchmark.runs.store import Store
 
     with one_sentence(), tempfile.TemporaryDirectory() as scratch:
-        records = [record for record in Store(folder).records() if record.status == "ok"]
+        records = list(Store(folder).records())
         drawn = draw(records, count, seed)
         table = Table("cell and number", "recorded", "replayed", "may lie in", "", box=None)
         wrong = 0
@@ -118,14 +121,8 @@ def _replay(
                 others = [other for other in records if same_cell(record, other)]
                 table.add_row(escape(str(Cell.of(record))), style="bold")
                 for one in compare(record, again[record.key], others):
-                    wrong += not one.agrees
-                    table.add_row(
-                        f"  {one.number}",
-                        f"{one.recorded:.4g}",
-                        f"{one.replayed:.4g}",
-                        f"{one.low:.4g} to {one.high:.4g}",
-                        one.verdict,
-                    )
+                    wrong += one.verdict == "differs"
+                    table.add_row(f"  {one.number}", *one[1:4], VERDICTS[one.verdict])
     out.print(table)
     out.print(f"{len(drawn)} cells replayed, {wrong} numbers differ")
     if wrong:
@@ -137,10 +134,12 @@ def submit(
     boards: Annotated[
         Path, typer.Option("--boards", help="The folder of all boards, in a checkout.")
     ] = Path("leaderboards"),
+    plugin: PluginFiles = None,
 ) -> None:
     """Check a run's records and copy them with their evidence to leaderboards/PROTOCOL/.
 
-    All of them are taken, or none.
+    All of them are taken, or none. Cells that the board has already, such as the clean models
+    that every run trains, stay as they are on the board.
     """
     from benchmark.verification.submit import Rejected
     from benchmark.verification.submit import submit as take
@@ -148,7 +147,7 @@ def submit(
     with one_sentence():
         try:
             with _counting("verifying") as progress:
-                done = take(run_dir, boards, progress)
+                done = take(run_dir, boards, load_registry(plugin), progress)
         except Rejected as rejected:
             _print(rejected.findings)
             out.print(f"{run_dir} was refused, nothing was written", soft_wrap=True)

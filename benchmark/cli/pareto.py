@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -150,7 +151,7 @@ def _frames(rows: Rows, name: Namer, wanted: list[str]) -> list[pd.DataFrame]:
 
 
 def _print(title: str, rows: list[dict[str, str]]) -> None:
-    """A table without the columns that say nothing."""
+    """A table without the columns that say nothing, as several where it is too wide for one."""
     from rich.table import Table
     from rich.text import Text
 
@@ -159,12 +160,53 @@ def _print(title: str, rows: list[dict[str, str]]) -> None:
     ]
     if not columns:
         return
-    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
-    for column in columns:
-        width = max(len(row[column]) for row in rows)
-        numbers = any(row[column].endswith("]") for row in rows)
-        table.add_column(column, overflow="fold", no_wrap=numbers, min_width=min(14, width))
-    for row in rows:
-        table.add_row(*(Text(row[column]) for column in columns))
-    out.print(table)
-    out.print()
+    texts = {column: [column, *(row[column] for row in rows)] for column in columns}
+    for number, widths in enumerate(_fit(texts, out.width)):
+        table = Table(
+            title=None if number else Text(title),
+            title_justify="left",
+            box=None,
+            padding=(0, 2, 0, 0),
+            pad_edge=False,
+        )
+        for column, width in widths.items():
+            table.add_column(Text(_wrap(column, width)), width=width, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(_wrap(row[column], width)) for column, width in widths.items()))
+        out.print(table)
+        out.print()
+
+
+def _pieces(text: str) -> list[str]:
+    """What a text may be broken into: its words, and parts of names."""
+    return re.split(r"(?<=\s)(?![^\[]*\])|(?<=\w[-:,+])(?=[^\W\d])", text)
+
+
+def _wrap(text: str, width: int) -> str:
+    lines = [""]
+    for piece in _pieces(text):
+        if len((lines[-1] + piece).rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines if line)
+
+
+def _fit(texts: dict[str, list[str]], room: int) -> list[dict[str, int]]:
+    """Widths of columns, two apart, so that no piece is cut; the first stands in every table."""
+    least = {
+        column: min(room, max(len(piece.rstrip()) for text in own for piece in _pieces(text)))
+        for column, own in texts.items()
+    }
+    first = next(iter(least))
+    tables: list[dict[str, int]] = [{}]
+    for column, width in least.items():
+        if len(tables[-1]) > 1 and sum(tables[-1].values()) + 2 * len(tables[-1]) + width > room:
+            tables.append({first: least[first]})
+        tables[-1][column] = width
+    for table in tables:
+        # What is left goes to the narrowest first: most of them become whole.
+        for _ in range(room - sum(table.values()) - 2 * (len(table) - 1)):
+            growing = [c for c in table if table[c] < max(map(len, texts[c]))]
+            if growing:
+                table[min(growing, key=table.__getitem__)] += 1
+    return tables

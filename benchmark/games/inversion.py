@@ -7,8 +7,6 @@ judged by its success on other images.
 from __future__ import annotations
 
 import copy
-import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -163,15 +161,6 @@ def scene(arena: Arena, exam: Exam, attack: Attack, game: Inversion, seed: int) 
     )
 
 
-def configurations(
-    grid: Mapping[str, Sequence[float]], runs: int
-) -> list[tuple[dict[str, float], int]]:
-    """Every point of the grid, then again with restarts until there are at least `runs`."""
-    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    restarts = range(math.ceil(runs / len(points)))
-    return [(point, restart) for restart in restarts for point in points]
-
-
 def play(
     arena: Arena,
     view: Scene,
@@ -197,7 +186,7 @@ def play(
     judge = Judge(arena, suspect)
     begin = to_unit(view.starts.pixels)
     targets = torch.full((len(begin),), view.target, device=arena.device)
-    todo = configurations(game.configurations.get(plain.name, {}), game.runs)
+    todo = game.attempts(plain.name)
     # All classes are as much work as K attempts.
     total = len(todo) + len(arena.class_names) + len(game.sigmas)
 

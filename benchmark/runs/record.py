@@ -11,7 +11,14 @@ from benchmark import metrics
 
 NONE = "none"
 
+#: Characters that the message of an error may have.
+MESSAGE_LIMIT = 10_000
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+#: Seconds, or megabytes.
+Amount = Annotated[float, Field(ge=0, le=1e9)]
+#: What single precision can hold, which is what pages and plots show.
+Single = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]
 
 
 class _Part(BaseModel):
@@ -141,9 +148,9 @@ class DefenseRef(_Part):
 class Cost(_Part):
     """Wall-clock seconds of the cell and of its victim, peak memory, and where it ran."""
 
-    seconds: float
-    victim_seconds: float | None
-    peak_memory_mb: float
+    seconds: Amount
+    victim_seconds: Amount | None
+    peak_memory_mb: Amount
     device: str
 
 
@@ -168,21 +175,29 @@ class Found(_Part):
         class_scores: likewise per class.
         guess: the class with the largest score, the first of equals.
         flagged: the detector's own yes or no.
-        also: other readings of the same examination.
+        also: other readings of the same examination, none of them called score.
         norms: L1 norm of the trigger reversed for every class.
         success: what the trigger reversed for the attack's target does to test images.
         reasr: the same, restricted to the pixels of the true trigger (ReASR of Li et al.).
     """
 
-    score: float
-    class_scores: tuple[float, ...]
+    score: Single
+    class_scores: tuple[Single, ...]
     guess: Annotated[int, Field(ge=0)]
     flagged: bool | None
-    also: dict[str, float]
-    norms: tuple[float, ...] | None
+    also: dict[str, Single]
+    norms: tuple[Single, ...] | None
     success: Rate | None
     reasr: Rate | None
-    seconds: float
+    seconds: Amount
+
+    @model_validator(mode="after")
+    def _fits(self) -> Found:
+        if "score" in self.also:
+            raise ValueError("score is the name of the detector's own reading")
+        if self.norms is not None and len(self.norms) != len(self.class_scores):
+            raise ValueError(f"{len(self.norms)} norms for {len(self.class_scores)} classes")
+        return self
 
 
 class Tried(_Part):
@@ -288,6 +303,15 @@ class DetectabilityRecord(_Record):
     evidence: Evidence | None = None
     cost: Cost
     env: dict[str, str]
+
+    @model_validator(mode="after")
+    def _scans_agree(self) -> DetectabilityRecord:
+        for number, scan in enumerate(self.scans[1:], start=1):
+            if scan.also.keys() != self.scans[0].also.keys():
+                raise ValueError(f"scan {number} has other readings than scan 0")
+            if len(scan.class_scores) != len(self.scans[0].class_scores):
+                raise ValueError(f"scan {number} has other classes than scan 0")
+        return self
 
 
 class InversionRecord(_Record):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from scipy import stats
 
@@ -17,39 +16,28 @@ from benchmark.registry import Registry
 from benchmark.runs.cells import Cell
 from benchmark.runs.record import (
     NONE,
+    AttackRef,
     DetectabilityRecord,
-    InversionRecord,
-    PluginRef,
     Rate,
     Record,
     RobustnessRecord,
+    StageRef,
 )
 from benchmark.specs import RegistryError, identity
 
+Verdict = Literal["equal", "agrees", "differs"]
+#: Repetitions that it takes to tell how far one more may lie.
+FEW = 3
 
-@dataclass(frozen=True)
-class Compared:
-    """One number of a record and of its replay.
 
-    Attributes:
-        low, high: where the replay may lie.
-    """
+class Compared(NamedTuple):
+    """One number of a record and of its replay, as text, and whether they agree."""
 
     number: str
-    recorded: float
-    replayed: float
-    low: float
-    high: float
-
-    @property
-    def agrees(self) -> bool:
-        return self.low <= self.replayed <= self.high
-
-    @property
-    def verdict(self) -> str:
-        if self.recorded == self.replayed:
-            return "equal"
-        return "agrees" if self.agrees else "differs"
+    recorded: str
+    replayed: str
+    allowed: str
+    verdict: Verdict
 
 
 def draw(records: Sequence[Record], count: int, seed: int) -> list[Record]:
@@ -63,14 +51,20 @@ def playable(record: Record, registry: Registry) -> Cell:
     Raises:
         RegistryError: a plugin is missing or is another one.
     """
-    if record.attack.threat != NONE:
-        _same_plugin(record.attack, registry, Attack)
-    for stage in record.defense.stages:
-        _same_plugin(stage, registry, Defense)
+    refs: tuple[AttackRef | StageRef, ...] = (record.attack, *record.defense.stages)
+    for ref in refs:
+        if ref.name != NONE:
+            same_plugin(ref, registry)
     return Cell.of(record)
 
 
-def _same_plugin(ref: PluginRef, registry: Registry, kind: type[Attack] | type[Defense]) -> None:
+def same_plugin(ref: AttackRef | StageRef, registry: Registry) -> None:
+    """Compare what a record says of a plugin with the installed one.
+
+    Raises:
+        RegistryError: it is missing or is another one.
+    """
+    kind: type[Attack] | type[Defense] = Attack if isinstance(ref, AttackRef) else Defense
     plugin = registry.create(kind, ref.label)
     if plugin.version != ref.version:
         raise RegistryError(
@@ -81,6 +75,10 @@ def _same_plugin(ref: PluginRef, registry: Registry, kind: type[Attack] | type[D
         raise RegistryError(
             f"{ref.label} was played with another {changed} than that of the installed plugin"
         )
+    said = ref.threat if isinstance(ref, AttackRef) else ref.stage
+    role = plugin.threat if isinstance(plugin, Attack) else plugin.stage
+    if said != role:
+        raise RegistryError(f"{ref.label} was played as {said}, the installed plugin is {role}")
 
 
 def _changed(recorded: Any, installed: Any, name: str = "value") -> str | None:
@@ -97,37 +95,46 @@ class _Number(NamedTuple):
     low: float
     high: float
 
+    @property
+    def text(self) -> str:
+        return f"{self.value:.4g}"
+
 
 def compare(record: Record, again: Record, others: Sequence[Record]) -> list[Compared]:
     """The headline numbers of a record and of its replay.
 
-    Other hardware trains another model of the same kind. So a replay may lie where the two
-    intervals meet, or where one more repetition would: in the 95 % prediction interval over
-    the repetitions that there are.
+    A replay that worked on the very same model must find the very same numbers. Other hardware
+    trains another model of the same kind: then the intervals of both counts must meet, or
+    both may differ by as much as two repetitions do (95 %, Student's t with the spread of the
+    other repetitions, where there are three or more).
 
     Args:
         others: records of other repetitions of the same cell.
-
-    Raises:
-        RegistryError: the replay failed.
     """
-    name = str(Cell.of(record))
-    if again.status != "ok":
-        reason = again.error.message if again.error else again.reason
-        raise RegistryError(f"{name}: the replay {again.status}: {reason}")
-    family = [_numbers(one) for one in (record, *others)]
+    if again.status != record.status:
+        return [Compared("status", record.status, again.status, "", "differs")]
+    if record.status == "failed":
+        return [Compared("status", record.status, again.status, "", "equal")]
+    own, new = _numbers(record), _numbers(again)
+    family = [_numbers(other) for other in others if other.status == "ok"]
     found = []
-    for title, new in _numbers(again).items():
-        own = family[0][title]
-        low, high = own.low - (new.high - new.value), own.high + (new.value - new.low)
+    for title, number in new.items():
+        recorded = own[title]
+        verdict: Verdict
+        if record.victim_sha256 == again.victim_sha256:
+            verdict = "equal" if recorded == number else "differs"
+            found.append(Compared(title, recorded.text, number.text, "the same model", verdict))
+            continue
+        low = recorded.low - (number.high - number.value)
+        high = recorded.high + (number.value - number.low)
         values = [numbers[title].value for numbers in family if title in numbers]
-        if len(values) > 1:
+        if len(values) >= FEW:
             t = float(stats.t.ppf(0.975, len(values) - 1))
-            reach = t * stdev(values) * math.sqrt(1 + 1 / len(values))
-            low, high = min(low, fmean(values) - reach), max(high, fmean(values) + reach)
-        if isinstance(record, RobustnessRecord | InversionRecord):
-            low, high = max(low, 0.0), min(high, 1.0)
-        found.append(Compared(title, own.value, new.value, low, high))
+            reach = t * stdev(values) * math.sqrt(2)
+            low, high = min(low, recorded.value - reach), max(high, recorded.value + reach)
+        verdict = "agrees" if low <= number.value <= high else "differs"
+        allowed = f"{low:.4g} to {high:.4g}"
+        found.append(Compared(title, recorded.text, number.text, allowed, verdict))
     return found
 
 

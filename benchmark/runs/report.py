@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import resource
 import sys
 import traceback
@@ -23,6 +24,7 @@ from benchmark.models import tensors_sha256
 from benchmark.protocol import Protocol
 from benchmark.runs.cells import Cell
 from benchmark.runs.record import (
+    MESSAGE_LIMIT,
     Cost,
     DetectabilityRecord,
     Error,
@@ -37,9 +39,6 @@ from benchmark.runs.record import (
     Record,
     RobustnessRecord,
 )
-
-#: A victim that answers right less often than this many times chance was not trained.
-CHANCE_FACTOR = 1.5
 
 
 def measured(
@@ -218,7 +217,7 @@ def distrust_victim(
         target_hits: its target answers to the triggered test images.
         facts: what it answered before it was saved.
     """
-    if cda.value < CHANCE_FACTOR / classes:
+    if cda.value < metrics.CHANCE_FACTOR / classes:
         return f"the victim's clean accuracy {cda.value:.3f} is near chance"
     if (cda.hits, target_hits) != (facts["test_hits"], facts["target_hits"]):
         return (
@@ -230,11 +229,15 @@ def distrust_victim(
 
 
 def describe(error: Exception) -> Error:
-    """What was raised, and in which line."""
-    frames = traceback.extract_tb(error.__traceback__)
-    # Code without a file is called <string>, which would be markup.
-    where = f"{Path(frames[-1].filename).name.strip('<>')}:{frames[-1].lineno}" if frames else ""
-    return Error(kind=type(error).__name__, message=str(error), where=where)
+    """What was raised, and in which line, in characters that a record may have."""
+    message = re.sub(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))", "", str(error))
+    plain = "".join(c if c.isprintable() or c in "\n\t" else " " for c in message)
+    frames, where = traceback.extract_tb(error.__traceback__), ""
+    if frames:
+        # Code without a file is called <string>, which would be markup.
+        file = re.sub(r"[^\w.-]", "_", Path(frames[-1].filename).name.strip("<>"))
+        where = f"{file}:{frames[-1].lineno}"
+    return Error(kind=type(error).__name__, message=plain[:MESSAGE_LIMIT], where=where)
 
 
 def evidence_of(

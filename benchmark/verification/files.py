@@ -7,26 +7,35 @@ import json
 import math
 import re
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 from pydantic import ValidationError
 
-from benchmark.runs.record import Evidence, Record, read
+from benchmark.runs.record import MESSAGE_LIMIT, Evidence, Record, read
+from benchmark.specs import FORBIDDEN, NAME_LIMIT
 
 #: Bytes that a record, a file of evidence, and all arrays of one such file may have.
 RECORD_LIMIT, EVIDENCE_LIMIT, UNPACKED_LIMIT = 2 << 20, 32 << 20, 256 << 20
-#: Characters that a text may have, and those of an error, which plugins write.
-TEXT_LIMIT, MESSAGE_LIMIT = 400, 10_000
-#: Side of a picture in pixels.
-PICTURE_LIMIT = 4000
+#: Characters that a text may have where it is no error.
+TEXT_LIMIT = 400
+#: Width and height of the largest picture that is drawn of a game, and bytes for its pixels.
+PICTURE_SIZE, PICTURE_LIMIT = (616, 356), 1 << 20
 
-_NAME = re.compile(r"[a-z0-9]+([-_+][a-z0-9]+)*")
+_NAME = re.compile(r"[a-z0-9]+([-_][a-z0-9]+)*")
+#: The header of an array as numpy writes it: number type, order and shape.
+_HEADER = re.compile(
+    r"\{'descr': '([^']{1,20})', 'fortran_order': (False|True), "
+    r"'shape': \(((?:\d{1,9}, ){0,9}(?:\d{1,9},?)?)\), \} *\n"
+)
+_NUMBERS = re.compile(r"[<>|](b1|[iu][1248]|f[248])")
 
 
 class Finding(NamedTuple):
@@ -47,7 +56,7 @@ class Refused(Exception):
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(field, reason)
-        self.field, self.reason = field, reason
+        self.field, self.reason = field[:TEXT_LIMIT], reason
 
 
 class Arrays(dict[str, np.ndarray]):
@@ -170,10 +179,18 @@ def _check_text(text: str, place: str) -> None:
         raise Refused(place, f"has {len(text):,} characters, at most {limit:,} are allowed")
     if free and all(c.isprintable() or c in "\n\t" for c in text):
         return
-    if not text.isprintable() or set(text) & set("<>\"'`&\\"):
+    if not text.isprintable() or FORBIDDEN & set(text):
         raise Refused(place, f"{text[:60]!r} has characters that names and values do not have")
-    if place.split(".")[-1] == "name" and not _NAME.fullmatch(text):
-        raise Refused(place, f"{text[:60]!r} must be lower-case words joined by - or _")
+    if place.split(".")[-1] != "name":
+        return
+    # A pipeline is called by the names of its stages.
+    names = text.split("+") if place == "defense.name" else [text]
+    if not all(_NAME.fullmatch(name) and len(name) <= NAME_LIMIT for name in names):
+        raise Refused(
+            place,
+            f"{text[:60]!r} must be lower-case words joined by - or _, at most {NAME_LIMIT} "
+            "characters",
+        )
 
 
 def read_evidence(folder: Path, evidence: Evidence) -> Arrays:
@@ -182,7 +199,7 @@ def read_evidence(folder: Path, evidence: Evidence) -> Arrays:
     Raises:
         Refused: another file, no archive of plain arrays, or one that unpacks to too much.
     """
-    content = _named(folder, evidence)
+    content = _named(folder, evidence, EVIDENCE_LIMIT)
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
             members = archive.infolist()
@@ -191,24 +208,36 @@ def read_evidence(folder: Path, evidence: Evidence) -> Arrays:
             if sum(member.file_size for member in members) > UNPACKED_LIMIT:
                 raise Refused("file", f"unpacks to more than {UNPACKED_LIMIT:,} bytes")
             return Arrays(_array(archive, member) for member in members)
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError) as error:
+    except (
+        zipfile.BadZipFile, zlib.error, struct.error, ValueError, OSError, EOFError,
+        NotImplementedError,
+    ) as error:  # fmt: skip
         raise Refused("file", f"is no archive of plain arrays: {error}") from None
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[str, np.ndarray]:
     name = member.filename.removesuffix(".npy")
+    # numpy would find an array by its name without the ending too.
+    if name == member.filename:
+        raise Refused(name, "does not end in .npy")
+    packed = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    if member.flag_bits & 1 or not packed:
+        raise Refused(name, "is encrypted or packed in another way than numpy does")
     with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version != (1, 0):
-            raise Refused(name, "has an array header of an unknown version")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        if dtype.kind not in "biuf":
-            raise Refused(name, f"holds {dtype}, only numbers are allowed; objects are not loaded")
-        # What the header promises is what is there; nothing is reserved on its word.
-        if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
-            raise Refused(name, f"promises {shape} numbers of {dtype}, the file has others")
-    with archive.open(member) as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
+        # All that the archive admits to, and no more; nothing is reserved on a header's word.
+        content = file.read(member.file_size)
+    start = 10 + int.from_bytes(content[8:10], "little")
+    header = _HEADER.fullmatch(content[10:start].decode("latin1"))
+    if content[:8] != b"\x93NUMPY\x01\x00" or header is None:
+        raise Refused(name, "has no array header that numpy writes")
+    kind, fortran, sizes = header.groups()
+    if not _NUMBERS.fullmatch(kind):
+        raise Refused(name, f"holds {kind}, only numbers are allowed; objects are not loaded")
+    dtype, shape = np.dtype(kind), tuple(map(int, re.findall(r"\d+", sizes)))
+    if start + math.prod(shape) * dtype.itemsize != len(content):
+        raise Refused(name, f"promises {shape} numbers of {dtype}, the file has others")
+    order: Literal["F", "C"] = "F" if fortran == "True" else "C"
+    array: np.ndarray = np.ndarray(shape, dtype, content, start, order=order)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise Refused(name, "holds numbers that are not finite")
     return name, array
@@ -220,19 +249,21 @@ def check_picture(folder: Path, evidence: Evidence) -> bytes:
     Raises:
         Refused: another file, no PNG, or a huge one.
     """
-    content = _named(folder, evidence)
+    content = _named(folder, evidence, PICTURE_LIMIT)
     try:
         with Image.open(BytesIO(content), formats=["PNG"]) as image:
-            if max(image.size) > PICTURE_LIMIT:
-                raise Refused("file", f"is {image.size} pixels, at most {PICTURE_LIMIT} a side")
+            if any(side > most for side, most in zip(image.size, PICTURE_SIZE, strict=True)):
+                raise Refused("file", f"is {image.size} pixels, at most {PICTURE_SIZE} are drawn")
             image.verify()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (
+        OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError,
+    ) as error:  # fmt: skip
         raise Refused("file", f"is no picture: {error}") from None
     return content
 
 
-def _named(folder: Path, evidence: Evidence) -> bytes:
-    content = regular(folder / evidence.file, EVIDENCE_LIMIT)
+def _named(folder: Path, evidence: Evidence, limit: int) -> bytes:
+    content = regular(folder / evidence.file, limit)
     found = hashlib.sha256(content).hexdigest()
     if found != evidence.sha256:
         raise Refused(

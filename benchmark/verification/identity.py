@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmark import protocol as protocols
+from benchmark.metrics import CHANCE_FACTOR
 from benchmark.protocol import Protocol
 from benchmark.runs.cells import CLEAN, Cell
-from benchmark.runs.record import NONE, DefenseRef, PluginRef, Record, RobustnessRecord
+from benchmark.runs.record import NONE, DefenseRef, PluginRef, Rate, Record, RobustnessRecord
 from benchmark.specs import RegistryError, parse
 from benchmark.verification.files import Refused
 
@@ -16,6 +17,26 @@ from benchmark.verification.files import Refused
 Wrong = tuple[str, str]
 
 _STAGES = ("sanitize", "repair", "deploy", "detect", "invert")
+#: Parts of records that a failed cell does not have.
+_NUMBERS = (
+    "metrics",
+    "curve",
+    "scans",
+    "tried",
+    "starts",
+    "smoothed",
+    "scale",
+    "evidence",
+    "picture",
+)
+#: How the reasons of the sanity gate begin, see `benchmark.runs.report`.
+_GATE = (
+    "the victim's clean accuracy",
+    "the saved victim does not reproduce its numbers",
+    "the measured model has weights that are not finite",
+)
+#: Versions and boosting factors beyond this are no honest ones.
+LARGEST = 10_000
 
 
 def protocol_of(record: Record) -> Protocol:
@@ -74,6 +95,11 @@ def _plugins(record: Record) -> Iterator[Wrong]:
 
 def _label(place: str, ref: PluginRef) -> Iterator[Wrong]:
     """A label says the same as name and parameters; boards show the label."""
+    if not 0 <= ref.version <= LARGEST:
+        yield f"{place}.version", f"is {ref.version}"
+    if (nested := _no_plugin(ref.params)) is not None:
+        yield f"{place}.params.{nested}", "is neither a value nor a plugin with its parameters"
+        return
     try:
         name, settings = parse(ref.label)
     except RegistryError as error:
@@ -81,19 +107,35 @@ def _label(place: str, ref: PluginRef) -> Iterator[Wrong]:
         return
     if name != ref.name:
         yield f"{place}.label", f"is of {name!r}, the plugin is {ref.name!r}"
+    written = ",".join(f"{key}={text}" for key, text in settings.items())
+    if ref.label != (f"{name}:{written}" if written else name):
+        yield f"{place}.label", f"{ref.label!r} is not written as poisongames writes it"
     for key, text in settings.items():
         value = _parameter(ref.params, key.split("."))
         if text != str(value):
             yield f"{place}.label", f"says {key}={text}, the parameter is {value}"
 
 
-def _parameter(params: Mapping[str, Any], path: list[str]) -> Any:
+def _no_plugin(params: Mapping[str, Any]) -> str | None:
+    """The name of a parameter that holds what no parameter holds."""
+    for key, value in params.items():
+        if not isinstance(value, dict):
+            continue
+        if value.keys() != {"name", "version", "params"} or not isinstance(value["params"], dict):
+            return key
+        if not isinstance(value["name"], str) or not isinstance(value["version"], int):
+            return key
+        if (inner := _no_plugin(value["params"])) is not None:
+            return f"{key}.params.{inner}"
+    return None
+
+
+def _parameter(params: Mapping[str, Any], path: list[str]) -> object:
     """The value of a parameter, or the name of the plugin that it holds."""
-    value = params.get(path[0])
+    value = params.get(path[0], "missing")
     if isinstance(value, dict):
-        inner = value.get("params")
-        return _parameter(inner, path[1:]) if path[1:] and inner else value.get("name")
-    return None if path[1:] else value
+        return _parameter(value["params"], path[1:]) if path[1:] else value["name"]
+    return "missing" if path[1:] else value
 
 
 def _settings(record: Record, cell: Cell, protocol: Protocol) -> Iterator[Wrong]:
@@ -109,17 +151,12 @@ def _settings(record: Record, cell: Cell, protocol: Protocol) -> Iterator[Wrong]
         yield "protocol.recipe", f"{record.protocol.recipe!r} is none of {protocol.name}"
     if attack.m > protocol.splits.train:
         yield "attack.m", f"is {attack.m}, there are {protocol.splits.train} training images"
+    if attack.boost > LARGEST:
+        yield "attack.boost", f"is {attack.boost}"
     if attack.threat == "code" and cell.stage("sanitize"):
         yield "defense.stages", "who owns the training also decides what is trained on"
     if cell.game == "inversion" and attack.threat == NONE:
         yield "attack.threat", "is none, there is no trigger to reverse"
-    seeds = max(
-        robust.seeds,
-        protocol.detectability.models if protocol.detectability else 0,
-        protocol.inversion.models if protocol.inversion else 0,
-    )
-    if record.seed >= seeds:
-        yield "seed", f"is {record.seed}, {protocol.name} has 0 to {seeds - 1}"
     allowed = _shares(record.defense, cell, protocol)
     if share not in allowed:
         yield "trusted_share", f"is {share}, allowed are {', '.join(map(str, allowed))}"
@@ -137,18 +174,30 @@ def _shares(defense: DefenseRef, cell: Cell, protocol: Protocol) -> tuple[float 
 
 def _status(record: Record) -> Iterator[Wrong]:
     """What a record must and must not hold, by how the cell went."""
-    if isinstance(record, RobustnessRecord):
-        numbers = record.metrics is not None and bool(record.curve)
-    else:
-        numbers = bool(getattr(record, "scans", ()) or getattr(record, "tried", ()))
+    parts = [getattr(record, name, None) for name in _NUMBERS]
     if record.status == "failed":
-        if record.error is None or numbers or record.evidence is not None:
+        if record.error is None or record.reason is not None or any(parts):
             yield "status", "a failed cell has an error and no numbers"
         return
     if record.error is not None or (record.status == "invalid") != (record.reason is not None):
         yield "status", f"{record.status} does not fit the error and the reason that are given"
-    if not numbers or record.evidence is None or record.victim_sha256 is None:
+    if not any(parts) or record.evidence is None or record.victim_sha256 is None:
         yield "evidence", "is missing; a cell that was measured has numbers, evidence and a model"
-    for name in ("seconds", "peak_memory_mb"):
-        if getattr(record.cost, name) < 0:
-            yield f"cost.{name}", f"is {getattr(record.cost, name)}, it cannot be negative"
+    if isinstance(record, RobustnessRecord) and not (record.metrics and record.curve):
+        yield "metrics", "are missing, or the curve"
+
+
+def gate(record: Record, clean: Rate | None, classes: int) -> Iterator[Wrong]:
+    """The sanity gate: what is near chance is invalid, and other reasons are those of the gate.
+
+    Args:
+        clean: the undefended victim's answers to clean test images, None where they are unknown.
+        classes: how many there are.
+    """
+    said = record.reason is not None and record.reason.startswith(_GATE[0])
+    near = said if clean is None else clean.counts.value < CHANCE_FACTOR / classes
+    if near != said:
+        what = "near chance" if near else "not near chance"
+        yield "status", f"is {record.status}, but the victim's clean accuracy is {what}"
+    elif record.reason is not None and not record.reason.startswith(_GATE):
+        yield "reason", f"{record.reason[:60]!r} is none that the sanity gate gives"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark import metrics
-from benchmark.protocol import Protocol
+from benchmark.protocol import Protocol, Robustness
 from benchmark.runs.record import (
     NONE,
     DetectabilityRecord,
@@ -19,6 +20,7 @@ from benchmark.runs.record import (
     Point,
     Rate,
     RobustnessRecord,
+    StageRef,
 )
 from benchmark.verification.files import Arrays, Refused
 
@@ -28,12 +30,26 @@ Wrong = tuple[str, str]
 _STAGES = ("victim", "sanitize", "repair", "deploy")
 #: Confidences are kept in half precision.
 _CLOSE = 1e-3
+#: What models are ranked by, where the smallest difference breaks a tie.
+_RANKED = ("score", "also")
+#: What a cell of each game leaves behind; detectors add readings and triggers of their own.
+_ROBUSTNESS = (
+    r"labels_(validation|test)|target|validation|test|triggered|confidence|clean_model|examples"
+    r"|suspicion_(test|triggered)"
+)
+_DETECTABILITY = (
+    r"labels_test|target|scores|class_scores|flagged|norms|also_.+|reversed_answers"
+    r"|reversed_\w+"
+)
+#: Examples of a trigger that are kept, and pixels a side of any picture in the evidence.
+_EXAMPLES, SIDE = 4, 128
 
 
 def robustness(record: RobustnessRecord, arrays: Arrays, protocol: Protocol) -> Iterator[Wrong]:
     """The curve from predictions, and both readings from the curve."""
     found = record.metrics
     assert found is not None
+    known(arrays, _ROBUSTNESS)
     yield from sizes(arrays, protocol, ("labels_validation", "labels_test"))
     poisoned = record.attack.threat != NONE
     points, tests = len(record.curve), protocol.splits.test
@@ -93,18 +109,35 @@ def _order(record: RobustnessRecord, protocol: Protocol) -> Iterator[Wrong]:
     seen = [point.stage for point in curve]
     if set(seen) != played or seen != sorted(seen, key=_STAGES.index):
         yield "curve", f"goes through {', '.join(dict.fromkeys(seen))}"
-    steps = [point.step for point in curve if point.stage == "repair"]
-    every = robust.interval
+    for number, point in enumerate(curve[1:], start=1):
+        before = curve[number - 1]
+        step = {"sanitize": 0, "repair": point.step, "deploy": before.step}.get(point.stage)
+        if point.step != step:
+            yield f"curve.{number}.step", f"is {point.step}, this {point.stage} has step {step}"
+        if point.stage == before.stage != "repair":
+            yield f"curve.{number}.stage", f"is {point.stage} again, which is measured once"
+    repair = next((stage for stage in record.defense.stages if stage.stage == "repair"), None)
+    if repair is not None:
+        yield from _repair(record, repair, robust)
+
+
+def _repair(record: RobustnessRecord, repair: StageRef, robust: Robustness) -> Iterator[Wrong]:
+    """A repair is measured at every interval, until its last step or until its budget is spent."""
+    numbers = [n for n, point in enumerate(record.curve) if point.stage == "repair"]
+    steps, every = [record.curve[number].step for number in numbers], robust.interval
     due = [every * (number + 1) for number in range(len(steps))]
     # A repair may end between two measurements, it is then measured once more.
-    if steps[:-1] != due[:-1] or (steps and not due[-1] - every < steps[-1] <= due[-1]):
+    if not steps or steps[:-1] != due[:-1] or not due[-1] - every < steps[-1] <= due[-1]:
         yield "curve", f"is measured at steps {steps}, not every {every}"
-    counted = [point.counts() for point in curve]
-    for number, point in enumerate(curve[:-1]):
-        if (point.stage, curve[number + 1].stage) == ("repair", "repair") and metrics.both_spent(
-            counted[: number + 1], robust.budget
-        ):
-            yield f"curve.{number + 1}", "comes after the budget of clean accuracy was spent"
+        return
+    counted = [point.counts() for point in record.curve]
+    spent = [n for n in numbers if metrics.both_spent(counted[: n + 1], robust.budget)]
+    if spent and spent[0] < numbers[-1]:
+        yield f"curve.{spent[0] + 1}", "comes after the budget of clean accuracy was spent"
+    # Not every repair counts its steps beforehand.
+    last = repair.params.get("steps", steps[-1])
+    if steps[-1] != last and not (spent and steps[-1] == due[-1] < last):
+        yield "curve", f"ends at step {steps[-1]} of {last}, though the budget was not spent"
 
 
 def _victim(arrays: Arrays, poisoned: bool, tests: int) -> tuple[float | None, Rate | None]:
@@ -112,10 +145,13 @@ def _victim(arrays: Arrays, poisoned: bool, tests: int) -> tuple[float | None, R
     others = arrays["labels_test"] != int(arrays["target"])
     shape(arrays, "confidence", int(others.sum()) if poisoned else 0)
     shape(arrays, "clean_model", tests if poisoned else 0)
+    confidence = arrays["confidence"].astype(np.float64)
+    if ((confidence < 0) | (confidence > 1)).any():
+        raise Refused("confidence", "holds values outside 0 to 1")
     if not poisoned:
         return None, None
     hits = arrays["clean_model"] == int(arrays["target"])
-    return float(arrays["confidence"].astype(np.float64).mean()), count(hits[others])
+    return float(confidence.mean()), count(hits[others])
 
 
 def _examples(arrays: Arrays) -> None:
@@ -123,8 +159,8 @@ def _examples(arrays: Arrays) -> None:
     shown = arrays.get("examples")
     if shown is None:
         return
-    pairs, count, channels, height, width = (*shown.shape, 0, 0, 0, 0, 0)[:5]
-    small = pairs == 2 and 0 < count <= 16 and 0 < height <= 1024 and 0 < width <= 1024
+    pairs, count, channels, *sides = (*shown.shape, 0, 0, 0, 0, 0)[:5]
+    small = pairs == 2 and 0 < count <= _EXAMPLES and all(0 < side <= SIDE for side in sides)
     if shown.dtype != np.uint8 or shown.ndim != 5 or channels not in (1, 3) or not small:
         raise Refused("examples", f"are {shown.dtype} of shape {shown.shape}, no pictures")
 
@@ -151,6 +187,7 @@ def detectability(
     """Scores, decisions and guesses as they were returned; reversed triggers' success."""
     game = protocol.detectability
     assert game is not None
+    known(arrays, _DETECTABILITY)
     yield from sizes(arrays, protocol, ("labels_test",))
     if len(record.scans) != game.repeats:
         yield "scans", f"are {len(record.scans)}, the protocol examines {game.repeats} times"
@@ -166,6 +203,7 @@ def detectability(
         shape(arrays, "norms", game.repeats, classes)
     if "reversed_answers" in arrays:
         shape(arrays, "reversed_answers", game.repeats, 2, len(labels))
+    _reversed(arrays, game.repeats)
     for number, scan in enumerate(record.scans):
         flagged = int(arrays["flagged"][number])
         success = reasr = None
@@ -185,6 +223,26 @@ def detectability(
             seconds=scan.seconds,
         )
         yield from differ(f"scans.{number}", scan, right)
+
+
+def _reversed(arrays: Arrays, repeats: int) -> None:
+    """Reversed triggers for the target and the guess of every examination, kept as bytes."""
+    for name, found in arrays.items():
+        if name == "reversed_answers" or not name.startswith("reversed_"):
+            continue
+        if name.endswith("_range"):
+            shape(arrays, name, 2)
+            continue
+        fits = found.dtype == np.uint8 and found.shape[:2] == (repeats, 2) and found.ndim <= 5
+        if not fits or max(found.shape[2:], default=0) > SIDE:
+            raise Refused(name, f"are {found.dtype} of shape {found.shape}, no triggers")
+
+
+def known(arrays: Arrays, names: str) -> None:
+    """Refuse what no game leaves behind and nobody reads."""
+    for name in arrays:
+        if not re.fullmatch(names, name):
+            raise Refused(name, "is an array that this game does not leave behind")
 
 
 def count(hits: NDArray[np.bool_]) -> Rate:
@@ -207,17 +265,19 @@ def differ(place: str, found: Any, right: Any) -> Iterator[Wrong]:
     """Fields of a part of a record that are not what they should be."""
     for name in type(found).model_fields:
         value, expected = getattr(found, name), getattr(right, name)
-        if not _same(value, expected):
+        if not _same(value, expected, 0.0 if name in _RANKED else 1e-6):
             yield f"{place}.{name}", f"is {_text(value)}, the evidence gives {_text(expected)}"
 
 
-def _same(value: Any, expected: Any, tolerance: float = 1e-6) -> bool:
+def _same(value: Any, expected: Any, tolerance: float) -> bool:
     if isinstance(value, float) and isinstance(expected, float):
-        return math.isclose(value, expected, rel_tol=tolerance, abs_tol=1e-9)
+        return math.isclose(value, expected, rel_tol=tolerance, abs_tol=tolerance / 1000)
     if isinstance(value, tuple) and isinstance(expected, tuple):
-        return len(value) == len(expected) and all(map(_same, value, expected))
+        pairs = list(zip(value, expected, strict=False))
+        return len(value) == len(expected) and all(_same(*pair, tolerance) for pair in pairs)
     if isinstance(value, dict) and isinstance(expected, dict):
-        return value.keys() == expected.keys() and all(_same(value[k], expected[k]) for k in value)
+        same = value.keys() == expected.keys()
+        return same and all(_same(value[name], expected[name], tolerance) for name in value)
     return bool(value == expected)
 
 

@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.protocol import Inversion, Protocol
 from benchmark.runs.record import InversionRecord, Inverted
-from benchmark.verification.files import Arrays
-from benchmark.verification.recompute import Wrong, count, differ, shape
+from benchmark.verification.files import Arrays, Refused
+from benchmark.verification.recompute import SIDE, Wrong, count, differ, known, shape
+
+_ARRAYS = (
+    r"labels_(starts|selection|evaluation)|target|scale|mask|chosen|starts|inverted|triggered"
+    r"|selection|evaluation|classes|restricted|on_clean_model|sigmas|smoothed"
+)
+#: How far the mean of the trigger's norm may lie outside of its range on the start images.
+_SLACK = 1.5
 
 
 def inversion(record: InversionRecord, arrays: Arrays, protocol: Protocol) -> Iterator[Wrong]:
     """Successes of every run and class from bits, fidelity from the inverted images."""
     game = protocol.inversion
     assert game is not None
+    known(arrays, _ARRAYS)
     starts, runs = len(record.starts), len(record.tried)
     if starts != game.start_images:
         yield "starts", f"are {starts}, the protocol begins from {game.start_images} images"
         return
-    yield from _configured(record, game)
+    if wrong := list(_configured(record, game)):
+        yield from wrong
+        return
+    _images(arrays, starts)
     labels, target = arrays["labels_evaluation"], int(arrays["target"])
+    if target != record.target:
+        yield "target", f"is {record.target}, the evidence has {target}"
+        return
     others, selecting = labels != target, arrays["labels_selection"] != target
     for name, wanted in (("evaluation", game.evaluation), ("selection", game.selection)):
         if len(arrays[f"labels_{name}"]) != wanted:
@@ -40,7 +53,11 @@ def inversion(record: InversionRecord, arrays: Arrays, protocol: Protocol) -> It
     scale = float(arrays["scale"])
     if record.scale is None or not math.isclose(record.scale, scale, rel_tol=1e-6):
         yield "scale", f"is {record.scale}, the evidence has {scale}"
+    yield from _scaled(scale, arrays)
     classes_there = len(record.starts[0].classes)
+    every = [arrays[f"labels_{name}"] for name in ("starts", "selection", "evaluation")]
+    if (most := int(np.concatenate(every).max())) >= classes_there:
+        yield "starts.0.classes", f"are {classes_there}, the evidence has images of class {most}"
     classes = _bits(arrays, "classes", len(labels), starts, classes_there)
     restricted = _bits(arrays, "restricted", len(labels), starts)[:, others]
     clean = _bits(arrays, "on_clean_model", len(labels), starts)[:, others]
@@ -59,14 +76,42 @@ def inversion(record: InversionRecord, arrays: Arrays, protocol: Protocol) -> It
 
 
 def _configured(record: InversionRecord, game: Inversion) -> Iterator[Wrong]:
-    """Runs are those of the protocol's configurations, again with restarts where they are few."""
-    grid = game.configurations.get(record.defense.stages[0].name, {})
-    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    first = [run.params for run in record.tried if run.restart == 0]
-    if sorted(map(repr, first)) != sorted(map(repr, points)):
-        yield "tried", f"has {len(first)} configurations, the protocol {len(points)} others"
-    if len(record.tried) < game.runs:
-        yield "tried", f"are {len(record.tried)} runs, the protocol asks for {game.runs}"
+    """Runs are the protocol's configurations in its order, again with restarts where few."""
+    due = game.attempts(record.defense.stages[0].name)
+    for number, (run, (params, restart)) in enumerate(zip(record.tried, due, strict=False)):
+        if (run.params, run.restart) != (params, restart):
+            found, right = f"{run.params}, {run.restart}", f"{params}, {restart}"
+            yield (
+                f"tried.{number}",
+                f"is {found:.100}, the protocol plays the configuration {right}",
+            )
+            return
+    if len(record.tried) != len(due):
+        yield (
+            "tried",
+            f"are {len(record.tried)} runs, the protocol's configurations make {len(due)}",
+        )
+
+
+def _images(arrays: Arrays, starts: int) -> None:
+    """Start images, all of one size, and the pixels of the true trigger."""
+    sides = arrays["starts"].shape[1:]
+    for name in ("starts", "inverted", "triggered"):
+        shape(arrays, name, starts, *sides)
+        if arrays[name].dtype != np.uint8 or len(sides) != 3 or max(sides) > SIDE:
+            raise Refused(name, f"are {arrays[name].dtype} of shape {arrays[name].shape}")
+    shape(arrays, "mask", *sides[1:])
+    shape(arrays, "labels_starts", starts)
+    shape(arrays, "chosen", starts)
+
+
+def _scaled(scale: float, arrays: Arrays) -> Iterator[Wrong]:
+    """The scale is a mean over other images, which the start images speak for."""
+    change = (arrays["triggered"].astype(np.float64) - arrays["starts"]) / 255
+    norms = np.linalg.norm(change.reshape(len(change), -1), axis=1)
+    low, high = norms.min() / _SLACK, norms.max() * _SLACK
+    if not low <= scale <= high:
+        yield "scale", f"is {scale:.4f}, the trigger on start images gives {low:.4f} to {high:.4f}"
 
 
 def _fidelity(
@@ -97,6 +142,9 @@ def _smoothed(
     record: InversionRecord, arrays: Arrays, game: Inversion, labels: np.ndarray, target: int
 ) -> Iterator[Wrong]:
     sigmas = [level.sigma for level in record.smoothed]
+    if bool(sigmas) != ("smoothed" in arrays):
+        yield "smoothed", "must be there where the evidence has it, and only there"
+        return
     if not sigmas:
         return
     if sigmas != list(game.sigmas):

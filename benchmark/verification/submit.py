@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from benchmark.runs.store import write_whole
+from benchmark.protocol import Protocol
+from benchmark.registry import Registry
+from benchmark.runs.cells import NO_DEFENSE, Cell
+from benchmark.runs.store import StoreError, write_whole
 from benchmark.verification.files import EVIDENCE_LIMIT, Finding, regular
 from benchmark.verification.verify import Checked, Progress, verify_records
 
@@ -28,62 +35,128 @@ class Submission:
     known: int
 
 
-def submit(run: Path, boards: Path, progress: Progress = lambda done, total: None) -> Submission:
+def submit(
+    run: Path,
+    boards: Path,
+    registry: Registry | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Submission:
     """Check a run and copy its records, evidence and searches below `boards`.
 
     Args:
         boards: the folder of all boards; the records go to ``boards/PROTOCOL/``.
+        registry: as for `verify`.
 
     Raises:
         Rejected: a finding in the run, or a contradiction to what the board has.
         StoreError: the folder cannot be written.
     """
-    found = verify_records(run, progress)
+    found = verify_records(run, registry, progress)
     if found.findings or found.protocol is None:
         raise Rejected(found.findings)
-    folder = boards / found.protocol.name
-    if (folder / "records").is_dir():
-        there = verify_records(folder)
-        if there.findings:
-            raise Rejected(
-                [finding._replace(file=f"{folder}/{finding.file}") for finding in there.findings]
-            )
-        if contradictions := _contradictions(found, there):
-            raise Rejected(contradictions)
-        new = {file: digest for file, digest in found.files.items() if file not in there.files}
-    else:
-        new = found.files
-    # Evidence comes first in the alphabet: every record finds its own, whatever ends this early.
-    for file in sorted(new):
-        write_whole(folder / file, _checked(run / file, new[file]))
-    records = [file for file in found.files if file.startswith("records/")]
-    added = sum(file in new for file in records)
-    return Submission(folder, added, len(records) - added)
-
-
-def _contradictions(run: Checked, board: Checked) -> list[Finding]:
-    """Where a run says something else than the board it is to join."""
-    found = [
-        Finding(file, "file", "is another on the board; results are not replaced, remove it there")
-        for file, digest in sorted(run.files.items())
-        if board.files.get(file, digest) != digest
+    folder, there = boards / found.protocol.name, Checked()
+    if (folder / "records").is_dir() or (folder / "evidence").is_dir():
+        there = verify_records(folder, registry)
+        # What an interrupted submission left is written again.
+        kept = [one for one in there.findings if one.file not in {*found.files, "records"}]
+        if kept:
+            raise Rejected([one._replace(file=f"{folder}/{one.file}") for one in kept])
+    known = found.records.keys() & there.records.keys()
+    wrong = [
+        *_other_results(run, folder, sorted(known)),
+        *found.claims.contradictions(there.claims),
     ]
-    for label, played in run.versions.items():
-        there = board.versions.get(label, played)
-        if there.keys() != played.keys():
-            (said, file), known = next(iter(played.items())), next(iter(there))
-            found.append(
-                Finding(file, "attack or defense", f"{label} is {said}, on the board {known}")
+    wrong += [*_incomplete(found, there, found.protocol), *_other_models(run, found)]
+    if wrong:
+        raise Rejected(wrong)
+    new = [file for file in sorted(found.files) if not _is_of(file, known)]
+    # Evidence comes first in the alphabet: every record finds its own, whatever ends this early.
+    for file in new:
+        write_whole(folder / file, _checked(run / file, found.files[file]))
+    return Submission(folder, len(found.records) - len(known), len(known))
+
+
+def _is_of(file: str, records: set[str]) -> bool:
+    """Whether a file belongs to one of the records."""
+    return f"records/{Path(file).stem}.json" in records
+
+
+def _other_results(run: Path, folder: Path, known: list[str]) -> Iterator[Finding]:
+    """Cells that the board has with another result; what a run only rests on may differ.
+
+    Clean and undefended models are part of every run, and other hardware trains others.
+    """
+    for file in known:
+        own, other = (json.loads((place / file).read_bytes()) for place in (run, folder))
+        if own["defense"]["stages"] and _result(own) != _result(other):
+            yield Finding(
+                file,
+                "file",
+                "has another result on the board; results are not replaced, remove the board's "
+                "record and evidence in the same change and say why",
             )
-    if board.labels and run.labels and board.labels.keys() != run.labels.keys():
-        file = next(iter(run.labels.values()))
-        found.append(Finding(file, "labels_test", "are other test images than those of the board"))
-    return found
+
+
+def _result(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without what differs from one run to the next."""
+    free = {"cost", "env"}
+    found = {key: value for key, value in record.items() if key not in free}
+    scans = [
+        {key: value for key, value in scan.items() if key != "seconds"}
+        for scan in record.get("scans", ())
+    ]
+    return found | {"scans": scans}
+
+
+def _other_models(run: Path, found: Checked) -> Iterator[Finding]:
+    """A run trains every victim once; results on other models of the same name are foreign."""
+    models: dict[str, tuple[str, str]] = {}
+    for file, cell in found.records.items():
+        sha = json.loads((run / file).read_bytes())["victim_sha256"]
+        victim = (cell.sanitized_victim or cell.victim).key
+        if sha is not None and models.setdefault(victim, (sha, file))[0] != sha:
+            yield Finding(file, "victim_sha256", f"is another model than in {models[victim][1]}")
+
+
+def _incomplete(run: Checked, board: Checked, protocol: Protocol) -> Iterator[Finding]:
+    """Nobody chooses the seeds that are shown, or leaves out what a number is compared with."""
+    cells = [*run.records.values(), *board.records.values()]
+    keys = {cell.key for cell in cells}
+    seeds: defaultdict[str, set[int]] = defaultdict(set)
+    for cell in cells:
+        seeds[_row(cell)].add(cell.victim.seed)
+    counts = {"robustness": protocol.robustness.seeds}
+    if protocol.detectability is not None:
+        counts["detectability"] = protocol.detectability.models
+    if protocol.inversion is not None:
+        counts["inversion"] = protocol.inversion.models
+    for file, cell in run.records.items():
+        if not cell.defense.stages:
+            continue
+        wanted, there = set(range(counts[cell.game])), seeds[_row(cell)]
+        if missing := wanted - there:
+            yield Finding(file, "seed", f"of {len(wanted)} seeds {_listed(missing)} is missing")
+        if more := there - wanted:
+            yield Finding(file, "seed", f"{_listed(more)} is more than the {len(wanted)} seeds")
+        undefended = Cell(cell.victim, NO_DEFENSE, None)
+        clean = replace(undefended, victim=cell.victim.clean)
+        for base, which in ((undefended, "undefended"), (clean, "clean")):
+            if base.key not in keys:
+                yield Finding(file, "attack", f"the cell of its {which} model is missing")
+
+
+def _row(cell: Cell) -> str:
+    """What repetitions of one cell have in common."""
+    return replace(cell, victim=replace(cell.victim, seed=0)).key
+
+
+def _listed(seeds: set[int]) -> str:
+    return ", ".join(map(str, sorted(seeds)))
 
 
 def _checked(path: Path, digest: str) -> bytes:
     """The content that was verified."""
     content = regular(path, EVIDENCE_LIMIT)
     if hashlib.sha256(content).hexdigest() != digest:
-        raise Rejected([Finding(path.name, "file", "was changed while it was being read")])
+        raise StoreError(f"{path} was changed while it was read; run the same command again")
     return content

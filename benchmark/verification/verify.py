@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmark import protocol as protocols
 from benchmark.leaderboard.build import generated, stale
 from benchmark.protocol import Protocol
 from benchmark.runs import tuned
+from benchmark.runs.cells import Cell
 from benchmark.runs.record import DetectabilityRecord, InversionRecord, Record, RobustnessRecord
 from benchmark.runs.store import StoreError
 from benchmark.verification import identity, recompute, recompute_inversion
+from benchmark.verification.claims import Claims, claims_of
 from benchmark.verification.files import (
     RECORD_LIMIT,
     Arrays,
@@ -28,6 +30,14 @@ from benchmark.verification.files import (
     strangers,
 )
 
+if TYPE_CHECKING:
+    from benchmark.registry import Registry
+
+Progress = Callable[[int, int], None]
+
+#: What a run's folder has besides what is generated.
+FOLDERS = {"records", "evidence", "tuning", "artifacts"}
+
 
 @dataclass
 class Checked:
@@ -36,35 +46,33 @@ class Checked:
     Attributes:
         findings: what is wrong; empty where all is well.
         protocol: that of the records.
-        records: how many are right.
+        records: every record that is right, by its file, as the cell that it is of.
         files: SHA-256 of every file that belongs to a right record or search, by its path.
-        versions: for each plugin the versions and parameters that go by one label, with the
-            first file that says so.
-        labels: likewise for the labels of the test images, by their digest.
+        claims: what records say of things that they share.
     """
 
     findings: list[Finding] = field(default_factory=list)
     protocol: Protocol | None = None
-    records: int = 0
+    records: dict[str, Cell] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
-    versions: dict[str, dict[str, str]] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
+    claims: Claims = field(default_factory=Claims)
 
 
-#: What a run's folder has besides what is generated.
-FOLDERS = {"records", "evidence", "tuning", "artifacts"}
-
-Progress = Callable[[int, int], None]
-
-
-def verify(folder: Path, progress: Progress = lambda done, total: None) -> Checked:
+def verify(
+    folder: Path,
+    registry: Registry | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Checked:
     """Check every record, its evidence, the searches, and the board if one was built.
 
     Args:
+        registry: plugins that are installed in the version of the records are compared with
+            what the records say of them.
         progress: called with (records done, records in all).
     """
-    found = verify_records(folder, progress)
-    if not found.findings and (folder / "README.md").exists():
+    found = verify_records(folder, registry, progress)
+    built = any((folder / name).exists() for name in generated())
+    if not found.findings and built:
         found.findings += [
             Finding(name, "file", "is not what the records make; run `poisongames board build`")
             for name in stale(folder)
@@ -72,7 +80,11 @@ def verify(folder: Path, progress: Progress = lambda done, total: None) -> Check
     return found
 
 
-def verify_records(folder: Path, progress: Progress = lambda done, total: None) -> Checked:
+def verify_records(
+    folder: Path,
+    registry: Registry | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Checked:
     """The same without the board."""
     found = Checked()
     there = sorted((folder / "records").glob("*")) if (folder / "records").is_dir() else []
@@ -86,15 +98,9 @@ def verify_records(folder: Path, progress: Progress = lambda done, total: None) 
     found.findings += strangers(folder, generated() | FOLDERS)
     named = {f"{path.stem}.{ending}" for path in paths for ending in ("npz", "png")}
     found.findings += strangers(folder / "evidence", named, "evidence/")
-    found.findings += [
-        Finding(file, "attack or defense", f"{label} was played as {next(iter(several))} too")
-        for label, several in found.versions.items()
-        for file in list(several.values())[1:]
-    ]
-    found.findings += [
-        Finding(file, "labels_test", "are other test images than those of the other records")
-        for file in list(found.labels.values())[1:]
-    ]
+    found.findings += found.claims.contradictions()
+    if registry is not None:
+        found.findings += found.claims.unlike_installed(registry)
     if found.protocol is not None:
         found.findings += _searches(folder, found.protocol, found.files)
     return found
@@ -103,6 +109,7 @@ def verify_records(folder: Path, progress: Progress = lambda done, total: None) 
 def _record(path: Path, folder: Path, found: Checked) -> Iterator[Finding]:
     """Everything about one record; what is right goes into `found`."""
     place = f"records/{path.name}"
+    arrays: Arrays | None = None
     try:
         record, content = read_record(path)
         protocol = identity.protocol_of(record)
@@ -113,9 +120,8 @@ def _record(path: Path, folder: Path, found: Checked) -> Iterator[Finding]:
         files = {place: hashlib.sha256(content).hexdigest()}
         # Numbers are compared only where it is clear what they belong to.
         if not wrong and record.evidence is not None:
-            evidence = f"evidence/{record.evidence.file}"
-            files[evidence] = record.evidence.sha256
-            place = evidence
+            place = f"evidence/{record.evidence.file}"
+            files[place] = record.evidence.sha256
             arrays = read_evidence(folder / "evidence", record.evidence)
             if isinstance(record, InversionRecord):
                 if record.picture is None:
@@ -123,31 +129,30 @@ def _record(path: Path, folder: Path, found: Checked) -> Iterator[Finding]:
                 files[f"evidence/{record.picture.file}"] = record.picture.sha256
                 check_picture(folder / "evidence", record.picture)
             wrong = list(_recomputed(record, arrays, protocol))
-            place = f"records/{path.name}"
-            if not wrong and "labels_test" in arrays:
-                digest = hashlib.sha256(arrays["labels_test"].tobytes()).hexdigest()
-                found.labels.setdefault(digest, place)
     except Refused as refused:
         yield Finding(place, refused.field, refused.reason)
         return
+    place = f"records/{path.name}"
     for field_name, reason in wrong:
         yield Finding(place, field_name, reason)
     if not wrong:
-        found.records += 1
+        found.records[place] = Cell.of(record)
         found.files |= files
-        for ref in (record.attack, *record.defense.stages):
-            said = f"version {ref.version} with {json.dumps(ref.params, sort_keys=True)}"
-            found.versions.setdefault(ref.label, {}).setdefault(said, place)
+        found.claims.add(claims_of(record, arrays), place)
 
 
 def _recomputed(record: Record, arrays: Arrays, protocol: Protocol) -> Iterator[recompute.Wrong]:
     try:
         if isinstance(record, RobustnessRecord):
             yield from recompute.robustness(record, arrays, protocol)
+            classes = int(arrays["labels_test"].max()) + 1
+            yield from identity.gate(record, record.curve[0].cda, classes)
         elif isinstance(record, DetectabilityRecord):
             yield from recompute.detectability(record, arrays, protocol)
+            yield from identity.gate(record, None, 0)
         else:
             yield from recompute_inversion.inversion(record, arrays, protocol)
+            yield from identity.gate(record, None, 0)
     except (ValueError, TypeError, IndexError, OverflowError) as error:
         # Arrays of kinds and sizes that no game writes.
         raise Refused("file", f"does not fit its record: {error}") from None

@@ -15,6 +15,7 @@ from inversion_scene import (
     Nothing,
     Own,
     Random,
+    game,
     pictures,
     run,
     suspect,
@@ -24,7 +25,7 @@ from torch import Generator, Tensor
 
 from benchmark.api import Starts
 from benchmark.games.checks import RuleViolation
-from benchmark.games.inversion import Outcome, configurations
+from benchmark.games.inversion import Outcome
 from benchmark.images import to_bytes
 from benchmark.inversion import Additive, Trigger
 from benchmark.models import Classifier
@@ -89,9 +90,9 @@ def test_every_run_gets_the_model_the_starts_the_target_and_the_scale() -> None:
 
 def test_there_are_at_least_as_many_runs_as_asked_for() -> None:
     grid = {"epsilon": (1.0, 2.0), "sigma": (0.1, 0.2, 0.3)}
-    assert configurations({}, 3) == [({}, 0), ({}, 1), ({}, 2)]
+    assert game(runs=3).attempts("own") == [({}, 0), ({}, 1), ({}, 2)]
     for runs, expected in ((1, 6), (6, 6), (7, 12)):
-        found = configurations(grid, runs)
+        found = game(configurations={"own": grid}, runs=runs).attempts("own")
         assert len(found) == expected
         points = [{"epsilon": e, "sigma": s} for e in (1.0, 2.0) for s in (0.1, 0.2, 0.3)]
         assert found == [(point, n) for n in range(expected // 6) for point in points]

@@ -24,33 +24,35 @@ def cut(board: str, patterns: tuple[str, ...], run: Path) -> Path:
 
 @pytest.fixture
 def played(tmp_path: Path) -> Path:
-    """Two victims of BadNets and a clean one, repaired and guarded."""
+    """All seeds of BadNets and the clean model, repaired and guarded."""
     kinds = ("none-m0-none", "badnets-m100-none", "badnets-m100-pivotal-tuning-r0.05")
     kinds += ("badnets-m100-strip-r0.05",)
     return cut(
         "fashion-mnist-v1",
-        tuple(f"*/robustness-{kind}-s[01]-*" for kind in kinds),
+        tuple(f"*/robustness-{kind}-s[012]-*" for kind in kinds),
         tmp_path / "played",
     )
 
 
 @pytest.fixture
 def examined(tmp_path: Path) -> Path:
-    """Two pairs of models under two detectors."""
-    kinds = ("none-m0-abs", "badnets-m100-abs", "badnets-m100-neural-cleanse-r")
+    """A population of BadNets under one detector."""
+    kinds = ("detectability-none-m0-abs-r", "detectability-badnets-m100-abs-r")
+    kinds += ("robustness-none-m0-none", "robustness-badnets-m100-none")
     return cut(
         "fashion-mnist-v2",
-        (*(f"*/detectability-{kind}*-s[01]-*" for kind in kinds), "tuning/*"),
+        (*(f"*/{kind}*-s[0-9]-*" for kind in kinds), "tuning/*"),
         tmp_path / "examined",
     )
 
 
 @pytest.fixture
 def inverted(tmp_path: Path) -> Path:
-    """One inverter with a smoothed classifier and one without, on one model."""
-    kinds = ("blind-p-m0-smoothinv-s0", "blind-p-m0-plainadv-s0")
+    """One inverter with a smoothed classifier and one without, on both models."""
+    kinds = ("inversion-blind-p-m0-smoothinv", "inversion-blind-p-m0-plainadv")
+    kinds += ("robustness-none-m0-none", "robustness-blind-p-m0-none")
     return cut(
         "fashion-mnist-inversion-v1",
-        tuple(f"*/inversion-{kind}-*" for kind in kinds),
+        tuple(f"*/{kind}-s[01]-*" for kind in kinds),
         tmp_path / "inverted",
     )

@@ -19,7 +19,6 @@ from forgeries import (
     at,
     edit,
     edit_evidence,
-    forged,
     rate,
     record_of,
 )
@@ -45,14 +44,14 @@ def test_honest_runs_hold_and_are_taken(
     run, boards = runs(name), tmp_path / "boards"
     found = verify(run)
     assert found.findings == []
-    assert found.records == len(list((run / "records").iterdir())) > 1
+    assert len(found.records) == len(list((run / "records").iterdir())) > 1
     done = submit(run, boards)
-    assert (done.new, done.known) == (found.records, 0)
+    assert (done.new, done.known) == (len(found.records), 0)
     for part in ("records", "evidence"):
         for path in (run / part).iterdir():
             assert (done.folder / part / path.name).read_bytes() == path.read_bytes()
     again = submit(run, boards)
-    assert (again.new, again.known) == (0, found.records)
+    assert (again.new, again.known) == (0, len(found.records))
     assert verify(done.folder).findings == []
 
 
@@ -137,9 +136,9 @@ def test_any_changed_number_is_found(
 
 
 def _near(new: Any, old: Any) -> bool:
-    """Closer than confidences are kept."""
+    """Closer than confidences are kept, or than scores are compared."""
     numbers = isinstance(new, int | float) and isinstance(old, int | float)
-    return bool(numbers and abs(new - old) <= 1e-3 * max(abs(new), abs(old)))
+    return bool(numbers and abs(new - old) <= max(1e-8, 1e-3 * max(abs(new), abs(old))))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True,
@@ -157,27 +156,6 @@ def test_any_damaged_byte_of_evidence_is_found(data: st.DataObject, inverted: Pa
     finally:
         path.write_bytes(honest)
     assert finding.file.startswith("evidence/")
-
-
-def test_what_contradicts_the_board_is_refused(played: Path, tmp_path: Path) -> None:
-    boards = tmp_path / "boards"
-    submit(played, boards)
-    before = tree(boards)
-    edit(record_of(played, REPAIRED), at("cost.seconds", 1.0))  # honest, but another run
-    with pytest.raises(Rejected) as caught:
-        submit(played, boards)
-    (finding,) = caught.value.findings
-    assert "another on the board" in finding.reason
-    assert tree(boards) == before
-
-
-def test_two_versions_of_a_plugin_share_no_board(played: Path, tmp_path: Path) -> None:
-    forged(REPAIRED, ("defense.stages.0.version", 2))(played)
-    findings = verify(played).findings
-    assert any(
-        finding.field == "attack or defense" and "was played as version" in finding.reason
-        for finding in findings
-    )
 
 
 def test_other_test_images_are_found_even_where_all_fits(played: Path) -> None:
@@ -198,7 +176,7 @@ def test_other_test_images_are_found_even_where_all_fits(played: Path) -> None:
     edit_evidence(played, "robustness-none-m0-none-s0", exchange)
     findings = verify(played).findings
     assert [finding.field for finding in findings] == ["labels_test"]
-    assert "other test images" in findings[0].reason
+    assert "digest of the labels" in findings[0].reason
 
 
 def test_a_board_that_is_not_what_its_records_make_is_found(played: Path) -> None:

@@ -57,6 +57,7 @@ def render(board: Board) -> bytes:
         "separators": (",", ":"),
     }
     environment.filters["prose"] = _prose
+    environment.filters["breakable"] = _breakable
     text = environment.from_string(_read("index.html.jinja")).render(
         board=board,
         facts=_facts(board),
@@ -153,6 +154,11 @@ def _prose(text: str) -> Markup:
         )
         for part in text.strip().split("\n\n")
     )
+
+
+def _breakable(text: str) -> Markup:
+    """A text that may break where names of plugins in the tables may."""
+    return Markup("<wbr>").join(re.split(r"(?<=[:,+])(?=\S)", text))
 
 
 def _read(name: str) -> str:

@@ -172,7 +172,7 @@ function curves(group, title) {
     lines.push(el("li", { class: `c${number % COLOURS}` }, el("b", {}, `seed ${curve.seed} `), words));
   });
   return [
-    el("p", { class: "head" }, title),
+    el("p", { class: "head" }, ...breakable(title)),
     chart.root,
     el("p", { class: "note" }, "● deployable reading, ◇ paper's reading; every dot is a checkpoint"),
     el("ul", {}, ...lines.slice(0, 10)),

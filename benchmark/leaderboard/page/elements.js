@@ -17,14 +17,57 @@ const el = (tag, attributes = {}, ...children) =>
 const svg = (tag, attributes = {}, ...children) =>
   fill(document.createElementNS(SVG, tag), attributes, children);
 
+/** A text that may break after colons, commas and plus signs; what is copied stays the same. */
+const breakable = (text) =>
+  text.split(/(?<=[:,+])(?=\S)/).flatMap((part, number) => (number ? [el("wbr"), part] : [part]));
+
 /** A plugin's name, or several joined to a pipeline, as links to what was played. */
 function linked(text) {
   const parts = text.split("+");
-  if (!parts.every((part) => Object.hasOwn(data.plugins, part))) return [text];
+  if (!parts.every((part) => Object.hasOwn(data.plugins, part))) return breakable(text);
   return parts.flatMap((part, number) => [
-    number ? "+" : "",
-    el("a", { href: `#${data.plugins[part]}` }, part),
+    ...(number ? ["+", el("wbr")] : []),
+    el("a", { href: `#${data.plugins[part]}` }, ...breakable(part)),
   ]);
+}
+
+/**
+ * Make one tab stop of all links and buttons in a table's body; arrow keys, Home and End move
+ * between them, with Control to the ends of the table. Call what is returned after every change.
+ */
+function rove(table) {
+  const [body] = table.tBodies;
+  const found = (root) => [...root.querySelectorAll("a, button")];
+  const choose = (chosen) => {
+    for (const one of found(body)) one.tabIndex = one === chosen ? 0 : -1;
+  };
+  const next = ({ key, ctrlKey, altKey, metaKey, shiftKey, target }) => {
+    if (altKey || metaKey || shiftKey || (ctrlKey && key !== "Home" && key !== "End")) return;
+    const row = target.closest("tr");
+    const line = found(ctrlKey ? body : row);
+    const column = target.closest("td, th").cellIndex;
+    const rows = [...body.rows];
+    const within = (others) => others.map((other) => found(other.cells[column])[0]).find(Boolean);
+    switch (key) {
+      case "ArrowLeft": return line[line.indexOf(target) - 1];
+      case "ArrowRight": return line[line.indexOf(target) + 1];
+      case "ArrowUp": return within(rows.slice(0, row.rowIndex - 1).reverse());
+      case "ArrowDown": return within(rows.slice(row.rowIndex));
+      case "Home": return line[0];
+      case "End": return line.at(-1);
+    }
+  };
+  body.addEventListener("focusin", ({ target }) => choose(target));
+  body.addEventListener("keydown", (event) => {
+    const chosen = next(event);
+    if (!chosen) return;
+    event.preventDefault();
+    // What is focused must not hide behind the headings, which stay in place.
+    const [corner] = table.tHead.rows[0].cells;
+    table.parentElement.style.scrollPadding = `${corner.offsetHeight}px 0 0 ${corner.offsetWidth}px`;
+    chosen.focus();
+  });
+  return () => choose(found(body)[0]);
 }
 
 /** What is shown beside whatever is pointed at, focused or tapped; Escape closes it. */

@@ -13,7 +13,7 @@ tip.explain("[data-curve]", (cell) => {
   return curves(data.curves[cell.dataset.curve], `${at("attack")} (m=${at("m")}) under ${at("defense")}${share}`);
 });
 tip.explain("[data-said]", (cell) => [
-  el("p", { class: "head" }, cell.dataset.of),
+  el("p", { class: "head" }, ...breakable(cell.dataset.of)),
   el("p", {}, cell.dataset.said),
 ]);
 

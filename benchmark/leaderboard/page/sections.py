@@ -30,7 +30,8 @@ from benchmark.runs.tuned import mean_left
 
 ROBUSTNESS = """\
 The attack success rate in percent that remains after every defense, in two readings. Point at a
-number, focus or tap it to see the trade-off curves behind it. ✓ is a repaired backdoor.
+number, tap it, or go there with Tab and arrow keys to see the trade-off curves behind it. ✓ is a
+repaired backdoor.
 """
 VICTIMS = """\
 Models before any defense: their clean accuracy, how well the backdoor works, and what the same

@@ -31,13 +31,14 @@ class Table {
     const label = `${host.id}-caption`;
     const table = el(
       "table",
-      {},
+      { "aria-describedby": "keys" },
       el("caption", { id: label }, caption),
       el("thead", {}, el("tr", {}, ...this.heads)),
       this.body,
     );
     const area = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-labelledby": label }, table);
     host.append(this.controls(caption), area, this.more);
+    this.rove = rove(table);
     this.filter();
   }
 
@@ -100,6 +101,7 @@ class Table {
   draw() {
     const rows = this.kept.slice(0, this.shown);
     this.body.replaceChildren(...rows.map((index) => this.row(index)));
+    this.rove();
     const left = this.kept.length - rows.length;
     this.more.hidden = left <= 0;
     this.more.textContent = `Show ${Math.min(ROWS, left)} more of ${left}`;
@@ -119,7 +121,7 @@ class Table {
   content(cell, number, index) {
     const { plugin, curve } = this.columns[number];
     if (cell === null) return [el("span", { class: "none" }, "–")];
-    if (!Array.isArray(cell)) return plugin ? linked(cell) : [cell];
+    if (!Array.isArray(cell)) return plugin ? linked(cell) : breakable(cell);
     const shown = el("span", {}, cell[1]);
     const parts = cell.length > 2 ? [shown, bar(cell)] : [shown];
     return curve ? [el("button", { type: "button", class: "curve-of", "data-curve": index }, ...parts)] : parts;
@@ -137,7 +139,7 @@ function bar([mean, , low, high]) {
 function matrix(host, { caption, lines, columns, readings, scale, mark }) {
   const grid = lines.map((line) => {
     const cells = columns.map(() => el("td", {}));
-    return { cells, row: el("tr", {}, el("th", { scope: "row" }, line), ...cells) };
+    return { cells, row: el("tr", {}, el("th", { scope: "row" }, ...breakable(line)), ...cells) };
   });
   const draw = (cells) => {
     for (const { cells: line } of grid) for (const cell of line) cell.replaceChildren(el("span", { class: "none" }, "–"));
@@ -158,15 +160,16 @@ function matrix(host, { caption, lines, columns, readings, scale, mark }) {
       found.style.setProperty("--strength", strength);
       grid[line].cells[column].replaceChildren(found);
     }
+    reset();
   };
-  const label = `${host.id}-matrix`;
   const table = el(
     "table",
-    { class: "matrix" },
-    el("caption", { id: label }, caption),
-    el("thead", {}, el("tr", {}, el("td", {}), ...columns.map((name) => el("th", { scope: "col" }, name)))),
+    { class: "matrix", role: "grid", "aria-describedby": "keys" },
+    el("caption", {}, caption),
+    el("thead", {}, el("tr", {}, el("td", {}), ...columns.map((name) => el("th", { scope: "col" }, ...breakable(name))))),
     el("tbody", {}, ...grid.map(({ row }) => row)),
   );
+  const reset = rove(table);
   const choice = readings.map(([title, cells], number) => {
     const button = el("button", { type: "button", "aria-pressed": String(number === 0) }, title);
     button.addEventListener("click", () => {
@@ -184,6 +187,6 @@ function matrix(host, { caption, lines, columns, readings, scale, mark }) {
     mark ? el("span", { class: "marked" }, `✓ ${mark}`) : null,
   );
   const controls = el("div", { class: "controls" }, choice.length > 1 ? el("div", { class: "choice", role: "group", "aria-label": "Reading" }, ...choice) : null, legend);
-  host.append(controls, el("div", { class: "scroll", tabindex: 0, role: "region", "aria-labelledby": label }, table));
+  host.append(controls, el("div", { class: "scroll" }, table));
   draw(readings[0][1]);
 }

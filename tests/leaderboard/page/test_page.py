@@ -135,7 +135,7 @@ def test_focus_shows_the_curves_and_escape_closes_them(
     expect(tip).to_be_visible()
     expect(cells.first).to_have_attribute("aria-describedby", "tip")
     first = tip.inner_text()
-    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")
     expect(cells.nth(1)).to_be_focused()
     assert tip.inner_text() != first
     page.keyboard.press("Escape")

@@ -1,0 +1,116 @@
+"""What records say of things that they share: they must say the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from benchmark.runs.record import (
+    NONE,
+    AttackRef,
+    DetectabilityRecord,
+    InversionRecord,
+    Record,
+    RobustnessRecord,
+    StageRef,
+)
+from benchmark.verification.files import Arrays, Finding
+
+if TYPE_CHECKING:
+    from benchmark.registry import Registry
+
+Ref = AttackRef | StageRef
+
+
+class Claim(NamedTuple):
+    """A field of a record, the thing that it is about, and what is said of it."""
+
+    field: str
+    about: str
+    said: str
+
+
+class Claims:
+    """All claims of a folder, with the first file that makes each."""
+
+    def __init__(self) -> None:
+        self._said: dict[tuple[str, str], dict[str, str]] = {}
+        self._plugins: dict[Claim, tuple[Ref, str]] = {}
+
+    def add(self, claims: Mapping[Claim, Ref | None], file: str) -> None:
+        for claim, ref in claims.items():
+            self._said.setdefault((claim.field, claim.about), {}).setdefault(claim.said, file)
+            if ref is not None:
+                self._plugins.setdefault(claim, (ref, file))
+
+    def contradictions(self, board: Claims | None = None) -> Iterator[Finding]:
+        """Where records say something else than the first of them, or than those of a board."""
+        for (field, about), said in self._said.items():
+            known = said if board is None else board._said.get((field, about), said)
+            first, where = next(iter(known.items()))
+            where = f"in {where}" if board is None else "on the board"
+            for other, file in said.items():
+                if other != first and (board is None or other not in known):
+                    advice = "; remove the older records in the same change" if board else ""
+                    reason = f"{about} is {other}; {where} it is {first}{advice}"
+                    yield Finding(file, field, reason)
+
+    def unlike_installed(self, registry: Registry) -> Iterator[Finding]:
+        """Plugins that are not what the installed ones of the same version are."""
+        from benchmark.runs.replay import same_plugin
+        from benchmark.specs import RegistryError
+
+        for claim, (ref, file) in self._plugins.items():
+            try:
+                if registry.version_of(claim.field, ref.name) == ref.version:
+                    same_plugin(ref, registry)
+            except RegistryError as error:
+                yield Finding(file, claim.field, str(error))
+
+
+def claims_of(record: Record, arrays: Arrays | None) -> dict[Claim, Ref | None]:
+    """What a record says of its plugins, of its victim and of the images."""
+    found: dict[Claim, Ref | None] = {}
+    refs: tuple[Ref, ...] = (record.attack, *record.defense.stages)
+    for ref in refs:
+        if ref.name != NONE:
+            kind, role = _role(ref)
+            params = json.dumps(ref.params, sort_keys=True)
+            found[Claim(kind, ref.label, f"{role}, version {ref.version}, {params}")] = ref
+    victim = f"{record.attack}, seed {record.seed}, {record.protocol.recipe}"
+    if record.victim_sha256 is not None:
+        # A sanitizer that removes nothing leaves the same model.
+        found[Claim("victim_sha256", f"model {record.victim_sha256[:12]}", victim)] = None
+    if arrays is None:
+        return found
+    for name in arrays:
+        if name.startswith("labels_") and name != "labels_starts":
+            found[Claim(name, "the digest of the labels", _digest(arrays[name]))] = None
+    if isinstance(record, RobustnessRecord):
+        if not any(stage.stage == "sanitize" for stage in record.defense.stages):
+            first = [arrays[name][:1] for name in ("validation", "test", "triggered")]
+            about = f"the digest of the answers of model {str(record.victim_sha256)[:12]}"
+            found[Claim("curve.0", about, _digest(*first))] = None
+    elif isinstance(record, DetectabilityRecord):
+        scan = record.scans[0]
+        readings = ", ".join(sorted(scan.also)) or "none"
+        norms = "without" if scan.norms is None else "with"
+        said = f"{len(scan.class_scores)} classes {norms} norms, other readings: {readings}"
+        found[Claim("scans", record.defense.stages[0].label, said)] = None
+    elif isinstance(record, InversionRecord):
+        scale = _digest(arrays["scale"], arrays["mask"])
+        found[Claim("scale", f"the digest of the trigger of {victim}", scale)] = None
+        found[Claim("starts", "the number of classes", str(len(record.starts[0].classes)))] = None
+    return found
+
+
+def _role(ref: Ref) -> tuple[str, str]:
+    return ("attack", ref.threat) if isinstance(ref, AttackRef) else ("defense", ref.stage)
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:12]

@@ -1,0 +1,261 @@
+"""Whose results a board takes: several strangers', all of a row, and of nobody twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from forgeries import GUARDED, REPAIRED, at, edit, edit_evidence, forged, record_of
+from typer.testing import CliRunner
+
+from benchmark.cli import app
+from benchmark.leaderboard.build import build
+from benchmark.registry import Registry
+from benchmark.runs.store import write_whole
+from benchmark.verification import submit as module
+from benchmark.verification.submit import Rejected, submit
+from benchmark.verification.verify import verify
+
+CLEAN = "robustness-none-m0-none-s{}"
+UNDEFENDED = "robustness-badnets-m100-none-s{}"
+
+
+def only(run: Path, folder: Path, *defenses: str) -> Path:
+    """A run of some defenses, with the models that they rest on."""
+    for path in sorted((run / "records").iterdir()):
+        if any(f"-{defense}-" in path.name for defense in ("none-m0-none", "m100-none", *defenses)):
+            for file in (path, run / "evidence" / f"{path.stem}.npz"):
+                (folder / file.parent.name).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, folder / file.parent.name / file.name)
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def refused(run: Path, boards: Path, registry: Registry | None = None) -> list[str]:
+    before = tree(boards)
+    with pytest.raises(Rejected) as caught:
+        submit(run, boards, registry)
+    assert tree(boards) == before
+    return [str(finding) for finding in caught.value.findings]
+
+
+def test_a_second_stranger_adds_to_the_board_of_the_first(played: Path, tmp_path: Path) -> None:
+    first = only(played, tmp_path / "first", "pivotal-tuning-r0.05")
+    second = only(played, tmp_path / "second", "strip-r0.05")
+    for seed in range(3):  # trained again, with other costs
+        for name in (CLEAN, UNDEFENDED):
+            edit(record_of(second, name.format(seed)), at("cost.seconds", 99.0))
+    boards = tmp_path / "boards"
+    one = submit(first, boards)
+    taken = tree(one.folder)
+    two = submit(second, boards)
+    assert (one.new, one.known, two.new, two.known) == (9, 0, 3, 6)
+    now = tree(two.folder)
+    assert {file: now[file] for file in taken} == taken
+    assert verify(two.folder).findings == []
+    build(two.folder)
+    assert verify(two.folder).findings == []
+
+
+def test_another_result_of_a_cell_is_refused_and_another_cost_is_not(
+    played: Path, tmp_path: Path
+) -> None:
+    boards = tmp_path / "boards"
+    submit(played, boards)
+    edit(record_of(played, REPAIRED), at("cost.seconds", 1.0))
+    edit(record_of(played, REPAIRED), at("env.torch", "9.9"))
+    done = submit(played, boards)
+    assert (done.new, done.known) == (0, 12)
+    edit(record_of(played, REPAIRED), at("model_sha256", "0" * 64))
+    (line,) = refused(played, boards)
+    assert "has another result on the board" in line
+
+
+@pytest.mark.parametrize("after", [1, 5, 13])
+def test_an_interrupted_submission_continues(
+    after: int, played: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    def interrupted(path: Path, content: bytes) -> None:
+        if len(written) == after:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_whole(path, content)
+
+    boards = tmp_path / "boards"
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "write_whole", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            submit(played, boards)
+    assert len(written) == after
+    submit(played, boards)
+    assert verify(boards / "fashion-mnist-v1").findings == []
+    assert len(list((boards / "fashion-mnist-v1" / "records").iterdir())) == 12
+
+
+def remove(run: Path, name: str) -> None:
+    path = record_of(run, name)
+    (run / "evidence" / f"{path.stem}.npz").unlink()
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (REPAIRED, "of 3 seeds 0 is missing"),
+        (UNDEFENDED.format(1), "the cell of its undefended model is missing"),
+        (CLEAN.format(2), "the cell of its clean model is missing"),
+    ],
+)
+def test_nobody_chooses_what_is_shown(name: str, reason: str, played: Path, tmp_path: Path) -> None:
+    remove(played, name)
+    assert verify(played).findings == []  # a run that is not complete is no lie
+    lines = refused(played, tmp_path / "boards")
+    assert lines
+    assert all(reason in line for line in lines)
+
+
+def test_the_results_of_one_seed_are_not_those_of_another(played: Path, tmp_path: Path) -> None:
+    good = json.loads(record_of(played, UNDEFENDED.format(2)).read_text())
+    path = record_of(played, UNDEFENDED.format(0))
+    source = played / "evidence" / good["evidence"]["file"]
+
+    def copy(record: dict[str, Any]) -> None:
+        for part in ("metrics", "curve", "victim_sha256", "model_sha256"):
+            record[part] = good[part]
+        record["evidence"]["sha256"] = good["evidence"]["sha256"]
+
+    shutil.copyfile(source, played / "evidence" / f"{path.stem}.npz")
+    edit(path, copy)
+    assert any("victim_sha256" in line for line in refused(played, tmp_path / "boards"))
+
+
+def test_one_model_does_not_answer_in_two_ways(played: Path, tmp_path: Path) -> None:
+    """All counts stay: two wrong answers of the undefended victim are exchanged."""
+
+    def exchange(arrays: dict[str, Any]) -> None:
+        labels, answers = arrays["labels_test"], arrays["test"].copy()
+        wrong = np.flatnonzero(answers[0] != labels)
+        one, other = next(
+            (i, j)
+            for i in wrong
+            for j in wrong
+            if answers[0, i] not in (labels[j], answers[0, j]) and answers[0, j] != labels[i]
+        )
+        answers[0, [one, other]] = answers[0, [other, one]]
+        arrays["test"] = answers
+
+    edit_evidence(played, REPAIRED, exchange)
+    lines = refused(played, tmp_path / "boards")
+    assert len(lines) == 1
+    assert "curve.0: the digest of the answers of model" in lines[0]
+
+
+def test_a_run_trains_every_victim_once(played: Path, tmp_path: Path) -> None:
+    edit(record_of(played, GUARDED), at("victim_sha256", "0" * 64))
+    assert any("another model" in line for line in refused(played, tmp_path / "boards"))
+
+
+LIES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a setting that the label hides": (
+        lambda run: each(run, "badnets", at("attack.label", "badnets")),
+        "another side than that of the installed",
+    ),
+    "another threat": (
+        lambda run: each(run, "badnets", at("attack.threat", "clean-label"), anew=True),
+        "was played as clean-label, the installed plugin is poison-label",
+    ),
+    "another stage": (
+        lambda run: forged(GUARDED, ("defense.stages.0.stage", "sanitize"),
+                           ("trusted_share", None))(run),
+        "records",
+    ),
+    "two versions": (
+        lambda run: forged(REPAIRED, ("defense.stages.0.version", 2))(run),
+        "version 2",
+    ),
+    "a version that never was": (
+        lambda run: forged(REPAIRED, ("defense.stages.0.version", -3))(run),
+        "version: is -3",
+    ),
+    "a label with empty parts": (
+        lambda run: edit(record_of(run, REPAIRED), at("attack.label", "badnets:,side=0.15")),
+        "not written as poisongames writes it",
+    ),
+    "a setting that is none": (
+        lambda run: edit(record_of(run, REPAIRED), at("attack.label", "badnets:cheat=None")),
+        "the parameter is missing",
+    ),
+    "a plugin that is none": (
+        lambda run: forged(REPAIRED, ("attack.params", {"side": {"name": "x", "params": 3}}))(run),
+        "neither a value nor a plugin",
+    ),
+    "a bad number called invalid": (
+        lambda run: edit(record_of(run, REPAIRED),
+                         lambda r: r.update(status="invalid", reason="the moon was full")),
+        "none that the sanity gate gives",
+    ),
+    "near chance, as if it were": (
+        lambda run: edit(record_of(run, REPAIRED), lambda r: r.update(
+            status="invalid", reason="the victim's clean accuracy 0.100 is near chance")),
+        "not near chance",
+    ),
+    "a failure that keeps its numbers": (
+        lambda run: edit(record_of(run, REPAIRED), lambda r: r.update(
+            status="failed", error={"kind": "E", "message": "m", "where": "w"}, curve=[])),
+        "an error and no numbers",
+    ),
+}  # fmt: skip
+
+
+def each(run: Path, attack: str, change: Callable[[Any], Any], anew: bool = False) -> None:
+    for path in sorted((run / "records").glob(f"robustness-{attack}-*")):
+        edit(path, change)
+        if anew:
+            forged(path.stem.rsplit("-", 1)[0])(run)
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_lies_about_plugins_and_outcomes_are_refused(
+    lie: str, played: Path, tmp_path: Path, registry: Registry
+) -> None:
+    tell, reason = LIES[lie]
+    tell(played)
+    lines = refused(played, tmp_path / "boards", registry)
+    assert any(reason in line for line in lines), lines
+
+
+def test_a_board_without_its_page_and_a_plot_with_a_script_are_found(
+    examined: Path, tmp_path: Path
+) -> None:
+    folder = submit(examined, tmp_path / "boards").folder
+    build(folder)
+    plot = folder / "curves.svg"
+    honest = plot.read_bytes()
+    foreign = honest.replace(b"<dc:title>Matplotlib v", b"<dc:title>Matplotlib v0.")
+    plot.write_bytes(foreign)
+    assert verify(folder).findings == []  # drawn by another version
+    plot.write_bytes(foreign.replace(b"<g ", b"<script>alert(1)</script><g ", 1))
+    assert [finding.file for finding in verify(folder).findings] == ["curves.svg"]
+    plot.write_bytes(honest)
+    (folder / "README.md").unlink()
+    (folder / "index.html").write_text("<script>alert(1)</script>")
+    found = [finding.file for finding in verify(folder).findings]
+    assert found == ["README.md", "index.html"]
+
+
+def test_the_command_takes_a_run(played: Path, tmp_path: Path) -> None:
+    words = ["submit", str(played), "--boards", str(tmp_path / "boards")]
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "300"})
+    assert done.exit_code == 0, done.output
+    assert "12 records are new in" in done.output
+    assert f"poisongames board build {tmp_path / 'boards' / 'fashion-mnist-v1'}" in done.output
