@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,6 +92,14 @@ def test_errors_are_one_sentence(words: list[str], message: str, tmp_path: Path)
 )
 def test_durations(text: str | None, seconds: float | None) -> None:
     assert seconds_of(text) == seconds
+
+
+def test_a_terminal_that_knows_only_ascii_is_no_reason_to_fail() -> None:
+    command = [sys.executable, "-m", "benchmark.cli", "pareto", "leaderboards/fashion-mnist-v1"]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    done = subprocess.run(command, cwd=ROOT, env=ascii_only, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"?" in done.stdout
 
 
 def test_the_example_of_contributing_is_a_plugin(tmp_path: Path) -> None:
