@@ -171,7 +171,6 @@ def test_points_of_the_overview_explain_themselves(open_page: Opener, both_games
     shown = frame[frame.front.notna()]
     marks = page.locator("[data-point]")
     expect(marks).to_have_count(len(shown))
-    plane = page.locator("#pareto-scatters .chart").bounding_box()
     places = {}
     for mark, row in zip(marks.all(), shown.to_dict("records"), strict=True):
         mark.focus()
@@ -180,10 +179,14 @@ def test_points_of_the_overview_explain_themselves(open_page: Opener, both_games
         expect(tip).to_contain_text(f"ASR left {100 * row['asr_deployable']:.1f} [")
         expect(tip).to_contain_text(f"AUC {row['auc']:.2f} [")
         assert ("on the Pareto front" in tip.inner_text()) == row["front"]
-        found = mark.locator(".reach").bounding_box()
-        assert found is not None
-        assert plane is not None
-        places[row["asr_deployable"], row["auc"]] = found["x"], found["y"]
+        # In one call, since the page scrolls to what has the focus.
+        places[row["asr_deployable"], row["auc"]] = mark.evaluate(
+            """mark => {
+              const own = mark.querySelector(".reach").getBoundingClientRect();
+              const chart = mark.ownerSVGElement.getBoundingClientRect();
+              return [own.x - chart.x, own.y - chart.y];
+            }"""
+        )
     (xs, ys), (px, py) = zip(*places, strict=True), zip(*places.values(), strict=True)
     assert sorted(xs) == [x for _, x in sorted(zip(px, xs, strict=True))]
     assert sorted(ys) == [y for _, y in sorted(zip(py, ys, strict=True), reverse=True)]
