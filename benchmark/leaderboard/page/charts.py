@@ -54,9 +54,12 @@ def matrix(
         curves: whether there are trade-off curves for the frame's rows.
     """
     rows = frame.to_dict("records")
-    across = [(row[who], row["trusted_share"] if shares else None) for row in rows]
-    # Not every share is a number, and a missing one comes first.
-    ordered = sorted(set(across), key=lambda name: (name[0], -1 if pd.isna(name[1]) else name[1]))
+    # Missing shares come as NaN, and no two of those are the same.
+    share = [row["trusted_share"] if shares else None for row in rows]
+    across = [
+        (row[who], None if pd.isna(one) else one) for row, one in zip(rows, share, strict=True)
+    ]
+    ordered = sorted(set(across), key=lambda name: (name[0], name[1] or 0))
     down = [attack_label(row) for row in rows]
     line = {name: number for number, name in enumerate(dict.fromkeys(down))}
     column = {name: number for number, name in enumerate(ordered)}

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from playwright.sync_api import Browser, Page, expect
 
 from benchmark.leaderboard.board import Board, read_board
 from benchmark.leaderboard.page import render
+from benchmark.leaderboard.page.charts import matrix
 from benchmark.runs.record import AttackRef, StageRef
 
 Opener = Callable[..., Page]
@@ -164,3 +166,21 @@ def test_what_was_played_in_numbers(open_page: Opener, both_games: Board) -> Non
         "seeds": both_games.seeds,
         "attacks": len(attacks),
     }
+
+
+def test_defenses_without_trusted_images_have_one_column() -> None:
+    """Their share is NaN, which is not even equal to itself."""
+    shares = [float("nan"), 0.2, float("nan"), 0.2]
+    rate = {f"asr_deployable{end}": 0.5 for end in ("", "_low", "_high")}
+    frame = pd.DataFrame(
+        [
+            {"attack": attack, "m": 5, "boost": 1, "recipe": "standard", "trusted_share": share}
+            | {"defense": "cleaner" if share != share else "repairer"}
+            | rate
+            for attack, share in zip(("a", "a", "b", "b"), shares, strict=True)
+        ]
+    )
+    found = matrix("all", frame, "defense", {"left": "asr_deployable"}, shares=True)
+    assert found.columns == ("cleaner", "repairer r=20%")
+    ((_, cells),) = found.readings
+    assert [cell[:2] for cell in cells] == [(0, 0), (0, 1), (1, 0), (1, 1)]
