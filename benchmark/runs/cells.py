@@ -72,6 +72,11 @@ class Cell:
         return digest([KEY_VERSION, self.game, self.victim.key, stages, self.trusted_share])
 
     @property
+    def row(self) -> str:
+        """What all repetitions of a cell have in common."""
+        return replace(self, victim=replace(self.victim, seed=0)).key
+
+    @property
     def name(self) -> str:
         """File name without ending: readable, and unique through the key."""
         share = "" if self.trusted_share is None else f"-r{self.trusted_share:g}"

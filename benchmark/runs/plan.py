@@ -12,11 +12,9 @@ from benchmark.api import Attack, CodePoisoningAttack, Defense, Repair, Stage
 from benchmark.protocol import AttackEntry, Inversion, Population, Protocol
 from benchmark.registry import Registry
 from benchmark.runs.cells import CLEAN, NO_DEFENSE, Cell, Tune, Victim
-from benchmark.runs.record import AttackRef, DefenseRef, StageRef
+from benchmark.runs.record import STAGES, AttackRef, DefenseRef, StageRef
 from benchmark.runs.tuned import Chosen, file_name
 from benchmark.specs import RegistryError, identity, label, parameters, parse
-
-_ORDER = ("sanitize", "repair", "deploy", "detect", "invert")
 
 
 def plan(
@@ -323,7 +321,7 @@ def _attack(registry: Registry, protocol: Protocol, entry: AttackEntry) -> Attac
 
 def _defense(registry: Registry, pipeline: str) -> DefenseRef:
     found = [registry.create(Defense, spec) for spec in pipeline.split("+")]
-    found.sort(key=lambda defense: _ORDER.index(defense.stage))
+    found.sort(key=lambda defense: STAGES.index(defense.stage))
     if len({defense.stage for defense in found}) < len(found):
         raise RegistryError(f"{pipeline!r}: a pipeline takes one defense per stage")
     if len(found) > 1 and (last := found[-1].stage) in ("detect", "invert"):

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from benchmark import metrics
 
 NONE = "none"
+#: Where in a game a defense acts, in the order in which a pipeline is played.
+STAGES = ("sanitize", "repair", "deploy", "detect", "invert")
 
 #: Characters that the message of an error may have.
 MESSAGE_LIMIT = 10_000

@@ -9,14 +9,21 @@ from benchmark import protocol as protocols
 from benchmark.metrics import CHANCE_FACTOR
 from benchmark.protocol import Protocol
 from benchmark.runs.cells import CLEAN, Cell
-from benchmark.runs.record import NONE, DefenseRef, PluginRef, Rate, Record, RobustnessRecord
+from benchmark.runs.record import (
+    NONE,
+    STAGES,
+    DefenseRef,
+    PluginRef,
+    Rate,
+    Record,
+    RobustnessRecord,
+)
 from benchmark.specs import RegistryError, parse
 from benchmark.verification.files import Refused
 
 #: A field of a record, and what is wrong with it.
 Wrong = tuple[str, str]
 
-_STAGES = ("sanitize", "repair", "deploy", "detect", "invert")
 #: Parts of records that a failed cell does not have.
 _NUMBERS = (
     "metrics",
@@ -89,7 +96,7 @@ def _plugins(record: Record) -> Iterator[Wrong]:
         yield "defense.name", f"is {defense.name!r}, its stages are others"
     stages = [stage.stage for stage in defense.stages]
     alone = len(stages) == 1 or not {"detect", "invert"} & set(stages)
-    if stages != sorted(set(stages), key=_STAGES.index) or not alone:
+    if stages != sorted(set(stages), key=STAGES.index) or not alone:
         yield "defense.stages", f"{' then '.join(stages)} is no pipeline"
 
 

@@ -124,7 +124,7 @@ def _incomplete(run: Checked, board: Checked, protocol: Protocol) -> Iterator[Fi
     keys = {cell.key for cell in cells}
     seeds: defaultdict[str, set[int]] = defaultdict(set)
     for cell in cells:
-        seeds[_row(cell)].add(cell.victim.seed)
+        seeds[cell.row].add(cell.victim.seed)
     counts = {"robustness": protocol.robustness.seeds}
     if protocol.detectability is not None:
         counts["detectability"] = protocol.detectability.models
@@ -133,7 +133,7 @@ def _incomplete(run: Checked, board: Checked, protocol: Protocol) -> Iterator[Fi
     for file, cell in run.records.items():
         if not cell.defense.stages:
             continue
-        wanted, there = set(range(counts[cell.game])), seeds[_row(cell)]
+        wanted, there = set(range(counts[cell.game])), seeds[cell.row]
         if missing := wanted - there:
             yield Finding(file, "seed", f"of {len(wanted)} seeds {_listed(missing)} is missing")
         if more := there - wanted:
@@ -143,11 +143,6 @@ def _incomplete(run: Checked, board: Checked, protocol: Protocol) -> Iterator[Fi
         for base, which in ((undefended, "undefended"), (clean, "clean")):
             if base.key not in keys:
                 yield Finding(file, "attack", f"the cell of its {which} model is missing")
-
-
-def _row(cell: Cell) -> str:
-    """What repetitions of one cell have in common."""
-    return replace(cell, victim=replace(cell.victim, seed=0)).key
 
 
 def _listed(seeds: set[int]) -> str:
