@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Generator, Tensor, nn
 
+from benchmark.graphs import Graphed
 from benchmark.images import ImageSet, augment, to_unit
 from benchmark.protocol import Augmentation, Recipe
 
@@ -79,12 +80,17 @@ class Trainer:
             images: images per epoch, repeats included.
         """
         steps = self.recipe.epochs * math.ceil(images / self.recipe.batch_size)
+        device = next(model.parameters()).device
+        on_gpu = device.type == "cuda"
+        rate = self.recipe.learning_rate
         optimizer = torch.optim.SGD(
             model.parameters(),
-            lr=self.recipe.learning_rate,
+            # A recorded step keeps the numbers it saw, so that a rate that changes is a tensor.
+            lr=torch.tensor(rate, device=device) if on_gpu else rate,
             momentum=self.recipe.momentum,
             nesterov=self.recipe.nesterov,
             weight_decay=self.recipe.weight_decay,
+            fused=True if on_gpu else None,
         )
         # The rate of a step is read at its middle, so that neither end of a schedule is idle.
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -110,9 +116,14 @@ class Trainer:
         model.train()
         images_per_epoch = len(data) if repeats is None else int(repeats.sum())
         optimizer, advance = self.optimizer(model, images_per_epoch)
-        for batch in self.batches(data, rng, repeats):
+
+        @Graphed
+        def step(images: Tensor, labels: Tensor) -> None:
             optimizer.zero_grad(set_to_none=True)
-            self.loss(model, *on_batch(*batch)).backward()
+            self.loss(model, images, labels).backward()
             optimizer.step()
+
+        for batch in self.batches(data, rng, repeats):
+            step(*on_batch(*batch))
             advance()
         model.eval()

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from benchmark import Count, Images, PoisoningAttack, Positive, hookimpl
+from benchmark.graphs import Graphed
 from benchmark.models import Classifier
 from benchmark.training import mixed_precision
 
@@ -41,20 +42,25 @@ class AdvClean(PoisoningAttack):
         model.load_state_dict(self.state)
         return model.requires_grad_(False).eval()
 
+    @cached_property
+    def _gradient(self) -> Graphed[Tensor]:
+        """Gradient, by the images, of the surrogate's error in the class they are pushed to."""
+        surrogate, towards = self._surrogate, (self.view.target + 1) % self.view.classes
+
+        def gradient(images: Tensor) -> Tensor:
+            images = images.detach().requires_grad_(True)
+            labels = torch.full((len(images),), towards, device=images.device)
+            with torch.enable_grad(), mixed_precision(images.device):
+                loss = torch.nn.functional.cross_entropy(surrogate(images), labels)
+            return torch.autograd.grad(loss, images)[0]
+
+        return Graphed(gradient)
+
     def trigger(self, images: Images, rng: Generator) -> Images:
-        towards = (self.view.target + 1) % self.view.classes
-        labels = torch.full((len(images),), towards, device=images.device)
         noise = torch.zeros_like(images)
         for _ in range(self.steps):
-            noise.requires_grad_(True)
-            with torch.enable_grad(), mixed_precision(images.device):
-                logits = self._surrogate(images + noise)
-                loss = torch.nn.functional.cross_entropy(logits, labels)
-            (gradient,) = torch.autograd.grad(loss, noise)
-            noise = (noise.detach() - self.step * gradient.sign()).clamp(
-                -self.epsilon, self.epsilon
-            )
-            noise = (images + noise).clamp(0, 1) - images
+            noise = noise - self.step * self._gradient(images + noise).sign()
+            noise = (images + noise.clamp(-self.epsilon, self.epsilon)).clamp(0, 1) - images
         return (images + noise).clamp(0, 1)
 
 

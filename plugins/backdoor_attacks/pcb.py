@@ -18,6 +18,7 @@ from benchmark import (
     Share,
     hookimpl,
 )
+from benchmark.graphs import Graphed
 from benchmark.models import Classifier
 from benchmark.training import Trainer
 
@@ -69,16 +70,26 @@ class PCB(Wrapper, CodePoisoningAttack):
         )
         clean_step, advance_clean = halved.optimizer(model, len(data) // 2)
         poison_step, advance_poison = halved.optimizer(model, len(data) // 2)
+
+        @Graphed
+        def learn(images: Images, labels: Tensor) -> None:
+            model.zero_grad(set_to_none=True)
+            trainer.loss(model, images, labels).backward()
+            clean_step.step()
+
+        @Graphed
+        def learn_backdoor(images: Images, labels: Tensor) -> None:
+            model.zero_grad(set_to_none=True)
+            trainer.loss(model, images, labels).backward()
+            masked_step(poison_step, parameters, masks)
+
         model.train()
         for number, (images, labels) in enumerate(trainer.batches(data, rng)):
-            model.zero_grad(set_to_none=True)
             if number % 2 == 0:
-                trainer.loss(model, *self._poisoned(images, labels, rng)).backward()
-                masked_step(poison_step, parameters, masks)
+                learn_backdoor(*self._poisoned(images, labels, rng))
                 advance_poison()
             else:
-                trainer.loss(model, images, labels).backward()
-                clean_step.step()
+                learn(images, labels)
                 advance_clean()
 
     def _poisoned(self, images: Images, labels: Tensor, rng: Generator) -> tuple[Images, Tensor]:

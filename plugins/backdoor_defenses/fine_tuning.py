@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
 from benchmark import Count, Positive, Repair, Share, TrustedData
+from benchmark.graphs import Graphed
 from benchmark.models import Classifier
 from benchmark.training import mixed_precision
 
@@ -40,21 +41,31 @@ class FineTuning(Repair):
         *,
         weight_decay: float = 0.0,
         loss: Callable[[Classifier, Tensor, Tensor], Tensor] = classification_loss,
+        after_backward: Callable[[], None] = lambda: None,
     ) -> Iterator[None]:
         """Take all steps in training mode, yielding after each.
+
+        A step is recorded on a GPU, so `loss` and `after_backward` keep to the rules of
+        `benchmark.graphs.Graphed`.
 
         Args:
             weight_decay: coupled, that is, its gradient passes through the momentum.
             loss: of (model, images, labels).
+            after_backward: may change the gradients before they are used.
         """
         model.train()
         optimizer = torch.optim.SGD(
             model.parameters(), self.learning_rate, self.momentum, weight_decay=weight_decay
         )
-        batches = trusted.batches(self.batch_size, rng)
-        for _ in range(self.steps):
-            images, labels = next(batches)
+
+        @Graphed
+        def step(images: Tensor, labels: Tensor) -> None:
             optimizer.zero_grad(set_to_none=True)
             loss(model, images, labels).backward()
+            after_backward()
             optimizer.step()
+
+        batches = trusted.batches(self.batch_size, rng)
+        for _ in range(self.steps):
+            step(*next(batches))
             yield

@@ -89,19 +89,25 @@ class PivotalTuning(FineTuning):
 
     def repair(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Iterator[None]:
         pivot = copy.deepcopy(model).eval().requires_grad_(False)
-        anchors = list(pivot.parameters())
-        scalars = sum(anchor.numel() for anchor in anchors)
+        pairs = list(zip(model.parameters(), pivot.parameters(), strict=True))
+        pull = 2 * self.lambda_p / sum(anchor.numel() for _, anchor in pairs)
 
         def loss(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
             with mixed_precision(images.device):
                 old, new = pivot.features(images), model.features(images)
                 error = cross_entropy(model.head(new), labels)
-            turned = slol(old, new, labels, model.classes, self.cosine)
-            pairs = zip(model.parameters(), anchors, strict=True)
-            moved = torch.stack([(p - anchor).square().sum() for p, anchor in pairs]).sum()
-            return error + self.lambda_s * turned + self.lambda_p * moved / scalars
+            return error + self.lambda_s * slol(old, new, labels, model.classes, self.cosine)
 
-        return self.fine_tune(model, trusted, rng, loss=loss)
+        @torch.no_grad()
+        def pull_back() -> None:
+            """Add the gradient of the mean squared change; two operations for all weights."""
+            moved = [(p, p.grad, anchor) for p, anchor in pairs if p.grad is not None]
+            weights, gradients, anchors = map(list, zip(*moved, strict=True))
+            change = torch._foreach_sub(weights, anchors)
+            torch._foreach_mul_(change, pull)
+            torch._foreach_add_(gradients, change)
+
+        return self.fine_tune(model, trusted, rng, loss=loss, after_backward=pull_back)
 
 
 @hookimpl
