@@ -71,6 +71,10 @@ def run(
     recipe: Recipe = None,
     time_limit: TimeLimit = None,
     out_dir: OutDir = None,
+    done: Annotated[
+        Optional[Path],
+        typer.Option(help="Folder with records, such as a board; what it has is not played."),
+    ] = None,
     device: Device = "auto",
     workers: Workers = None,
     data_dir: DataDir = None,
@@ -100,6 +104,9 @@ def run(
                 recipe=recipe,
                 tuned=tuned.chosen(searches),
             )
+        if done is not None:
+            cells, planned = _without_those_of(done, cells), len(cells)
+            out.print(f"{planned - len(cells)} of {planned} cells are in {done} already")
         _load_what_is_used(registry, cells)
         tuned.copy_searches(searches, setup.root)
         execute_plan(setup, cells, "cells", started, time_limit, workers)
@@ -148,6 +155,14 @@ def tune(
                 ", ".join(f"{key}={value:g}" for key, value in found.best.params.items()),
             )
         out.print(table)
+
+
+def _without_those_of(board: Path, cells: Sequence[Cell]) -> list[Cell]:
+    from benchmark.runs.store import Store, StoreError
+
+    if not (board / "records").is_dir():
+        raise StoreError(f"--done {board}: there is no folder {board / 'records'}")
+    return [cell for cell in cells if not Store(board).has_record(cell.name)]
 
 
 def _load_what_is_used(registry: Registry, cells: Sequence[Cell]) -> None:

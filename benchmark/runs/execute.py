@@ -169,7 +169,7 @@ def _submit(pool: ProcessPoolExecutor, task: Task, schedule: _Schedule) -> Futur
 
 
 class _Schedule:
-    """Hands out tasks in the plan's order, each victim before the first cell that needs it."""
+    """Hands out tasks in the plan's order, each victim just before the first cell that needs it."""
 
     def __init__(self, cells: Sequence[Cell | Tune], store: Store) -> None:
         self._trained: set[str] = set()
@@ -189,14 +189,15 @@ class _Schedule:
         return not self._cells
 
     def next(self) -> Task | None:
-        """Take the first cell that can be played, or else a victim that can be trained."""
+        """Take the first cell that can be played, or a victim that an earlier one waits for."""
         for index, cell in enumerate(self._cells):
             if self.failure_of(cell) or self._trained.issuperset(self._needs[cell.key]):
                 return self._cells.pop(index)
-        for key, victim in self._victims.items():
-            # Every poisoned victim is compared with the clean one of its repetition.
-            if victim.clean.key in {key, *self._trained}:
-                return self._victims.pop(key)
+            for key in self._needs[cell.key]:
+                victim = self._victims.get(key)
+                # Every poisoned victim is compared with the clean one of its repetition.
+                if victim is not None and victim.clean.key in {key, *self._trained}:
+                    return self._victims.pop(key)
         return None
 
     def finished(self, task: Task, error: Error | None) -> None:

@@ -27,7 +27,7 @@ def plan(
     recipe: str | None = None,
     tuned: Chosen | None = None,
 ) -> list[Cell]:
-    """List the cells to play, every seed's most basic ones first.
+    """List the cells to play, those that say most first; see `_by_worth`.
 
     Args:
         attacks: specs as in `Registry.create`; the protocol's grid by default. Settings
@@ -57,7 +57,37 @@ def plan(
         cells += planner.inversion(attacks, inverters)
     if detectors:
         cells += planner.detectability(attacks, detectors)
-    return list({cell.key: cell for cell in cells}.values())
+    return _by_worth(protocol, list({cell.key: cell for cell in cells}.values()))
+
+
+def _by_worth(protocol: Protocol, cells: Sequence[Cell]) -> list[Cell]:
+    """Sort cells so that a run that is stopped early says as much as it can.
+
+    First come all attacks against the repairs that trust the share of images that detectors get
+    too: one axis of the fronts. Then the populations, the other axis. Then all the rest. Within
+    each, attacks follow one another with all repetitions, so that whole rows are done. A victim's
+    own cell comes before the first one that needs the victim.
+    """
+    game = protocol.robustness
+    share = game.shares[0] if protocol.detectability is None else protocol.detectability.share
+
+    def turn(cell: Cell) -> int:
+        if cell.game == "robustness" and cell.stage("repair") and cell.trusted_share == share:
+            return 0
+        return 1 if cell.game == "detectability" else 2
+
+    turns: dict[str, int] = {}
+    for cell in cells:
+        if cell.defense.stages:
+            for victim in cell.needs():
+                turns[victim.key] = min(turns.get(victim.key, 2), turn(cell))
+    attacks = list(dict.fromkeys(str(cell.victim.attack) for cell in cells))
+
+    def worth(cell: Cell) -> tuple[int, int]:
+        when = turn(cell) if cell.defense.stages else turns.get(cell.victim.key, 0)
+        return when, attacks.index(str(cell.victim.attack))
+
+    return sorted(cells, key=worth)
 
 
 def plan_tuning(
@@ -127,14 +157,17 @@ class _Planner:
         return self.defense(spec).stages[0].stage
 
     def defense(self, spec: str, share: float | None = None) -> DefenseRef:
-        """A pipeline, with the protocol's settings under the searches' under those of `spec`."""
-        by_name = {
-            parse(stage)[0]: stage for entry in self.known_defenses for stage in entry.split("+")
-        }
+        """A pipeline, with the protocol's settings under the searches' under those of `spec`.
+
+        Of several entries of one name the first counts; the others are asked for as they stand.
+        """
+        known = [stage for entry in self.known_defenses for stage in entry.split("+")]
         stages = []
         for stage in spec.split("+"):
-            known = by_name.get(parse(stage)[0], parse(stage)[0])
-            stages.append(self._with_search(_merge(known, stage), share, set(parse(stage)[1])))
+            name, asked = parse(stage)
+            base = next((one for one in known if parse(one)[0] == name), name)
+            merged = stage if stage in known else _merge(base, stage)
+            stages.append(self._with_search(merged, share, set(asked)))
         return _defense(self.registry, "+".join(stages))
 
     def _with_search(self, spec: str, share: float | None, asked: set[str]) -> str:

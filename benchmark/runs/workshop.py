@@ -38,6 +38,11 @@ class Workshop:
         if setup.device == "cpu":
             # One thread each, whatever their number: then results do not depend on it.
             torch.set_num_threads(1)
+        else:
+            # A cell that is played again on the same hardware finds the same numbers, and
+            # float32 is what a recipe or a plugin means by it.
+            torch.backends.cudnn.deterministic = True
+            torch.backends.cudnn.allow_tf32 = False
         self.setup = setup
         self.store = Store(setup.root)
         self.registry = Registry(setup.plugin_files)

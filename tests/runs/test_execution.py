@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmark.protocol import Protocol
+from benchmark.registry import Registry
+from benchmark.runs.cells import Cell
+from benchmark.runs.execute import _Schedule
+from benchmark.runs.plan import plan
+from benchmark.runs.store import Store
 
 COMMAND = [sys.executable, "-m", "benchmark.cli", "run"]
 
@@ -124,6 +132,53 @@ def test_ten_kills_change_no_metric(undisturbed: Path, tiny_file: Path, tmp_path
     assert measured(tmp_path / "run") == measured(undisturbed)
     # The number of workers is no part of the experiment either.
     assert measured(tmp_path / "timing") == measured(undisturbed)
+
+
+def test_cells_of_a_board_are_not_played_again(
+    tiny_file: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    board = tmp_path / "board"
+    shutil.copytree(undisturbed / "records", board / "records")
+    (missing,) = (board / "records").glob("*strip-r0.05*")
+    missing.unlink()
+    done = run(tiny_file, "--out", tmp_path / "run", "--done", board)
+    assert done.returncode == 0, done.stderr
+    assert "6 of 7 cells are in" in done.stdout
+    assert list(records(tmp_path / "run")) == [missing.stem]
+    assert measured(tmp_path / "run")[missing.stem] == measured(undisturbed)[missing.stem]
+    nowhere = run(tiny_file, "--out", tmp_path / "run", "--done", tmp_path / "typo")
+    assert nowhere.returncode == 2
+    assert "there is no folder" in nowhere.stderr
+
+
+def test_victims_are_trained_when_the_plan_comes_to_them(
+    with_population: Protocol, registry: Registry, tmp_path: Path
+) -> None:
+    """One worker goes through the plan from its start to its end, whatever is playable."""
+    cells = plan(with_population, registry)
+    schedule, tasks = _Schedule(cells, Store(tmp_path)), []
+    while (task := schedule.next()) is not None:
+        tasks.append(task)
+        schedule.finished(task, None)
+    assert [task for task in tasks if isinstance(task, Cell)] == cells
+    trained: set[str] = set()
+    for number, task in enumerate(tasks):
+        if isinstance(task, Cell):
+            assert {victim.key for victim in task.needs()} <= trained
+            continue
+        trained.add(task.key)
+        following = next(later for later in tasks[number:] if isinstance(later, Cell))
+        assert task in following.needs()
+
+
+def test_another_worker_trains_the_next_victim(
+    tiny: Protocol, registry: Registry, tmp_path: Path
+) -> None:
+    schedule = _Schedule(plan(tiny, registry, seeds=2), Store(tmp_path))
+    first, second = schedule.next(), schedule.next()
+    assert [str(first), str(second)] == ["train none (m=0), seed 0", "train none (m=0), seed 1"]
+    # A poisoned victim is compared with the clean one, so it has to wait.
+    assert schedule.next() is None
 
 
 def test_workers_die_with_a_killed_parent(tiny_file: Path, tmp_path: Path) -> None:

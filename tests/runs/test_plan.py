@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import pytest
 
 from benchmark.protocol import Protocol
@@ -100,3 +102,55 @@ def test_bad_requests_get_one_sentence(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         plan(tiny, registry, **words)  # type: ignore[arg-type]
+
+
+def test_two_entries_of_one_name_are_both_played(
+    with_population: Protocol, registry: Registry
+) -> None:
+    game = with_population.detectability
+    assert game is not None
+    specs = ("neural-cleanse:steps=6", "neural-cleanse:steps=7,check=2")
+    protocol = with_population.model_copy(
+        update={"detectability": game.model_copy(update={"detectors": specs})}
+    )
+
+    def steps(*defenses: str) -> set[tuple[int, int]]:
+        cells = defended(plan(protocol, registry, attacks=["badnets"], defenses=defenses))
+        stages = [cell.defense.stages[0] for cell in cells if cell.game == "detectability"]
+        return {(stage.params["steps"], stage.params["check"]) for stage in stages}
+
+    assert steps() == {(6, 10), (7, 2)}
+    assert steps("neural-cleanse:steps=7,check=2") == {(7, 2)}
+    assert steps("neural-cleanse:batch_size=2") == {(6, 10)}
+
+
+def test_what_says_most_comes_first(with_population: Protocol, registry: Registry) -> None:
+    """Both axes of the fronts before all else, row by row."""
+    game = with_population.robustness
+    other = game.attacks[0].model_copy(update={"attack": "wanet"})
+    protocol = with_population.model_copy(
+        update={
+            "robustness": game.model_copy(
+                update={"attacks": (*game.attacks, other), "seeds": 2, "shares": (0.05, 0.15)}
+            )
+        }
+    )
+    cells = plan(protocol, registry)
+
+    def described(cell: Cell) -> tuple[str, int, str, float | None, int]:
+        attack = cell.victim.attack
+        return (attack.name, attack.m, cell.defense.name, cell.trusted_share, cell.victim.seed)
+
+    order = [described(cell) for cell in cells]
+    first = [("none", 0, "none", None, seed) for seed in (0, 1)]
+    for name in ("badnets", "wanet"):
+        for seed in (0, 1):
+            # Detectors get a share of 0.15.
+            first += [(name, 40, "none", None, seed), (name, 40, "weight-decay", 0.15, seed)]
+    assert order[: len(first)] == first
+    games = [game for game, _ in groupby(cell.game for cell in defended(cells))]
+    assert games == ["robustness", "detectability", "robustness"]
+    for number, cell in enumerate(cells):
+        if cell.defense.stages:
+            own = [one.victim.key for one in cells[:number] if not one.defense.stages]
+            assert {cell.victim.key, cell.victim.clean.key} <= set(own)
