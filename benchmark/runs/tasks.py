@@ -58,6 +58,8 @@ class Worker(Workshop):
             What a plugin raised; the record then says that the cell failed.
         """
         started = time.perf_counter()
+        if self.arena.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.arena.device)
         play = {
             "robustness": self._play,
             "detectability": self._examine,

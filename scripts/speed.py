@@ -1,0 +1,256 @@
+"""What a protocol's work costs on this machine, and what bounds it.
+
+    python scripts/speed.py cifar10-v2                    # on a GPU, where there is one
+    python scripts/speed.py cifar10-v2 --recipe fast --recipe table-iv --kernels
+    python scripts/speed.py digits-v2 --device cpu        # a minute, to see what it prints
+
+Measures, with the code that runs play: the rate of matrix products and of copies; a victim of
+the protocol's first attack by each recipe, with its accuracy on validation images, so that a
+recipe can be chosen without a look at test images; training steps as they are, replayed from a
+CUDA graph, and compiled too; a whole game of the first repair with its trade-off curve; one
+examination by a detector. The share is that of the measured rate of matrix products.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmark import data, graphs
+from benchmark import protocol as protocols
+from benchmark.api import Attack, Dataset, Defense, Detector, Repair
+from benchmark.games import detectability, robustness, victims
+from benchmark.games.arena import Arena
+from benchmark.games.exam import Exam, predictor
+from benchmark.images import to_unit
+from benchmark.models import Classifier
+from benchmark.registry import Registry
+
+
+@dataclass
+class Clock:
+    """Wall-clock time of work on a device, waited for at both ends."""
+
+    device: torch.device
+
+    def wait(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        started = self.wait()
+        work()
+        return self.wait() - started
+
+    def median(self, work: Callable[[], object], rounds: int = 7) -> float:
+        work()
+        return statistics.median(self.seconds(work) for _ in range(rounds))
+
+
+def ceilings(clock: Clock) -> dict[str, float]:
+    """Operations per second of a bfloat16 matrix product, bytes per second of a copy."""
+    on_gpu = clock.device.type == "cuda"
+    side, size = (8192, 2**31) if on_gpu else (1024, 2**27)
+    a, b = (torch.randn(side, side, device=clock.device, dtype=torch.bfloat16) for _ in range(2))
+    product = clock.median(lambda: a @ b)
+    there = torch.randint(256, (size,), device=clock.device, dtype=torch.uint8)
+    back = torch.empty_like(there)
+    return {
+        "matrix": 2 * side**3 / product,
+        "copy": 2 * size / clock.median(lambda: back.copy_(there)),
+    }
+
+
+def operations(model: Classifier, images: Tensor) -> tuple[float, float]:
+    """Floating-point operations per image, forwards alone and with the way back."""
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        model(images)
+    with FlopCounterMode(display=False) as both:
+        model(images).sum().backward()
+    model.zero_grad(set_to_none=True)
+    return forward.get_total_flops() / len(images), both.get_total_flops() / len(images)
+
+
+@contextmanager
+def ordinary_calls(count: int) -> Iterator[None]:
+    """Let so many calls of a step run as they are before it is recorded."""
+    before, graphs.ORDINARY_CALLS = graphs.ORDINARY_CALLS, count
+    try:
+        yield
+    finally:
+        graphs.ORDINARY_CALLS = before
+
+
+def step_seconds(
+    arena: Arena, batch: int, clock: Clock, *, replayed: bool, compiled: bool = False
+) -> float:
+    """Seconds of a training step, of two runs that differ in their length alone."""
+    recipe = arena.recipe.model_copy(update={"epochs": 1, "batch_size": batch})
+
+    def run(steps: int) -> float:
+        rows = torch.arange(steps * batch, device=arena.device) % len(arena.splits.train)
+        trainer = arena.trainer()
+        trainer.recipe = recipe
+        model = arena.new_model(arena.rng("speed"))
+        ready: torch.nn.Module = torch.compile(model) if compiled else model  # type: ignore[assignment]
+        some = arena.splits.train.subset(rows)
+        return clock.seconds(lambda: trainer.fit(ready, some, arena.rng("speed")))
+
+    few, many = (8, 72) if arena.device.type == "cuda" else (1, 5)
+    with ordinary_calls(graphs.ORDINARY_CALLS if replayed else 2**31):
+        run(few)
+        return (run(many) - run(few)) / (many - few)
+
+
+def kernels(arena: Arena, batch: int) -> str:
+    """Which kernels the time of a replayed training step goes into."""
+    recipe = arena.recipe.model_copy(update={"epochs": 1, "batch_size": batch})
+    trainer, model = arena.trainer(), arena.new_model(arena.rng("speed"))
+    trainer.recipe = recipe
+    rows = torch.arange(24 * batch, device=arena.device) % len(arena.splits.train)
+    some = arena.splits.train.subset(rows)
+    with torch.profiler.profile() as profile:
+        trainer.fit(model, some, arena.rng("speed"))
+    where = "self_device_time_total" if arena.device.type == "cuda" else "self_cpu_time_total"
+    return str(profile.key_averages().table(sort_by=where, row_limit=15, max_name_column_width=60))
+
+
+@dataclass
+class Row:
+    """One line of the report; `images` and `operations` are those of the whole work."""
+
+    what: str
+    seconds: float
+    images: float = 0
+    operations: float = 0
+    note: str = ""
+
+    def cells(self, matrix: float) -> list[str]:
+        rate = f"{self.images / self.seconds:,.0f}" if self.images else ""
+        share = f"{self.operations / self.seconds / matrix:.1%}" if self.operations else ""
+        seconds = f"{self.seconds:.4f}" if self.seconds < 1 else f"{self.seconds:.1f}"
+        return [self.what, seconds, rate, share, self.note]
+
+
+class Report:
+    """The work of one protocol on one device."""
+
+    def __init__(self, name: str, device: str, data_dir: Path | None) -> None:
+        self.protocol = protocols.load(name)
+        self.registry = Registry()
+        source = self.registry.create(Dataset, self.protocol.splits.dataset)
+        self.source = data.load(source, data_dir)
+        self.device = torch.device(device)
+        self.clock = Clock(self.device)
+
+    def arena(self, recipe: str | None = None) -> Arena:
+        return Arena(self.protocol, self.source, self.registry, self.device, recipe)
+
+    def victim(self, recipe: str) -> tuple[Row, Arena, Exam, Classifier]:
+        """Train a victim of the first attack."""
+        arena, entry = self.arena(recipe), self.protocol.robustness.attacks[0]
+        attack = self.registry.create(Attack, entry.attack)
+        attack.setup(arena.attacker_view(), arena.rng("trigger"))
+        training = victims.collect(arena, attack, entry.m or 0, 1, arena.rng("collect"))
+        started = self.clock.wait()
+        model = victims.train(arena, attack, training, arena.rng("train"))
+        seconds = self.clock.wait() - started
+        triggered = victims.trigger_test_images(arena, attack, arena.rng("test"))
+        exam = Exam(arena.splits.validation, arena.splits.test, triggered, arena.target)
+        answers = exam.sit(predictor(model, arena.recipe.precision))
+        accuracy = exam.key.point(answers, "victim", 0).validation
+        images = len(training.data) * arena.recipe.epochs
+        _, each = operations(model, to_unit(exam.validation.pixels[:8]))
+        note = f"{accuracy.value:.2%} right on {accuracy.total} validation images"
+        name = f"victim by recipe {recipe}"
+        return Row(name, seconds, images, images * each, note), arena, exam, model
+
+    def steps(self, arena: Arena, batch: int) -> Iterator[Row]:
+        model = arena.new_model(arena.rng("speed"))
+        _, each = operations(model, to_unit(arena.splits.validation.pixels[:8]))
+        ways = {"as it is": (False, False)}
+        if self.device.type == "cuda":
+            ways |= {"replayed": (True, False), "compiled and replayed": (True, True)}
+        for way, (replayed, compiled) in ways.items():
+            seconds = step_seconds(arena, batch, self.clock, replayed=replayed, compiled=compiled)
+            yield Row(f"step of {batch} images, {way}", seconds, batch, batch * each)
+
+    def repair(self, arena: Arena, exam: Exam, model: Classifier) -> Row:
+        """A whole game of the first repair, which the budget does not end."""
+        alone = [spec for spec in self.protocol.robustness.defenses if "+" not in spec]
+        defenses = [self.registry.create(Defense, spec) for spec in alone]
+        repair = next(one for one in defenses if isinstance(one, Repair))
+        game = self.protocol.robustness
+        endless = game.model_copy(update={"budget": 1.0})
+        arena.protocol = self.protocol.model_copy(update={"robustness": endless})
+        trusted = arena.trusted(game.shares[0], 0)
+        started = self.clock.wait()
+        outcome = robustness.play(arena, exam, model, repair=repair, trusted=trusted)
+        seconds = self.clock.wait() - started
+        last, ask = outcome.curve[-1], predictor(model, arena.recipe.precision)
+        measuring = self.clock.median(lambda: exam.sit(ask))
+        note = f"{last.step} steps, {len(outcome.curve)} points, {measuring:.3f} s each"
+        return Row(f"{repair.name} with its curve", seconds, note=note)
+
+    def detector(self, arena: Arena, exam: Exam, model: Classifier, spec: str) -> Row:
+        detector = self.registry.create(Defense, spec)
+        assert isinstance(detector, Detector)
+        assert self.protocol.detectability is not None
+        share = self.protocol.detectability.share
+        scans = detectability.examine(arena, exam, model, detector, share=share, seed=0)
+        seconds = statistics.median(scan.seconds for scan in scans)
+        return Row(f"{spec}, {model.classes} classes", seconds, note=f"median of {len(scans)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("protocol", help="a released protocol, or a .toml file")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--recipe", action="append", help="may be given several times")
+    parser.add_argument("--detector", default="neural-cleanse:steps=100")
+    parser.add_argument("--kernels", action="store_true", help="also profile a training step")
+    asked = parser.parse_args()
+    torch.backends.cudnn.deterministic = True
+    report = Report(asked.protocol, asked.device, asked.data_dir)
+    where = torch.cuda.get_device_name() if asked.device == "cuda" else "CPU"
+    limits = ceilings(report.clock)
+    print(f"{where}: matrix products {limits['matrix'] / 1e12:.1f} TFLOP/s in bfloat16, ", end="")
+    print(f"copies {limits['copy'] / 1e9:.0f} GB/s, read and written", flush=True)
+    rows: list[Row] = []
+
+    def add(row: Row) -> None:
+        rows.append(row)
+        print(*row.cells(limits["matrix"]), sep=" | ", flush=True)
+
+    for number, recipe in enumerate(asked.recipe or [report.protocol.recipe]):
+        row, arena, exam, model = report.victim(recipe)
+        add(row)
+        for step in report.steps(arena, arena.recipe.batch_size):
+            add(step)
+        if number == 0:
+            add(report.repair(arena, exam, model))
+            if report.protocol.detectability is not None:
+                add(report.detector(arena, exam, model, asked.detector))
+        if asked.kernels:
+            print(kernels(arena, arena.recipe.batch_size))
+    header = ["work", "seconds", "images/s", "share", "note"]
+    table = [row.cells(limits["matrix"]) for row in rows]
+    print("\n" + tabulate(table, header, tablefmt="github", disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()
