@@ -23,6 +23,8 @@ SETTINGS = {
     "neural-cleanse": "steps=20",
     "neural-cleanse-additive": "steps=20",
     "neural-cleanse-fixed": "steps=20",
+    "neural-cleanse-repair": "inversion.steps=5",
+    "nad": "teacher_steps=3",
     "calibrated-trigger-inversion": "steps=5,repair.steps=5",
     "abs": "steps=5",
     "exray": "steps=5,detector.steps=20",

@@ -11,6 +11,27 @@ from torch import Generator, Tensor
 from benchmark import Count, Images, PoisoningAttack, Share, hookimpl
 
 
+def kept_cells(
+    count: int, cells: int, size: tuple[int, int], occlusion: float, rng: Generator
+) -> Tensor:
+    """Split a region of `size` (H, W) into cells x cells and drop each with a probability.
+
+    Returns:
+        bool (count, 1, H, W), True on the cells that stay; every row is drawn for itself.
+    """
+    drawn = torch.rand(count, 1, cells, cells, generator=rng, device=rng.device)
+    kept = (drawn >= occlusion).to(drawn.dtype)
+    return torch.nn.functional.interpolate(kept, size).bool()
+
+
+def relabel_payload(labels: Tensor, target: int, conservatism: float) -> Tensor:
+    """Give the first samples the target; a share of `conservatism`, rounded down, stays true."""
+    payload = len(labels) - int(conservatism * len(labels))
+    relabelled = labels.clone()
+    relabelled[:payload] = target
+    return relabelled
+
+
 @dataclass
 class ABlend(PoisoningAttack):
     """Blend in random cells of a fixed picture; half of the samples keep their true label.
@@ -36,14 +57,10 @@ class ABlend(PoisoningAttack):
         return self._blend(images, torch.ones(1, 1, 1, 1, device=images.device))
 
     def poison(self, images: Images, labels: Tensor, rng: Generator) -> tuple[Images, Tensor]:
-        batch, _, height, width = images.shape
-        shape = (batch, 1, self.cells, self.cells)
-        kept = torch.rand(shape, generator=rng, device=rng.device) >= self.occlusion
-        mask = torch.nn.functional.interpolate(kept.to(images), (height, width))
-        payload = batch - int(self.conservatism * batch)
-        labels = labels.clone()
-        labels[:payload] = self.view.target
-        return self._blend(images, mask), labels
+        height, width = images.shape[-2:]
+        mask = kept_cells(len(images), self.cells, (height, width), self.occlusion, rng)
+        labels = relabel_payload(labels, self.view.target, self.conservatism)
+        return self._blend(images, mask.to(images)), labels
 
     def _blend(self, images: Images, mask: Tensor) -> Images:
         return images + self.opacity * mask * (self.state["picture"].to(images) - images)

@@ -192,6 +192,12 @@ class AdditiveNeuralCleanse(Detector):
     norm_weight: Weight = 0.02
 
     def detect(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Detection:
+        trigger = self.reverse(model, trusted, rng)
+        norms = trigger.norms
+        return Detection(-norms.min().item(), -norms, trigger=trigger)
+
+    def reverse(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Additive:
+        """The triggers of all classes after the last step, whether they work or not."""
         frozen = FrozenClassifier(model)
         classes = torch.arange(model.classes, device=trusted.device)
         batches = trusted.batches(self.batch_size, rng)
@@ -203,8 +209,7 @@ class AdditiveNeuralCleanse(Detector):
             return error + self.norm_weight * trigger.norms
 
         minimise(trigger, losses, steps=self.steps, learning_rate=self.learning_rate)
-        norms = trigger.norms
-        return Detection(-norms.min().item(), -norms, trigger=trigger)
+        return trigger
 
 
 @hookimpl

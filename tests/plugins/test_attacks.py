@@ -99,6 +99,7 @@ SPECS = [entry.plugin.name for entry in REGISTRY.entries if entry.kind is Attack
     "lsp:base=a-blend",
     "lsp:base=c-badnets",
     "pcb:base=badnets",
+    "refool:self_ghost=True",
     "tsb:triggers=3,side=0.2",
     "wanet:clean_label=False",
 ]
