@@ -55,7 +55,10 @@ def test_steps_can_be_kept_from_being_recorded(speed: ModuleType) -> None:
 
 def test_the_report_of_a_small_protocol(tiny_file: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tiny_file), "--device", "cpu"],
+        [
+            *(sys.executable, str(SCRIPT), str(tiny_file), "--device", "cpu"),
+            *("--recipe", "standard", "--recipe", "short:epochs=1,batch_size=40"),
+        ],
         capture_output=True,
         text=True,
         timeout=300,
@@ -68,6 +71,8 @@ def test_the_report_of_a_small_protocol(tiny_file: Path) -> None:
         "victim by recipe standard",
         "step of 50 images, as it is",
         "weight-decay with its curve",
+        "victim by recipe short:epochs=1,batch_size=40",
+        "step of 40 images, as it is",
     ]
     seconds, rate = (float(cell.replace(",", "")) for cell in rows[1][1:3])
     # 400 images in each of three epochs; seconds are rounded.
