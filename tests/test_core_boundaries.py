@@ -21,7 +21,7 @@ CORE = sorted((ROOT / "benchmark").rglob("*.py"))
 #: Rooms from the ground up; see README, "How it is built".
 FLOORS = [
     {"errors"},
-    {"images", "metrics", "protocol"},
+    {"graphs", "images", "metrics", "protocol"},
     {"api"},
     {"models", "training", "specs"},
     {"inversion"},

@@ -10,12 +10,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmark.leaderboard import inversions
+from benchmark import protocol as protocols
+from benchmark.leaderboard import explanations, inversions, published
 from benchmark.leaderboard.fronts import attack_points, defense_points, front_table
 from benchmark.leaderboard.populations import curves, detectability, norms
 from benchmark.leaderboard.ranking import ranking
 from benchmark.leaderboard.rows import Curve, Played, Reversed, Rows, Unfinished
-from benchmark.leaderboard.tables import defended, repairs, share_text, short_names, victims
+from benchmark.leaderboard.tables import (
+    Namer,
+    defended,
+    repairs,
+    share_text,
+    short_names,
+    victims,
+)
+from benchmark.protocol import Protocol
 from benchmark.runs import tuned
 from benchmark.runs.record import NONE, PluginRef, ProtocolRef
 from benchmark.runs.store import Store, StoreError
@@ -71,24 +80,37 @@ def read_board(folder: Path) -> Board:
     """Read and average all records of a folder.
 
     Raises:
-        StoreError: no records, damaged ones, or records of more than one protocol.
+        StoreError: no records, damaged ones, or records of more than one protocol; explanations
+            that cannot be shown or that explain nothing.
     """
     rows = read_rows(folder)
     groups = defended(rows.played)
+    protocol = next(iter(rows.protocols.values()))
+    searches = tuned.load(folder / "tuning")
+    name = short_names(rows)
+    frames = _frames(rows, groups, name)
+    compared = published.comparison(played(protocol), rows, frames, searches, name)
+    compared = explanations.explained(compared, folder)
     return Board(
         folder=folder,
-        protocol=next(iter(rows.protocols.values())),
+        protocol=protocol,
         cells=rows.count,
         seeds=len(rows.seeds),
-        frames=_frames(rows, groups),
+        frames=frames if compared.empty else {**frames, "comparison": compared},
         curves=tuple(tuple((row.seed, row.curve) for row in group) for group in groups),
         problems=tuple(map(_problem, rows.unfinished)),
         plugins=_plugins(rows),
         triggers=_triggers(folder, rows.played),
         inverted=_inverted(rows.reversed),
         used=tuple(sorted(_used(rows.reversed))),
-        searches=tuple(tuned.load(folder / "tuning")),
+        searches=tuple(searches),
     )
+
+
+def played(protocol: ProtocolRef) -> Protocol | None:
+    """What was played, where it is a released protocol, which never changes."""
+    known = protocols.released().get(protocol.name) == protocol.sha256
+    return protocols.load(protocol.name) if known else None
 
 
 def read_rows(folder: Path) -> Rows:
@@ -108,8 +130,7 @@ def read_rows(folder: Path) -> Rows:
     return rows
 
 
-def _frames(rows: Rows, groups: list[list[Played]]) -> dict[str, pd.DataFrame]:
-    name = short_names(rows)
+def _frames(rows: Rows, groups: list[list[Played]], name: Namer) -> dict[str, pd.DataFrame]:
     frames = {"victims": victims(rows.played, name), "repairs": repairs(groups, name)}
     if rows.examined:
         frames["detectability"] = detectability(rows.examined, name)

@@ -13,7 +13,7 @@ from benchmark.runs.store import write_whole
 #: Tables that a board may have, and plots of them.
 TABLES = (
     *("victims", "repairs", "detectability", "norms", "curves", "pareto"),
-    *("defenders", "ranking"),
+    *("defenders", "ranking", "comparison"),
     *("inversions", "configurations", "smoothed"),
 )
 PLOTS = {
@@ -35,7 +35,8 @@ def build(folder: Path) -> str:
         The Markdown text.
 
     Raises:
-        StoreError: no records, damaged ones, or records of more than one protocol.
+        StoreError: no records, damaged ones, or records of more than one protocol; explanations
+            that cannot be shown or that explain nothing.
     """
     files = files_of(read_board(folder))
     for name, content in files.items():

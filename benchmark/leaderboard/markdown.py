@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from benchmark.leaderboard import fronts_text
+from benchmark.leaderboard import fronts_text, published_text
 from benchmark.leaderboard.board import Board
 from benchmark.leaderboard.inversion_text import inversion_sections
 from benchmark.leaderboard.populations import SCORE
@@ -71,6 +71,8 @@ def page(board: Board) -> str:
     parts += fronts_text.sections(frames)
     if "inversions" in frames:
         parts += inversion_sections(board)
+    if "comparison" in frames:
+        parts += published_text.sections(frames["comparison"])
     if board.searches:
         parts += ["## Settings that defenders chose", TUNING.rstrip(), _searches(board.searches)]
     if board.problems:

@@ -30,6 +30,20 @@ def short_names(rows: Iterable[Row]) -> Namer:
     return lambda ref: ref.label if ref.name in several else ref.name
 
 
+def settings(plugin: PluginRef) -> dict[str, str]:
+    """Parameters as on the command line: those of a plugin inside a plugin with a dot."""
+    return dict(_flat(plugin.params))
+
+
+def _flat(params: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in params.items():
+        if isinstance(value, dict) and "params" in value:
+            yield prefix + key, str(value["name"])
+            yield from _flat(value["params"], f"{prefix}{key}.")
+        else:
+            yield prefix + key, str(value)
+
+
 def _defense_name(defense: DefenseRef, name: Namer) -> str:
     return "+".join(name(stage) for stage in defense.stages) or NONE
 

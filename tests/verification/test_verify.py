@@ -208,3 +208,13 @@ def test_the_command_says_one_line_each_and_fails(played: Path, tmp_path: Path) 
 def test_an_unreadable_record_is_named(played: Path) -> None:
     record_of(played, REPAIRED).chmod(0)
     assert any("pivotal-tuning" in finding.file for finding in verify(played).findings)
+
+
+def test_explanations_belong_to_a_board(played: Path) -> None:
+    (played / "explanations.csv").write_text("quantity,attack,defense,share,text\n")
+    assert verify(played).findings == []
+    build(played)
+    assert verify(played).findings == []
+    (played / "explanations.csv").write_text("quantity,attack,defense,share,text\ncda,,,,why\n")
+    (finding,) = verify(played).findings
+    assert "no disagreement of this board" in str(finding)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -13,13 +13,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from benchmark import protocol as protocols
-from benchmark.leaderboard.board import Board
+from benchmark.leaderboard.board import Board, played
 from benchmark.leaderboard.markdown import INTRODUCTION
 from benchmark.leaderboard.page.charts import curve
 from benchmark.leaderboard.page.parts import Section
 from benchmark.leaderboard.page.sections import sections
-from benchmark.protocol import Protocol
+from benchmark.leaderboard.tables import settings
 from benchmark.runs.record import NONE
 
 #: In the order in which they are run.
@@ -44,7 +43,7 @@ def render(board: Board) -> bytes:
     """The page as UTF-8; the same records and pictures give the same bytes."""
     shown = sections(board)
     plugins = _plugins(board)
-    protocol = _protocol(board)
+    protocol = played(board.protocol)
     budget = protocol.robustness.budget if protocol and protocol.robustness else None
     style = _read("style.css")
     script = "\n".join(map(_read, SCRIPTS))
@@ -76,19 +75,14 @@ def render(board: Board) -> bytes:
     return text.encode()
 
 
-def _protocol(board: Board) -> Protocol | None:
-    """What was played, where it is a released protocol, which never changes."""
-    name, sha = board.protocol.name, board.protocol.sha256
-    return protocols.load(name) if protocols.released().get(name) == sha else None
-
-
 def _facts(board: Board) -> list[tuple[str, int]]:
     """What was played, in numbers."""
     kinds = {"attacks": "attack", "defenses": "defense"}
     kinds |= {"detectors": "detector", "inverters": "inverter"}
     facts = [("cells", board.cells), ("seeds", board.seeds)]
     for title, column in kinds.items():
-        frames = [frame for frame in board.frames.values() if column in frame]
+        # What was published need not have been played.
+        frames = [f for name, f in board.frames.items() if column in f and name != "comparison"]
         names = {name for frame in frames for name in frame[column].dropna()} - {NONE}
         facts += [(title, len(names))] if names else []
     return facts
@@ -130,20 +124,10 @@ def _plugins(board: Board) -> list[Plugin]:
             name=ref.name,
             version=ref.version,
             kind=getattr(ref, "threat", "") or getattr(ref, "stage", ""),
-            params=dict(_flat(ref.params)),
+            params=settings(ref),
         )
         for number, ref in enumerate(board.plugins, 1)
     ]
-
-
-def _flat(params: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Parameters as on the command line: those of a plugin inside a plugin with a dot."""
-    for key, value in params.items():
-        if isinstance(value, dict) and "params" in value:
-            yield prefix + key, str(value["name"])
-            yield from _flat(value["params"], f"{prefix}{key}.")
-        else:
-            yield prefix + key, str(value)
 
 
 def _prose(text: str) -> Markup:

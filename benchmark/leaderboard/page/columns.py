@@ -119,7 +119,7 @@ KNOWN: dict[str, tuple[str, Writer]] = {
 #: Columns that get a drop-down.
 MENUS = {
     *("attack", "threat", "defense", "detector", "inverter", "reading"),
-    *("status", "step", "by", "kind", "front", "game", "side"),
+    *("status", "step", "by", "kind", "front", "game", "side", "quantity", "verdict"),
 }
 #: Columns of plugins' names.
 PLUGINS = {"attack", "defense", "detector", "inverter", "by"}

@@ -23,6 +23,7 @@ from benchmark.leaderboard.page.columns import (
 )
 from benchmark.leaderboard.page.inversion import inversion
 from benchmark.leaderboard.page.parts import WHO, Part, Picture, Section, with_victims
+from benchmark.leaderboard.page.published import published
 from benchmark.leaderboard.populations import SCORE
 from benchmark.metrics import REPAIRED
 from benchmark.runs.record import NONE
@@ -51,7 +52,7 @@ counts in any table.
 #: Frames that have a place of their own on the page.
 _PLACED = {
     *("victims", "repairs", "detectability", "norms", "curves", "pareto"),
-    *("inversions", "configurations", "smoothed"),
+    *("inversions", "configurations", "smoothed", "comparison"),
 }
 #: Columns of the ranking, whose payoffs are shares.
 _RANKED: dict[str, tuple[str, Writer]] = {
@@ -72,6 +73,7 @@ def sections(board: Board) -> list[Section]:
         ("robustness", "Robustness", _robustness),
         ("detectability", "Detectability", _detectability),
         ("inversion", "Inversion", inversion),
+        ("published", "Beside what was published", published),
         ("ranking", "Ranking", _ranking),
         ("victims", "Victims", _victims),
         ("cost", "Cost", _cost),

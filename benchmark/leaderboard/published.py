@@ -1,0 +1,242 @@
+"""Numbers of the papers beside those of a board."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import pandas as pd
+from pydantic import BaseModel
+
+from benchmark.leaderboard.fronts import scored
+from benchmark.leaderboard.rows import Rows
+from benchmark.leaderboard.tables import Namer, settings
+from benchmark.protocol import Protocol
+from benchmark.runs.record import PluginRef
+from benchmark.runs.tuned import Search
+from benchmark.specs import parse
+
+INSIDE, OUTSIDE, NOT_MEASURED = "inside", "outside", "not measured"
+
+#: For each quantity the table that has it and its column there. What remains is the paper's
+#: reading, as the papers publish no other.
+_MEASURED = {
+    "cda": ("victims", "cda"),
+    "asr": ("victims", "asr"),
+    "auc": ("detectability", "auc"),
+    "asr_left": ("repairs", "asr_paper"),
+}
+_DEPLOYABLE = ("asr_deployable", "asr_deployable_low", "asr_deployable_high")
+
+
+class Published(BaseModel):
+    """A number as a paper prints it, a single run without an interval.
+
+    Attributes:
+        architecture: a family, whatever the first layer is made for.
+        quantity: "cda" or "asr" before any defense; "auc" of the detector `defense`; "asr_left",
+            the lowest ASR within budget, of the repair `defense`.
+        share: of trusted images; empty where there are none or the paper does not tell.
+        note: what is known to contradict it, as "C1: text; C2: text".
+    """
+
+    paper: str
+    table: str
+    dataset: str
+    architecture: str
+    quantity: str
+    attack: str
+    m: int
+    boost: int
+    defense: str
+    share: str
+    value: str
+    note: str
+
+    def within(self, low: float, high: float) -> bool:
+        """Whether a number that is printed like this lies in an interval."""
+        half = 0.5 * 10.0 ** -len(self.value.partition(".")[2])
+        # What lies on the bound is inside, whatever the sum rounds to.
+        return low - half - 1e-9 <= float(self.value) <= high + half + 1e-9
+
+
+class _Found(NamedTuple):
+    """A row of a board's table, with the plugins behind its names."""
+
+    quantity: str
+    attack: PluginRef
+    defense: PluginRef | None
+    row: dict[str, Any]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        defense = self.defense.name if self.defense else ""
+        numbers = self.row["m"], self.row["boost"]
+        return self.row["recipe"], self.quantity, self.attack.name, *numbers, defense
+
+    def at(self, share: str) -> bool:
+        return not share or float(share) == self.row["trusted_share"]
+
+
+def published() -> list[Published]:
+    """All numbers that a protocol could be compared with.
+
+    What a paper gives a clean model by definition, an ASR of 0 and an AUC of 0.5, is not
+    among them.
+    """
+    text = files("benchmark.leaderboard").joinpath("published.csv").read_text("utf-8")
+    return [Published.model_validate(row) for row in csv.DictReader(text.splitlines())]
+
+
+def comparison(
+    protocol: Protocol | None,
+    rows: Rows,
+    frames: Mapping[str, pd.DataFrame],
+    searches: Sequence[Search],
+    name: Namer,
+) -> pd.DataFrame:
+    """Every published number for a protocol's data and architecture, and what was measured.
+
+    Compared is an attack with the protocol's or its default settings, at the paper's m and
+    boosting, and a single defense at the paper's trusted share, whatever its settings. Of several
+    settings those count that contradict fewest of the protocol's, where those of a search go
+    before; of equals the shortest label. Nothing is chosen by its result.
+
+    Args:
+        frames: the tables of `rows`, whose plugins they call as `name` does.
+        searches: what defenders found for themselves.
+
+    Returns:
+        One row per recipe and published number, none where the board has nothing to compare
+        or the protocol is unknown. `verdict` is `INSIDE` if the number, as it is rounded, lies in
+        the interval of the measured mean, `OUTSIDE` or `NOT_MEASURED`; what was not measured
+        is NaN. `attack_played` and `defense_played` are the labels behind a measurement.
+    """
+    lines = [] if protocol is None else [line for line in published() if _fits(line, protocol)]
+    if protocol is None or not lines:
+        return pd.DataFrame()
+    own = _own_settings(protocol)
+    searched = {(one.defense, one.trusted_share): one.best.params for one in searches}
+    found: defaultdict[tuple[Any, ...], list[_Found]] = defaultdict(list)
+    for one in _measurements(rows, frames, name):
+        if _as_prescribed(one.attack, own.get(one.attack.name, ())):
+            found[one.key].append(one)
+
+    def measured(recipe: str, line: Published) -> _Found | None:
+        key = recipe, line.quantity, line.attack, line.m, line.boost, line.defense
+        fitting = [one for one in found.get(key, ()) if one.at(line.share)]
+        return min(fitting, key=lambda one: _distance(one, own, searched), default=None)
+
+    compared = [
+        (recipe, line, measured(recipe, line))
+        for recipe in sorted({key[0] for key in found})
+        for line in lines
+    ]
+    played = {recipe for recipe, _, one in compared if one}
+    frame = pd.DataFrame([_compared(*one) for one in compared if one[0] in played])
+    return frame if frame.empty else frame.astype({"models": "Int64"})
+
+
+def _fits(line: Published, protocol: Protocol) -> bool:
+    family = protocol.architecture.split(":")[0].split("-")[0]
+    return (line.dataset, line.architecture) == (protocol.splits.dataset, family)
+
+
+def _own_settings(protocol: Protocol) -> dict[str, list[dict[str, str]]]:
+    """By plugin the settings that a protocol plays it with, in its order."""
+    robustness, detectability = protocol.robustness, protocol.detectability
+    specs = [entry.attack for entry in robustness.attacks]
+    specs += [stage for defense in robustness.defenses for stage in defense.split("+")]
+    if detectability is not None:
+        specs += [population.attack for population in detectability.attacks]
+        specs += detectability.detectors
+    found: dict[str, list[dict[str, str]]] = {}
+    for name, values in map(parse, specs):
+        found.setdefault(name, []).append(values)
+    return found
+
+
+def _measurements(rows: Rows, frames: Mapping[str, pd.DataFrame], name: Namer) -> Iterator[_Found]:
+    """What the tables hold; `defense` is None where there is none, or several."""
+    attacks = {name(row.attack): row.attack for row in rows}
+    stages = {
+        (name(stage), row.trusted_share): stage for row in rows for stage in row.defense.stages
+    }
+    for quantity, (table, column) in _MEASURED.items():
+        frame = frames.get(table, pd.DataFrame())
+        for row in (scored(frame) if table == "detectability" else frame).to_dict("records"):
+            by = row.get("defense") or row.get("detector")
+            stage = stages.get((by, row["trusted_share"])) if by else None
+            # A pipeline is called by no single stage, and no number was published of one.
+            if pd.notna(row[column]):
+                value = {"measured" + end: row[column + end] for end in ("", "_low", "_high")}
+                yield _Found(quantity, attacks[row["attack"]], stage, row | value)
+
+
+def _as_prescribed(attack: PluginRef, own: Iterable[Mapping[str, str]]) -> bool:
+    """Whether all settings that a label changes are changed like this by the protocol."""
+    changed = parse(attack.label)[1]
+    return not changed or any(
+        changed.keys() <= values.keys()
+        and all(_same(value, values[key]) for key, value in changed.items())
+        for values in own
+    )
+
+
+def _distance(
+    found: _Found,
+    own: Mapping[str, Sequence[Mapping[str, str]]],
+    searched: Mapping[tuple[str, float], Mapping[str, float]],
+) -> tuple[Any, ...]:
+    """How far a defense, and then the attack, is from what the protocol plays."""
+    order: list[Any] = []
+    share = found.row.get("trusted_share", 0.0)
+    for plugin in filter(None, (found.defense, found.attack)):
+        first: Mapping[str, Any] = next(iter(own.get(plugin.name, ())), {})
+        wanted = {**first, **searched.get((plugin.name, share), {})}
+        there = settings(plugin)
+        wrong = sum(not _same(there.get(key, ""), value) for key, value in wanted.items())
+        order += [wrong, len(plugin.label), plugin.label]
+    return *order, share
+
+
+def _same(one: object, other: object) -> bool:
+    try:
+        return float(str(one)) == float(str(other))
+    except ValueError:
+        return str(one).lower() == str(other).lower()
+
+
+def _compared(recipe: str, line: Published, found: _Found | None) -> dict[str, Any]:
+    row: Mapping[str, Any] = found.row if found else {}
+    nothing = float("nan")
+    value, measured = float(line.value), row.get("measured", nothing)
+    low, high = row.get("measured_low", nothing), row.get("measured_high", nothing)
+    verdict = INSIDE if line.within(low, high) else OUTSIDE
+    models = row.get("models") if line.quantity == "auc" else row.get("seeds")
+    return {
+        "paper": line.paper,
+        "table": line.table,
+        "attack": line.attack,
+        "m": line.m,
+        "boost": line.boost,
+        "recipe": recipe,
+        "quantity": line.quantity,
+        "defense": line.defense,
+        "trusted_share": float(line.share) if line.share else nothing,
+        "published": value,
+        "measured": measured,
+        "measured_low": low,
+        "measured_high": high,
+        "models": models,
+        "difference": measured - value,
+        "verdict": verdict if found else NOT_MEASURED,
+        "asr_before": row.get("asr_before", nothing),
+        **{column: row.get(column, nothing) for column in _DEPLOYABLE},
+        "attack_played": found.attack.label if found else "",
+        "defense_played": found.defense.label if found and found.defense else "",
+        "note": line.note,
+    }

@@ -1,0 +1,588 @@
+"""Published numbers are the papers', and stand beside the measurements that they belong to."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from playwright.sync_api import sync_playwright
+
+from benchmark import protocol as protocols
+from benchmark.api import Attack, Defense
+from benchmark.leaderboard.board import read_board
+from benchmark.leaderboard.build import build, stale
+from benchmark.leaderboard.explanations import TEXT_LIMIT
+from benchmark.leaderboard.published import published
+from benchmark.metrics import Rate as Counts
+from benchmark.metrics import mean_interval
+from benchmark.registry import Registry
+from benchmark.runs.record import DetectabilityRecord, Record, RobustnessRecord
+from benchmark.runs.store import Store, StoreError
+from benchmark.runs.tuned import Search
+from benchmark.specs import FORBIDDEN
+
+#: Attack, m, CDA, ASR, AUC.
+TABLE_II = """
+none     0   0.953 -    -
+badnets  50  0.952 1.00 0.76
+a-blend  50  0.952 0.94 0.65
+a-patch  50  0.951 1.00 0.73
+advclean 500 0.947 0.98 0.68
+refool   500 0.954 0.38 0.70
+wanet    500 0.954 0.29 0.65
+"""
+DEFENSES = ("pivotal-tuning", "weight-decay", "fine-pruning", "nad", "neural-cleanse-repair")
+SHARES = ("0.01", "0.025", "0.05")
+TABLE_III = """
+badnets  .03/.02/.03 .13/.08/.09 .69/.64/.60    .98/.95/.98   .13/.12/.10
+a-blend  .00/.00/.01 .45/.13/.09 1.00/1.00/1.00 1.00/.24/.12  .72/.84/.79
+a-patch  .00/.00/.00 .12/.04/.08 1.00/1.00/1.00 .76/.65/.54   .53/.21/.11
+refool   .03/.00/.02 .06/.04/.06 .29/.35/.38    .26/.23/.18   .26/.34/.33
+advclean .01/.03/.01 .64/.12/.13 .95/.95/.95    .95/.95/.95   .95/.95/.95
+wanet    .04/.02/.03 .14/.06/.08 .14/.08/.16    .28/.26/.25   .28/.28/.28
+"""
+
+
+def test_the_numbers_are_those_of_the_paper() -> None:
+    wanted = set()
+    amounts = {}
+    for line in TABLE_II.strip().splitlines():
+        attack, m, *values = line.split()
+        amounts[attack] = int(m)
+        for quantity, value in zip(("cda", "asr", "auc"), values, strict=True):
+            defense = "calibrated-trigger-inversion" if quantity == "auc" else ""
+            if value != "-":
+                wanted.add(("II", quantity, attack, int(m), defense, "", value))
+    for line in TABLE_III.strip().splitlines():
+        attack, *cells = line.split()
+        for defense, cell in zip(DEFENSES, cells, strict=True):
+            for share, value in zip(SHARES, cell.split("/"), strict=True):
+                value = f"{float(value):.2f}"
+                wanted.add(("III", "asr_left", attack, amounts[attack], defense, share, value))
+    lines = published()
+    there = [
+        (line.table, line.quantity, line.attack, line.m, line.defense, line.share, line.value)
+        for line in lines
+    ]
+    assert len(there) == len(set(there)) == 7 + 6 + 6 + 6 * 5 * 3
+    assert set(there) == wanted
+    for line in lines:
+        assert 0 <= float(line.value) <= 1
+        assert (line.dataset, line.architecture, line.boost) == ("cifar10", "resnet18", 1)
+        # As explanations are looked up.
+        assert line.share in ("", f"{float(line.share or 0):g}")
+
+
+def test_every_name_is_a_plugin(registry: Registry) -> None:
+    there = {
+        entry.plugin.name
+        for entry in registry.entries
+        if issubclass(entry.plugin, Attack | Defense)
+    }
+    named = {name for line in published() for name in (line.attack, line.defense)}
+    assert named - there == {"none", ""}
+
+
+def test_a_note_says_the_same_wherever_it_stands() -> None:
+    said: dict[str, str] = {}
+    for line in published():
+        for remark in filter(None, line.note.split("; ")):
+            number, text = remark.split(": ", 1)
+            assert re.fullmatch(r"C\d+", number)
+            assert said.setdefault(number, text) == text
+            assert text.isprintable()
+            assert not FORBIDDEN & set(text)
+    assert {"C4", "C8", "C24", "C25"} <= said.keys()
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "inside"),
+    [
+        ("0.03", 0.0, 0.03, True),
+        ("0.03", 0.0, 0.025, True),  # 0.025 is printed like this
+        ("0.03", 0.0, 0.0249, False),
+        ("0.03", 0.0351, 0.2, False),
+        ("1.00", 0.98, 0.995, True),
+        ("0.953", 0.9, 0.9525, True),
+        ("0.953", 0.9, 0.9524, False),
+    ],
+)
+def test_a_printed_number_stands_for_all_that_round_to_it(
+    value: str, low: float, high: float, inside: bool
+) -> None:
+    assert published()[0].model_copy(update={"value": value}).within(low, high) is inside
+
+
+# A board that was never played.
+
+CIFAR = protocols.load("cifar10-v2")
+SEEDS = 3
+
+
+def rate(share: float, total: int) -> dict[str, Any]:
+    hits = round(share * total)
+    return {"hits": hits, "total": total, "value": hits / total if total else None}
+
+
+def common(
+    attack: str, defense: str | None, seed: int, stage: str, **changes: Any
+) -> dict[str, Any]:
+    """What records of both games say; a label may have settings."""
+    name = attack.split(":")[0]
+    plugin = {"version": 1, "params": {}}
+    parts = [
+        plugin
+        | {"label": part, "name": part.split(":")[0], "stage": stage}
+        | {"params": dict(pair.split("=") for pair in part.split(":")[1].split(","))}
+        if ":" in part
+        else plugin | {"label": part, "name": part, "stage": stage}
+        for part in (defense or "").split("+")
+        if part
+    ]
+    content = {
+        "schema": 1,
+        "key": f"{random.Random(f'{attack}{defense}{seed}{changes}').getrandbits(256):064x}",
+        "protocol": {"name": CIFAR.name, "sha256": CIFAR.sha256, "recipe": "fast"},
+        "attack": {"label": attack, "name": name, "m": 50, "boost": 1, **plugin}
+        | {"threat": "none" if name == "none" else "poison-label"},
+        "defense": {
+            "name": "+".join(part["name"] for part in parts) or "none",  # type: ignore[misc]
+            "stages": parts,
+        },
+        "trusted_share": 0.01 if defense else None,
+        "seed": seed,
+        "status": "ok",
+        "cost": {"seconds": 1.0, "victim_seconds": 2.0, "peak_memory_mb": 1.0, "device": "cpu"},
+        "env": {},
+    }
+    for key, value in changes.items():
+        if key in ("m", "boost"):
+            content["attack"][key] = value  # type: ignore[index]
+        elif key == "recipe":
+            content["protocol"][key] = value  # type: ignore[index]
+        else:
+            content[key] = value
+    return content
+
+
+def played(
+    attack: str,
+    defense: str | None = None,
+    *,
+    cda: float = 0.95,
+    asr: float = 1.0,
+    left: float | None = None,
+    deployable: float | None = None,
+    **changes: Any,
+) -> list[Record]:
+    """A robustness cell of all seeds: `asr` before and `left` in the paper's reading."""
+
+    def point(stage: str, step: int, share: float) -> dict[str, Any]:
+        rates = {"validation": rate(cda, 2000), "cda": rate(cda, 8000)}
+        rates["asr"] = rate(share, 0 if attack == "none" else 7200)
+        return {"stage": stage, "step": step, "asr_game": share, **rates}
+
+    before = point("victim", 0, asr)
+    paper = before if left is None else point("repair", 50, left)
+    chosen = paper if deployable is None else point("repair", 100, deployable)
+    return [
+        RobustnessRecord.model_validate(
+            common(attack, defense, seed, "repair", **changes)
+            | {
+                "metrics": {
+                    **{key: chosen[key] for key in ("cda", "asr", "asr_game", "validation")},
+                    "step": chosen["step"],
+                    "repaired": False,
+                    "paper": paper,
+                    "before": before,
+                    "asr_clean_model": None,
+                    "target_confidence": None,
+                    "guard": None,
+                },
+                "curve": [before, paper, chosen],
+            }
+        )
+        for seed in range(SEEDS)
+    ]
+
+
+def examined(
+    attack: str, scores: Iterable[float], detector: str = "calibrated-trigger-inversion", **c: Any
+) -> list[Record]:
+    """One model of a population per score."""
+
+    def scan(score: float) -> dict[str, Any]:
+        nothing = {"flagged": None, "also": {"printed": -score}, "norms": None}
+        nothing |= {"success": None, "reasr": None, "seconds": 1.0}
+        return {"score": score, "class_scores": [score, 0.0], "guess": 0, **nothing}
+
+    return [
+        DetectabilityRecord.model_validate(
+            common(attack, detector, seed, "detect", **c) | {"target": 0, "scans": [scan(score)]}
+        )
+        for seed, score in enumerate(scores)
+    ]
+
+
+def save(folder: Path, *cells: list[Record]) -> Path:
+    for number, one in enumerate(record for cell in cells for record in cell):
+        Store(folder).save_record(f"r{number}", one)
+    return folder
+
+
+def demonstration(folder: Path) -> Path:
+    """Both games, with numbers inside and outside."""
+    cells = [
+        played("none", cda=0.947, m=0),
+        played("badnets", cda=0.946, asr=0.998),
+        played("badnets", "pivotal-tuning", left=0.031, deployable=0.05),
+        played("badnets", "pivotal-tuning", left=0.021, trusted_share=0.025),
+        played("badnets", "pivotal-tuning", left=0.4, trusted_share=0.05),
+        played("badnets", "fine-pruning", left=0.92, deployable=0.95),
+        played("a-blend", cda=0.95, asr=0.91),
+        played("a-blend", "fine-pruning", left=0.9, asr=0.91),
+        played("a-blend", "weight-decay", left=0.44, asr=0.91),
+        examined("none", [0.1, 0.2, 0.3, 0.4, 0.5] * 2, m=0),
+        examined("badnets", [0.15, 0.35, 0.45, 0.55, 0.65] * 2),
+        examined("a-blend", [0.9] * 10),
+    ]
+    return save(folder, *cells)
+
+
+def compared(folder: Path) -> pd.DataFrame:
+    """What the file says that a board shows."""
+    build(folder)
+    words = ["attack", "defense", "note", "explanation", "attack_played", "defense_played"]
+    frame = pd.read_csv(
+        folder / "comparison.csv",
+        dtype=dict.fromkeys(words, str),
+        keep_default_na=False,
+        na_values=[""],
+    )
+    frame[words] = frame[words].fillna("")
+    return frame
+
+
+def line(frame: pd.DataFrame, *key: str, share: float | None = None) -> pd.Series:
+    quantity, attack, *defense = key
+    found = frame[(frame.quantity == quantity) & (frame.attack == attack)]
+    found = found[found.defense == (defense[0] if defense else "")]
+    if share is not None:
+        found = found[found.trusted_share == share]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def test_measurements_stand_beside_their_numbers(tmp_path: Path) -> None:
+    frame = compared(demonstration(tmp_path))
+    assert len(frame) == len(published())
+    measured = frame[frame.verdict != "not measured"]
+    assert len(measured) == 1 + 2 + 4 + 2 + 2 + 2
+    assert measured.recipe.eq("fast").all()
+
+    own = line(frame, "asr_left", "badnets", "pivotal-tuning", share=0.01)
+    _, low, high = mean_interval([Counts(223, 7200)] * SEEDS)
+    assert own.measured == pytest.approx(223 / 7200, abs=1e-6)
+    assert (own.measured_low, own.measured_high) == pytest.approx((low, high), abs=1e-6)
+    assert own.difference == pytest.approx(223 / 7200 - 0.03, abs=1e-6)
+    assert (own.published, own.verdict, own.models) == (0.03, "inside", SEEDS)
+    assert (own.asr_before, own.asr_deployable) == (1.0, 0.05)
+    assert own.defense_played == "pivotal-tuning"
+    assert line(frame, "asr_left", "badnets", "pivotal-tuning", share=0.05).verdict == "outside"
+
+    clean = line(frame, "cda", "none")
+    assert (clean.measured, clean.verdict) == (0.947, "outside")
+    assert line(frame, "asr", "badnets").verdict == "inside"
+    assert line(frame, "asr", "a-blend").verdict == "outside"
+
+    # Of 100 pairs of models 10 are won thrice, 20 four times over, and so on.
+    area = line(frame, "auc", "badnets", "calibrated-trigger-inversion")
+    wins = [sum(p > c for c in (0.1, 0.2, 0.3, 0.4, 0.5)) for p in (0.15, 0.35, 0.45, 0.55, 0.65)]
+    assert area.measured == pytest.approx(sum(wins) / 25)
+    assert area.models == 10
+    assert (area.verdict, area.measured_low < 0.76 < area.measured_high) == ("inside", True)
+    assert line(frame, "auc", "a-blend", "calibrated-trigger-inversion").verdict == "outside"
+
+    missing = frame[frame.verdict == "not measured"]
+    assert missing[["measured", "difference", "models", "asr_before"]].isna().all(axis=None)
+    assert missing.published.notna().all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"m": 20},
+        {"boost": 2},
+        {"attack": "badnets:side=0.25"},
+        {"trusted_share": 0.1},
+        {"defense": "pivotal-tuning+strip"},
+        {"defense": "strip"},
+        {"status": "failed", "error": {"kind": "E", "message": "no", "where": "x:1"}},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_another_game_is_no_measurement(tmp_path: Path, changes: dict[str, Any]) -> None:
+    names = {"attack": "badnets", "defense": "pivotal-tuning"} | changes
+    other = played(names.pop("attack"), names.pop("defense"), left=0.03, **names)
+    frame = compared(save(tmp_path, played("none", m=0), other))
+    assert list(frame.quantity[frame.verdict != "not measured"]) == ["cda"]
+
+
+def test_another_attack_of_a_protocol_has_the_settings_of_the_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [{"attack": "badnets:side=0.250,seed=1", "m": 50}]
+    content = CIFAR.model_dump(mode="json")
+    content["robustness"]["attacks"] = entries
+    own = protocols.Protocol.model_validate(content)
+    monkeypatch.setattr("benchmark.leaderboard.board.played", lambda ref: own)
+    cells = [played(f"badnets:side={side}", asr=asr) for side, asr in ((0.25, 0.5), (0.1, 0.7))]
+    assert line(compared(save(tmp_path, *cells)), "asr", "badnets").measured == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "sha"),
+    [
+        ("fashion-mnist-v2", protocols.released()["fashion-mnist-v2"]),
+        ("cifar10-v2", "a" * 64),  # a changed one
+    ],
+)
+def test_other_protocols_have_no_section(tmp_path: Path, name: str, sha: str) -> None:
+    ref = {"name": name, "sha256": sha, "recipe": "fast"}
+    folder = save(tmp_path, played("badnets", protocol=ref))
+    (folder / "comparison.csv").write_text("left over")
+    assert "published" not in build(folder)
+    assert not (folder / "comparison.csv").exists()
+    assert b"published" not in (folder / "index.html").read_bytes()
+
+
+def test_a_board_without_anything_to_compare_has_no_section(tmp_path: Path) -> None:
+    assert "published" not in build(save(tmp_path, played("badnets", m=20)))
+
+
+def test_of_several_settings_those_nearest_to_the_protocol_count(tmp_path: Path) -> None:
+    prescribed = "fine-pruning:steps=1000,learning_rate=0.001,pruned=0.96,sampled_batches=10"
+    changed = prescribed.replace("0.001", "0.1")
+    cells = [
+        played("badnets", "fine-pruning", left=0.1),
+        played("badnets", changed, left=0.6),  # nearer to the published number
+        played("badnets", prescribed, left=0.3),
+    ]
+    frame = compared(save(tmp_path / "protocol", *cells))
+    own = line(frame, "asr_left", "badnets", "fine-pruning", share=0.01)
+    assert (own.measured, own.defense_played) == (0.3, prescribed)
+
+    # A search goes before the protocol.
+    found = {"hits": 1, "total": 10, "value": 0.1}
+    left = {"asr": found, "cda": found}
+    search = Search.model_validate(
+        {
+            "protocol": {"name": CIFAR.name, "sha256": CIFAR.sha256, "recipe": "fast"},
+            "defense": "fine-pruning",
+            "version": 1,
+            "trusted_share": 0.01,
+            "before": [left],
+            "trials": [{"params": {"learning_rate": 0.1}, "left": [left]}],
+        }
+    )
+    search.save(tmp_path / "protocol" / "tuning" / "fine-pruning-r0.01.json")
+    own = line(compared(tmp_path / "protocol"), "asr_left", "badnets", "fine-pruning", share=0.01)
+    assert (own.measured, own.defense_played) == (0.6, changed)
+
+
+def test_of_several_detectors_of_a_name_the_first_of_the_protocol_counts(tmp_path: Path) -> None:
+    assert CIFAR.detectability is not None
+    same = [d for d in CIFAR.detectability.detectors if d.startswith("calibrated")]
+    assert len(same) == 2
+    cells = [played("badnets")]
+    for detector, score in zip(same, (0.9, 0.1), strict=True):
+        cells += [examined("none", [0.5] * 4, detector, m=0)]
+        cells += [examined("badnets", [score] * 4, detector)]
+    frame = compared(save(tmp_path, *cells))
+    assert line(frame, "auc", "badnets", "calibrated-trigger-inversion").measured == 1
+
+
+def test_every_recipe_is_compared_by_itself(tmp_path: Path) -> None:
+    cells = [played("badnets", recipe=recipe, cda=cda) for recipe, cda in RECIPES.items()]
+    frame = compared(save(tmp_path, *cells))
+    found = frame[(frame.quantity == "cda") & (frame.attack == "badnets")]
+    assert dict(zip(found.recipe, found.measured, strict=True)) == RECIPES
+    text = (tmp_path / "README.md").read_text()
+    assert "Recipe fast: 2 of 109" in text
+    assert "Recipe table-iv: 2 of 109" in text
+
+
+RECIPES = {"fast": 0.94, "table-iv": 0.952}
+
+
+def test_the_page_for_readers_shows_what_holds_up(tmp_path: Path) -> None:
+    text = build(demonstration(tmp_path)).split("## Beside what was published")[1]
+    assert "13 of 109 published numbers measured, 6 inside, 7 outside, of which 7 open" in text
+    grid = {
+        tuple(cell.strip() for cell in row.strip("|").split("|")[:2]): row
+        for row in text.splitlines()
+        if row.startswith("|")
+    }
+    row = grid["badnets (m=50, fast)", "5%"]
+    assert re.search(r"\| 40\.0 \[[\d., ]+\] ≠ 3 ", row)
+    assert "| – / 60 " in row
+    assert re.search(r"\| 3\.1 \[[\d., ]+\] / 3 ", grid["badnets (m=50, fast)", "1%"])
+    assert "| – / 98 " in grid["badnets (m=50, fast)", "1%"]
+    listed = text.split("### Outside the interval")[1]
+    assert listed.count("**open**") == 7
+    assert "C18, C24, C25" in listed
+    assert "- C24: " in listed
+    assert "- C27: " in listed
+    assert "- C20: " in listed
+    assert "- C19: " not in listed
+
+
+def test_where_all_holds_up_nothing_is_listed(tmp_path: Path) -> None:
+    text = build(save(tmp_path, played("none", cda=0.953, m=0)))
+    assert "1 of 109 published numbers measured, 1 inside, 0 outside" in text
+    assert "Outside the interval" not in text
+
+
+# What people write beside a board.
+
+HEAD = "quantity,attack,defense,share,text\n"
+
+
+def explain(folder: Path, *lines: str) -> Path:
+    (folder / "explanations.csv").write_text(HEAD + "".join(f"{line}\n" for line in lines))
+    return folder
+
+
+def test_explanations_stand_beside_their_disagreements_and_survive(tmp_path: Path) -> None:
+    folder = explain(
+        demonstration(tmp_path),
+        "cda,none,,,24 epochs; the paper trains for 120",
+        "",
+        'asr_left,badnets,pivotal-tuning,0.05,"a | pipe, *stars* and a [link](x)"',
+        "auc,a-blend,calibrated-trigger-inversion,,found by all seeds",
+    )
+    before = (folder / "explanations.csv").read_bytes()
+    frame = compared(folder)
+    texts = frame[frame.verdict == "outside"].explanation
+    assert sorted(texts)[-4:] == ["open"] * 4
+    assert line(frame, "cda", "none").explanation == "24 epochs; the paper trains for 120"
+    assert frame[frame.verdict != "outside"].explanation.eq("").all()
+    text = (folder / "README.md").read_text()
+    assert "of which 4 open" in text
+    assert r"a \| pipe, \*stars\* and a \[link\](x)" in text
+    assert (folder / "explanations.csv").read_bytes() == before
+    assert stale(folder) == []
+    build(folder)
+    assert (folder / "explanations.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        # Inside, not measured, not published, and no board to be on.
+        (["asr,badnets,,,it works"], "no disagreement of this board is 'asr,badnets,,'; remove"),
+        (["asr,wanet,,,weak"], "no disagreement of this board is 'asr,wanet,,'"),
+        (["asr,mine,,,weak"], "no disagreement of this board is 'asr,mine,,'"),
+        (["cda,none,,,a", "cda,none,,,b"], "'cda,none,,' is given twice"),
+        (["cda,none,,"], "every line has the columns quantity,attack"),
+        (["cda,none,,,  "], "has 2 characters, 1 to 400"),
+        ([f"cda,none,,,{'x' * (TEXT_LIMIT + 1)}"], "has 401 characters"),
+        (["cda,none,,,<script>alert(1)</script>"], "has '<'"),
+        (["cda,none,,,`code`"], "has '`'"),
+        (["cda,none,,,a & b"], "has '&'"),
+        (['cda,none,,,"two\nlines"'], r"has '\\n'"),
+        (["cda,none,,,\u202eright to left"], r"has '\\u202e'"),
+        (["cda,none,,,\x1b[31mred"], r"has '\\x1b'"),
+        (["\x1b[31m,none,,,red"], r"no disagreement of this board is '\\x1b\[31m,none,,'"),
+        (['cda,none,,,"open'], "cannot be read as CSV"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_in_one_sentence(
+    tmp_path: Path, lines: list[str], message: str
+) -> None:
+    with pytest.raises(StoreError, match=message) as caught:
+        build(explain(demonstration(tmp_path), *lines))
+    assert str(caught.value).isprintable()
+    assert not (tmp_path / "README.md").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"quantity;attack\n", b"\xff\xfe", HEAD.encode() * 2])
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
+    folder = demonstration(tmp_path)
+    (folder / "explanations.csv").write_bytes(content)
+    with pytest.raises(StoreError, match=r"explanations\.csv"):
+        read_board(folder)
+
+
+def test_an_explanation_on_a_board_without_comparison_explains_nothing(tmp_path: Path) -> None:
+    ref = {"name": "made-up", "sha256": "a" * 64, "recipe": "fast"}
+    folder = explain(save(tmp_path, played("none", m=0, protocol=ref)), "cda,none,,,why")
+    with pytest.raises(StoreError, match="no disagreement of this board"):
+        build(folder)
+
+
+def test_the_page_has_the_tables(tmp_path: Path) -> None:
+    folder = explain(demonstration(tmp_path), "cda,none,,,{{ 7*7 }} ${x} %s [a](b)")
+    build(folder)
+    page = (folder / "index.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
+    frame = compared(folder)
+    rates, areas = (data["tables"][f"published-{name}"] for name in ("measured", "auc"))
+    assert (len(rates["rows"]), len(areas["rows"])) == (103, 6)
+    heads = [column["title"] for column in rates["columns"]]
+    shown = dict(zip(heads, rates["rows"][0], strict=True))
+    own = line(frame, "cda", "none")
+    assert shown["published"] == [95.3, "95.3"]
+    value, text, low, high = shown["measured"]
+    assert (value, low, high) == (own.measured, own.measured_low, own.measured_high)
+    assert text.startswith("94.7 [")
+    assert shown["explanation"] == "{{ 7*7 }} ${x} %s [a](b)"
+    assert shown["verdict"] == "outside"
+    heads = [column["title"] for column in areas["columns"]]
+    shown = dict(zip(heads, areas["rows"][0], strict=True))
+    assert shown["published"] == [0.65, "0.65"]
+    assert shown["measured"][1].startswith("1.00 [")
+    assert shown["notes"] == "C2, C20"
+    assert "<p>C20: " in page
+    # What disagrees comes first.
+    verdicts = [row[heads.index("verdict")] for row in areas["rows"]]
+    assert verdicts == ["outside", "inside", *["not measured"] * 4]
+    assert "comparison-frame" not in page
+    # What was not played is no fact of the board.
+    assert "<dt>attacks</dt><dd>2</dd>" in page
+    assert "<dt>defenses</dt><dd>3</dd>" in page
+
+
+def test_the_tables_of_the_page_sort_and_filter(tmp_path: Path) -> None:
+    folder = demonstration(tmp_path)
+    build(folder)
+    with sync_playwright() as playwright:
+        found = shutil.which("chromium") or playwright.chromium.executable_path
+        if not Path(found).exists():
+            pytest.skip("no Chromium is installed: `playwright install chromium` brings one")
+        browser = playwright.chromium.launch(
+            executable_path=found, args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto((folder / "index.html").as_uri())
+        table = page.locator("#published-measured-tables")
+        column = [text.strip() for text in table.locator("thead th").all_inner_texts()]
+        table.get_by_label("verdict").select_option("outside")
+        table.get_by_role("button", name="difference").click()
+        place = column.index("difference")
+        cells = table.locator(f"tbody tr > :nth-child({place + 1})").all_inner_texts()
+        browser.close()
+    assert errors == []
+    assert len(cells) == 6
+    values = [float(cell) for cell in cells]
+    assert values == sorted(values, reverse=True)
+    assert values[0] == 37
