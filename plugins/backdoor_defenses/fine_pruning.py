@@ -85,7 +85,7 @@ def zero_channels(layers: list[Layer], channels: list[Tensor]) -> None:
         scale, shift = (None, None) if norm is None else (norm.weight, norm.bias)
         for weights in (conv.weight, conv.bias, scale, shift):
             if weights is not None:
-                weights[doomed] = 0
+                weights.index_fill_(0, doomed, 0)
 
 
 @hookimpl
