@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,9 +31,12 @@ class Graphed(Generic[Result]):
         function: called with tensors that all are on one device.
     """
 
+    #: A recording that failed leaves traces in torch's memory, so that a process tries no other.
+    failed: ClassVar[bool] = False
+
     def __init__(self, function: Callable[..., Result]) -> None:
         self.function = function
-        self._calls = 0
+        self._ordinary = ORDINARY_CALLS
         self._shapes: list[tuple[torch.Size, torch.dtype]] = []
         self._recording: tuple[torch.cuda.CUDAGraph, list[Tensor], Result] | None = None
 
@@ -41,23 +44,26 @@ class Graphed(Generic[Result]):
         if inputs[0].device.type != "cuda":
             return self.function(*inputs)
         shapes = [(tensor.shape, tensor.dtype) for tensor in inputs]
-        self._shapes = self._shapes or shapes
+        if not self._shapes:
+            self._shapes, self._stream = shapes, torch.cuda.Stream(inputs[0].device)
         if shapes != self._shapes:
             return self._aside(inputs)
-        self._calls += 1
-        if self._calls <= ORDINARY_CALLS:
-            if self._calls == 1:
-                self._stream = torch.cuda.Stream(inputs[0].device)
+        if self._ordinary:
+            self._ordinary -= 1
             return self._aside(inputs)
         if self._recording is None:
+            if Graphed.failed:
+                return self._aside(inputs)
             try:
                 self._recording = self._record(inputs)
             except RuntimeError as error:
+                Graphed.failed = True
+                # The end of a failed recording raises as well; the reason came before it.
                 warnings.warn(
-                    f"a step cannot be recorded as a CUDA graph and runs slowly: {error}",
+                    "a step cannot be recorded as a CUDA graph, and steps run slowly from now on: "
+                    f"{error.__context__ or error}",
                     stacklevel=2,
                 )
-                self._calls = -(2**62)  # never again
                 return self._aside(inputs)
         graph, recorded, result = self._recording
         for there, given in zip(recorded, inputs, strict=True):
@@ -79,6 +85,7 @@ class Graphed(Generic[Result]):
     ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Result]:
         """Record one call; nothing is computed yet."""
         recorded, graph = [tensor.clone() for tensor in inputs], torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
+        # The outer one restores the stream even where the recording fails.
+        with torch.cuda.stream(self._stream), torch.cuda.graph(graph, stream=self._stream):
             result = self.function(*recorded)
         return graph, recorded, result

@@ -17,10 +17,12 @@ and one of the shards with it. The last shard begins the play; from then on trav
 At home again, with every folder that came back (if one was lost, `play --again` packs all anew):
 
   python scripts/slice.py collect OUT-1 OUT-2 --run runs/cifar10-v2-gpu
-  poisongames verify runs/cifar10-v2-gpu && poisongames submit runs/cifar10-v2-gpu
+  poisongames verify runs/cifar10-v2-gpu
+  poisongames submit runs/cifar10-v2-gpu --whole-rows
 
-Models stay there, so the next machine trains others: give what comes from each a run of its own,
-and all seeds of an attack and a defense to one. If the code changes, pack again and carry the kit.
+Models stay there, so the next machine trains others: give what comes from each a run of its own.
+Rows that time cut off are left out, and --done lets the next one play them anew. If the code
+changes, pack again and carry the kit. The tree travels too: mind it where sizes are limited.
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ def python(*words: str | Path, fails: str, env: dict[str, str] | None = None) ->
     done = subprocess.run([sys.executable, *words], env=env, capture_output=True, text=True)
     if done.returncode:
         # A traceback ends with its reason; pip marks its own and goes on.
-        reasons = re.findall("^ERROR.*", done.stderr, re.MULTILINE) or done.stderr.splitlines()
+        reasons = re.findall(r"^\s*(?i:error).*", done.stderr, re.MULTILINE)
+        reasons = reasons or done.stderr.splitlines()
         raise SliceError(f"{fails} ({[done.returncode, *reasons][-1]})")
 
 
@@ -232,7 +235,9 @@ def _bring(run: Path, words: Namespace) -> None:
 
 def collect(words: Namespace) -> None:
     """Unpack what came back into a run, all of it or nothing."""
-    parts = [part for one in words.places for part in (sorted(one.glob("*.zip")) or [one])]
+    folders = [sorted(one.glob("*.zip")) if one.is_dir() else [one] for one in words.places]
+    if not (parts := [part for folder in folders for part in folder]):
+        raise SliceError(f"{', '.join(map(str, words.places))}: nothing came back, no *.zip there")
     if len(names := {part.stem.rpartition("-")[0] for part in parts}) > 1:
         raise SliceError(f"the parts are of {' and '.join(sorted(names))}; name those of one")
     found: dict[str, bytes] = {}
@@ -274,7 +279,7 @@ def main() -> None:
         add[does] = command.add_argument
     add[pack]("--to", type=Path, required=True, help="folder to fill, which git ignores")
     add[pack]("--data", type=Path, help="folder of a data set's Parquet files, named like the set")
-    add[pack]("--shard-mb", type=float, default=36, help="MiB that a shard may have (36)")
+    add[pack]("--shard-mb", type=float, default=24, help="MiB that a shard may have (24)")
     add[pack]("--wheels", nargs="*", help="what to bring too; pydantic and what it needs")
     add[pack]("--python", default="3.12", help="version of Python there (3.12)")
     add[pack]("--done", type=Path, action="append", default=[], help="board: do not play its cells")

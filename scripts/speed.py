@@ -40,6 +40,7 @@ from benchmark.images import to_unit
 from benchmark.models import Classifier
 from benchmark.protocol import Recipe
 from benchmark.registry import Registry
+from benchmark.runs.workshop import as_runs_do
 from benchmark.specs import parse
 
 
@@ -78,14 +79,12 @@ def ceilings(clock: Clock) -> dict[str, float]:
     }
 
 
-def operations(model: Classifier, images: Tensor) -> tuple[float, float]:
-    """Floating-point operations per image, forwards alone and with the way back."""
-    with FlopCounterMode(display=False) as forward, torch.no_grad():
-        model(images)
-    with FlopCounterMode(display=False) as both:
+def operations(model: Classifier, images: Tensor) -> float:
+    """Floating-point operations of training, per image."""
+    with FlopCounterMode(display=False) as counted:
         model(images).sum().backward()
     model.zero_grad(set_to_none=True)
-    return forward.get_total_flops() / len(images), both.get_total_flops() / len(images)
+    return float(counted.get_total_flops() / len(images))
 
 
 @contextmanager
@@ -101,7 +100,7 @@ def ordinary_calls(count: int) -> Iterator[None]:
 def step_seconds(
     arena: Arena, batch: int, clock: Clock, *, replayed: bool, compiled: bool = False
 ) -> float:
-    """Seconds of a training step, of two runs that differ in their length alone."""
+    """Seconds of a training step, from runs that differ in their length alone."""
     recipe = arena.recipe.model_copy(update={"epochs": 1, "batch_size": batch})
 
     def run(steps: int) -> float:
@@ -116,7 +115,7 @@ def step_seconds(
     few, many = (8, 72) if arena.device.type == "cuda" else (1, 5)
     with ordinary_calls(graphs.ORDINARY_CALLS if replayed else 2**31):
         run(few)
-        return (run(many) - run(few)) / (many - few)
+        return statistics.median((run(many) - run(few)) / (many - few) for _ in range(3))
 
 
 def kernels(arena: Arena, batch: int) -> str:
@@ -174,6 +173,8 @@ class Report:
 
     def victim(self, recipe: str) -> tuple[Row, Arena, Exam, Classifier]:
         """Train a victim of the first attack."""
+        if not self.protocol.robustness.attacks:
+            raise UserError(f"{self.protocol.name} has no attack in its robustness game")
         arena, entry = self.arena(recipe), self.protocol.robustness.attacks[0]
         attack = self.registry.create(Attack, entry.attack)
         attack.setup(arena.attacker_view(), arena.rng("trigger"))
@@ -186,26 +187,36 @@ class Report:
         answers = exam.sit(predictor(model, arena.recipe.precision))
         accuracy = exam.key.point(answers, "victim", 0).validation
         images = len(training.data) * arena.recipe.epochs
-        _, each = operations(model, to_unit(exam.validation.pixels[:8]))
+        each = operations(model, to_unit(exam.validation.pixels[:8]))
         note = f"{accuracy.value:.2%} right on {accuracy.total} validation images"
         name = f"victim by recipe {recipe}"
         return Row(name, seconds, images, images * each, note), arena, exam, model
 
     def steps(self, arena: Arena, batch: int) -> Iterator[Row]:
         model = arena.new_model(arena.rng("speed"))
-        _, each = operations(model, to_unit(arena.splits.validation.pixels[:8]))
+        each = operations(model, to_unit(arena.splits.validation.pixels[:8]))
         ways = {"as it is": (False, False)}
         if self.device.type == "cuda":
             ways |= {"replayed": (True, False), "compiled and replayed": (True, True)}
         for way, (replayed, compiled) in ways.items():
-            seconds = step_seconds(arena, batch, self.clock, replayed=replayed, compiled=compiled)
+            try:
+                seconds = step_seconds(
+                    arena, batch, self.clock, replayed=replayed, compiled=compiled
+                )
+            except Exception as error:  # a compiler's, and no reason to end the report
+                if not compiled:
+                    raise
+                print(f"step of {batch} images, {way}: {type(error).__name__}: {error}")
+                continue
             yield Row(f"step of {batch} images, {way}", seconds, batch, batch * each)
 
     def repair(self, arena: Arena, exam: Exam, model: Classifier) -> Row:
         """A whole game of the first repair, which the budget does not end."""
         alone = [spec for spec in self.protocol.robustness.defenses if "+" not in spec]
         defenses = [self.registry.create(Defense, spec) for spec in alone]
-        repair = next(one for one in defenses if isinstance(one, Repair))
+        repair = next((one for one in defenses if isinstance(one, Repair)), None)
+        if repair is None:
+            raise UserError(f"{self.protocol.name} has no repair in its robustness game")
         game = self.protocol.robustness
         endless = game.model_copy(update={"budget": 1.0})
         arena.protocol = arena.protocol.model_copy(update={"robustness": endless})
@@ -241,9 +252,9 @@ def main() -> None:
     parser.add_argument("--detector", default="neural-cleanse:steps=100")
     parser.add_argument("--kernels", action="store_true", help="also profile a training step")
     asked = parser.parse_args()
-    torch.backends.cudnn.deterministic = True
+    as_runs_do(asked.device)
     report = Report(asked.protocol, asked.device, asked.data_dir)
-    where = torch.cuda.get_device_name() if asked.device == "cuda" else "CPU"
+    where = torch.cuda.get_device_name() if report.device.type == "cuda" else "CPU"
     limits = ceilings(report.clock)
     print(f"{where}: matrix products {limits['matrix'] / 1e12:.1f} TFLOP/s in bfloat16, ", end="")
     print(f"copies {limits['copy'] / 1e9:.0f} GB/s, read and written", flush=True)

@@ -659,7 +659,10 @@ def test_parts_are_collected_once_and_may_come_twice(
     one = part(tmp_path / "out-1" / "digits-v1-0.zip", GOOD)
     two = part(tmp_path / "out-2" / "digits-v1-1.zip", GOOD, old)
     assert run(script, "collect", one, "--run", tmp_path / "run") is None
-    assert run(script, "collect", two / "digits-v1-1.zip", one, "--run", tmp_path / "run") is None
+    # A command that had nothing new left its folder empty.
+    (tmp_path / "out-0").mkdir()
+    places = (tmp_path / "out-0", two / "digits-v1-1.zip", one)
+    assert run(script, "collect", *places, "--run", tmp_path / "run") is None
     assert capsys.readouterr().out.splitlines()[-1].endswith("1 new files, 1 were there")
     assert {path.name for path in (tmp_path / "run").rglob("*.*")} == {"good.json", "old.json"}
 

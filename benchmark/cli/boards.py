@@ -134,6 +134,10 @@ def submit(
     boards: Annotated[
         Path, typer.Option("--boards", help="The folder of all boards, in a checkout.")
     ] = Path("leaderboards"),
+    whole_rows: Annotated[
+        bool,
+        typer.Option("--whole-rows", help="Leave out rows without all seeds, of a run cut short."),
+    ] = False,
     plugin: PluginFiles = None,
 ) -> None:
     """Check a run's records and copy them with their evidence to leaderboards/PROTOCOL/.
@@ -147,13 +151,15 @@ def submit(
     with one_sentence():
         try:
             with _counting("verifying") as progress:
-                done = take(run_dir, boards, load_registry(plugin), progress)
+                registry = load_registry(plugin)
+                done = take(run_dir, boards, registry, progress, whole_rows=whole_rows)
         except Rejected as rejected:
             _print(rejected.findings)
             out.print(f"{run_dir} was refused, nothing was written", soft_wrap=True)
             raise typer.Exit(1) from None
     known = f", {done.known} were there already" if done.known else ""
-    out.print(f"{done.new} records are new in {done.folder}{known}", soft_wrap=True)
+    left_out = f", {done.left_out} of unfinished rows were left out" if done.left_out else ""
+    out.print(f"{done.new} records are new in {done.folder}{known}{left_out}", soft_wrap=True)
     out.print(
         f"next: `poisongames board build {done.folder}`, then commit the folder", soft_wrap=True
     )

@@ -15,13 +15,13 @@ from benchmark.runs.store import StoreError
 from benchmark.specs import FORBIDDEN
 
 FILE = "explanations.csv"
-COLUMNS = ["quantity", "attack", "defense", "share", "text"]
+COLUMNS = ["recipe", "quantity", "attack", "defense", "share", "text"]
 #: Characters that a text may have.
 TEXT_LIMIT = 400
 #: What stands for a text where nobody wrote one.
 OPEN = "open"
 
-#: Quantity, attack, defense and trusted share, as `Published` has them.
+#: Recipe, and quantity, attack, defense and trusted share as `Published` has them.
 Key = tuple[str, ...]
 
 
@@ -46,7 +46,7 @@ def explained(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
 def _key(row: Mapping[str, Any]) -> Key:
     share = row["trusted_share"]
     text = "" if pd.isna(share) else f"{share:g}"
-    return row["quantity"], row["attack"], row["defense"], text
+    return row["recipe"], row["quantity"], row["attack"], row["defense"], text
 
 
 def _written(key: Key) -> str:

@@ -1,4 +1,4 @@
-"""Runs a plan on local worker processes: victims first, then the cells that need them."""
+"""Runs a plan on local worker processes: its cells in order, each after the victims it needs."""
 
 from __future__ import annotations
 

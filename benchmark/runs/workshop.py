@@ -31,18 +31,22 @@ class Setup:
     root: Path
 
 
+def as_runs_do(device: str) -> None:
+    """Set torch up so that results depend on nothing but the seeds and the hardware."""
+    if device == "cpu":
+        # One thread each, whatever their number.
+        torch.set_num_threads(1)
+    else:
+        torch.backends.cudnn.deterministic = True
+        # float32 is what a recipe or a plugin means by it.
+        torch.backends.cudnn.allow_tf32 = False
+
+
 class Workshop:
     """The arena of one protocol, and what was saved of a run."""
 
     def __init__(self, setup: Setup) -> None:
-        if setup.device == "cpu":
-            # One thread each, whatever their number: then results do not depend on it.
-            torch.set_num_threads(1)
-        else:
-            # A cell that is played again on the same hardware finds the same numbers, and
-            # float32 is what a recipe or a plugin means by it.
-            torch.backends.cudnn.deterministic = True
-            torch.backends.cudnn.allow_tf32 = False
+        as_runs_do(setup.device)
         self.setup = setup
         self.store = Store(setup.root)
         self.registry = Registry(setup.plugin_files)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,12 @@ class Rejected(Exception):
 
 @dataclass(frozen=True)
 class Submission:
-    """Where records went, how many are new there and how many it had."""
+    """Where records went, how many are new there, how many it had, and how many were left out."""
 
     folder: Path
     new: int
     known: int
+    left_out: int
 
 
 def submit(
@@ -40,12 +41,15 @@ def submit(
     boards: Path,
     registry: Registry | None = None,
     progress: Progress = lambda done, total: None,
+    *,
+    whole_rows: bool = False,
 ) -> Submission:
     """Check a run and copy its records, evidence and searches below `boards`.
 
     Args:
         boards: the folder of all boards; the records go to ``boards/PROTOCOL/``.
         registry: as for `verify`.
+        whole_rows: leave out rows that lack a seed, as a run that was stopped early has them.
 
     Raises:
         Rejected: a finding in the run, or a contradiction to what the board has.
@@ -61,6 +65,14 @@ def submit(
         kept = [one for one in there.findings if one.file not in {*found.files, "records"}]
         if kept:
             raise Rejected([one._replace(file=f"{folder}/{one.file}") for one in kept])
+    unfinished = {file for file, _ in _missing_seeds(found, there, found.protocol)}
+    if whole_rows:
+        found.records = {
+            file: cell for file, cell in found.records.items() if file not in unfinished
+        }
+        found.files = {
+            file: sha for file, sha in found.files.items() if not _is_of(file, unfinished)
+        }
     known = found.records.keys() & there.records.keys()
     wrong = [
         *_other_results(run, folder, sorted(known)),
@@ -73,7 +85,8 @@ def submit(
     # Evidence comes first in the alphabet: every record finds its own, whatever ends this early.
     for file in new:
         write_whole(folder / file, _checked(run / file, found.files[file]))
-    return Submission(folder, len(found.records) - len(known), len(known))
+    left_out = len(unfinished) if whole_rows else 0
+    return Submission(folder, len(found.records) - len(known), len(known), left_out)
 
 
 def _is_of(file: str, records: set[str]) -> bool:
@@ -118,25 +131,46 @@ def _other_models(run: Path, found: Checked) -> Iterator[Finding]:
             yield Finding(file, "victim_sha256", f"is another model than in {models[victim][1]}")
 
 
-def _incomplete(run: Checked, board: Checked, protocol: Protocol) -> Iterator[Finding]:
-    """Nobody chooses the seeds that are shown, or leaves out what a number is compared with."""
-    cells = [*run.records.values(), *board.records.values()]
-    keys = {cell.key for cell in cells}
+def _seeds(run: Checked, board: Checked) -> Mapping[str, set[int]]:
+    """The seeds that run and board together have of every row."""
     seeds: defaultdict[str, set[int]] = defaultdict(set)
-    for cell in cells:
+    for cell in (*run.records.values(), *board.records.values()):
         seeds[cell.row].add(cell.victim.seed)
+    return seeds
+
+
+def _wanted(cell: Cell, protocol: Protocol) -> set[int]:
+    """The seeds that a row has to have."""
     counts = {"robustness": protocol.robustness.seeds}
     if protocol.detectability is not None:
         counts["detectability"] = protocol.detectability.models
     if protocol.inversion is not None:
         counts["inversion"] = protocol.inversion.models
+    return set(range(counts[cell.game]))
+
+
+def _missing_seeds(
+    run: Checked, board: Checked, protocol: Protocol
+) -> Iterator[tuple[str, set[int]]]:
+    """Records of a run whose rows are unfinished, and what they lack."""
+    seeds = _seeds(run, board)
+    for file, cell in run.records.items():
+        if cell.defense.stages and (missing := _wanted(cell, protocol) - seeds[cell.row]):
+            yield file, missing
+
+
+def _incomplete(run: Checked, board: Checked, protocol: Protocol) -> Iterator[Finding]:
+    """Nobody chooses the seeds that are shown, or leaves out what a number is compared with."""
+    keys = {cell.key for cell in (*run.records.values(), *board.records.values())}
+    for file, missing in _missing_seeds(run, board, protocol):
+        count = len(_wanted(run.records[file], protocol))
+        yield Finding(file, "seed", f"of {count} seeds {_listed(missing)} is missing")
+    seeds = _seeds(run, board)
     for file, cell in run.records.items():
         if not cell.defense.stages:
             continue
-        wanted, there = set(range(counts[cell.game])), seeds[cell.row]
-        if missing := wanted - there:
-            yield Finding(file, "seed", f"of {len(wanted)} seeds {_listed(missing)} is missing")
-        if more := there - wanted:
+        wanted = _wanted(cell, protocol)
+        if more := seeds[cell.row] - wanted:
             yield Finding(file, "seed", f"{_listed(more)} is more than the {len(wanted)} seeds")
         undefended = Cell(cell.victim, NO_DEFENSE, None)
         clean = replace(undefended, victim=cell.victim.clean)

@@ -46,18 +46,17 @@ class Refool(PoisoningAttack):
     The picture is an auxiliary image of another class than the target, so that the trigger
     is no feature of the target. It, the shifts (at least one pixel) and the two copies'
     weights are drawn from the trigger's seed. `intensity` is the reflection's light against
-    the image's. Pick your Poison's alpha = 1 has no single meaning, and in this one the
-    reflection is as bright as the image; the default is where the structural similarity of
-    triggered and clean CIFAR-10 images lies in the window of 0.70 to 0.85 from which the
-    original takes its reflections, as the plugin's tests measure. `self_ghost` reflects the
-    image itself, as the port does that Pick your Poison cites. Neither focal blur nor a
-    search for the best picture.
+    the image's; Pick your Poison's alpha = 1, which has no single meaning, is read as this
+    (C10). The original takes only reflections that leave images a structural similarity of
+    0.70 to 0.85; on CIFAR-10 that is an intensity of about 0.4, as the plugin's tests measure.
+    `self_ghost` reflects the image itself, as the port does that Pick your Poison cites.
+    Neither focal blur nor a search for the best picture.
     """
 
     name, version = "refool", 1
     paper = "Liu et al., ECCV 2020, arXiv:2007.02343; Lukas and Kerschbaum 2023"
     clean_label = True
-    intensity: Positive = 0.4
+    intensity: Positive = 1.0
     self_ghost: bool = False
 
     def prepare(self, rng: Generator) -> None:

@@ -90,7 +90,9 @@ class PivotalTuning(FineTuning):
     def repair(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Iterator[None]:
         pivot = copy.deepcopy(model).eval().requires_grad_(False)
         pairs = list(zip(model.parameters(), pivot.parameters(), strict=True))
-        pull = 2 * self.lambda_p / sum(anchor.numel() for _, anchor in pairs)
+        # Rounded as backpropagation through the mean would.
+        share = torch.tensor(1.0) / sum(anchor.numel() for _, anchor in pairs)
+        pull = 2 * float(share * self.lambda_p)
 
         def loss(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
             with mixed_precision(images.device):

@@ -452,7 +452,7 @@ def test_where_all_holds_up_nothing_is_listed(tmp_path: Path) -> None:
 
 # What people write beside a board.
 
-HEAD = "quantity,attack,defense,share,text\n"
+HEAD = "recipe,quantity,attack,defense,share,text\n"
 
 
 def explain(folder: Path, *lines: str) -> Path:
@@ -463,10 +463,10 @@ def explain(folder: Path, *lines: str) -> Path:
 def test_explanations_stand_beside_their_disagreements_and_survive(tmp_path: Path) -> None:
     folder = explain(
         demonstration(tmp_path),
-        "cda,none,,,24 epochs; the paper trains for 120",
+        "fast,cda,none,,,24 epochs; the paper trains for 120",
         "",
-        'asr_left,badnets,pivotal-tuning,0.05,"a | pipe, *stars* and a [link](x)"',
-        "auc,a-blend,calibrated-trigger-inversion,,found by all seeds",
+        'fast,asr_left,badnets,pivotal-tuning,0.05,"a | pipe, *stars* and a [link](x)"',
+        "fast,auc,a-blend,calibrated-trigger-inversion,,found by all seeds",
     )
     before = (folder / "explanations.csv").read_bytes()
     frame = compared(folder)
@@ -486,22 +486,26 @@ def test_explanations_stand_beside_their_disagreements_and_survive(tmp_path: Pat
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        # Inside, not measured, not published, and no board to be on.
-        (["asr,badnets,,,it works"], "no disagreement of this board is 'asr,badnets,,'; remove"),
-        (["asr,wanet,,,weak"], "no disagreement of this board is 'asr,wanet,,'"),
-        (["asr,mine,,,weak"], "no disagreement of this board is 'asr,mine,,'"),
-        (["cda,none,,,a", "cda,none,,,b"], "'cda,none,,' is given twice"),
-        (["cda,none,,"], "every line has the columns quantity,attack"),
-        (["cda,none,,,  "], "has 2 characters, 1 to 400"),
-        ([f"cda,none,,,{'x' * (TEXT_LIMIT + 1)}"], "has 401 characters"),
-        (["cda,none,,,<script>alert(1)</script>"], "has '<'"),
-        (["cda,none,,,`code`"], "has '`'"),
-        (["cda,none,,,a & b"], "has '&'"),
-        (['cda,none,,,"two\nlines"'], r"has '\\n'"),
-        (["cda,none,,,\u202eright to left"], r"has '\\u202e'"),
-        (["cda,none,,,\x1b[31mred"], r"has '\\x1b'"),
-        (["\x1b[31m,none,,,red"], r"no disagreement of this board is '\\x1b\[31m,none,,'"),
-        (['cda,none,,,"open'], "cannot be read as CSV"),
+        # Inside, not measured, not published, and of another recipe.
+        (
+            ["fast,asr,badnets,,,it works"],
+            "no disagreement of this board is 'fast,asr,badnets,,'; remove",
+        ),
+        (["fast,asr,wanet,,,weak"], "no disagreement of this board is 'fast,asr,wanet,,'"),
+        (["fast,asr,mine,,,weak"], "no disagreement of this board is 'fast,asr,mine,,'"),
+        (["table-iv,cda,none,,,short"], "no disagreement of this board is 'table-iv,cda,none,,'"),
+        (["fast,cda,none,,,a", "fast,cda,none,,,b"], "'fast,cda,none,,' is given twice"),
+        (["fast,cda,none,,"], "every line has the columns recipe,quantity,attack"),
+        (["fast,cda,none,,,  "], "has 2 characters, 1 to 400"),
+        ([f"fast,cda,none,,,{'x' * (TEXT_LIMIT + 1)}"], "has 401 characters"),
+        (["fast,cda,none,,,<script>alert(1)</script>"], "has '<'"),
+        (["fast,cda,none,,,`code`"], "has '`'"),
+        (["fast,cda,none,,,a & b"], "has '&'"),
+        (['fast,cda,none,,,"two\nlines"'], r"has '\\n'"),
+        (["fast,cda,none,,,\u202eright to left"], r"has '\\u202e'"),
+        (["fast,cda,none,,,\x1b[31mred"], r"has '\\x1b'"),
+        (["fast,\x1b[31m,none,,,red"], r"is 'fast,\\x1b\[31m,none,,'"),
+        (['fast,cda,none,,,"open'], "cannot be read as CSV"),
     ],
 )
 def test_what_cannot_be_shown_is_refused_in_one_sentence(
@@ -523,13 +527,13 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> No
 
 def test_an_explanation_on_a_board_without_comparison_explains_nothing(tmp_path: Path) -> None:
     ref = {"name": "made-up", "sha256": "a" * 64, "recipe": "fast"}
-    folder = explain(save(tmp_path, played("none", m=0, protocol=ref)), "cda,none,,,why")
+    folder = explain(save(tmp_path, played("none", m=0, protocol=ref)), "fast,cda,none,,,why")
     with pytest.raises(StoreError, match="no disagreement of this board"):
         build(folder)
 
 
 def test_the_page_has_the_tables(tmp_path: Path) -> None:
-    folder = explain(demonstration(tmp_path), "cda,none,,,{{ 7*7 }} ${x} %s [a](b)")
+    folder = explain(demonstration(tmp_path), "fast,cda,none,,,{{ 7*7 }} ${x} %s [a](b)")
     build(folder)
     page = (folder / "index.html").read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])  # type: ignore[index]

@@ -25,6 +25,7 @@ from backdoor_defenses.weight_decay import WeightDecay
 from benchmark.images import ImageSet, TrustedData, to_bytes
 from benchmark.models import Classifier, SmallResNet
 from benchmark.registry import Registry
+from benchmark.training import mixed_precision
 
 
 def rng(seed: int = 0) -> Generator:
@@ -259,6 +260,30 @@ def test_pivotal_tuning_minimises_all_three_terms_together() -> None:
                 p.sub_(0.05 * v)
     for found, expected in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [0.3, 300.0, 6666.7, 20_000.0])
+def test_the_pull_to_the_pivot_is_rounded_like_backpropagation(weight: float) -> None:
+    """Committed results were found by adding the term to the loss; they stay what they are."""
+    repair = PivotalTuning(steps=8, batch_size=20, learning_rate=0.01, lambda_p=weight)
+    model, data = settled(), trusted(60, 8)
+    other, pivot = copy.deepcopy(model), copy.deepcopy(model).eval().requires_grad_(False)
+    run(repair, model, data)
+    scalars = sum(p.numel() for p in pivot.parameters())
+
+    def loss(tuned: Classifier, images: Tensor, labels: Tensor) -> Tensor:
+        with mixed_precision(images.device):
+            old, new = pivot.features(images), tuned.features(images)
+            error = torch.nn.functional.cross_entropy(tuned.head(new), labels)
+        turned = slol(old, new, labels, tuned.classes)
+        pairs = zip(tuned.parameters(), pivot.parameters(), strict=True)
+        moved = torch.stack([(p - q).square().sum() for p, q in pairs]).sum()
+        return error + repair.lambda_s * turned + weight * moved / scalars
+
+    for _ in repair.fine_tune(other, data, rng(), loss=loss):
+        pass
+    for found, expected in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_pivotal_tuning_of_all_images_stays_near_a_heavy_pivot() -> None:

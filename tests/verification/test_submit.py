@@ -259,3 +259,26 @@ def test_the_command_takes_a_run(played: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "12 records are new in" in done.output
     assert f"poisongames board build {tmp_path / 'boards' / 'fashion-mnist-v1'}" in done.output
+
+
+def test_of_a_run_that_was_cut_short_whole_rows_are_taken(played: Path, tmp_path: Path) -> None:
+    (unfinished,) = (played / "records").glob("*strip-r0.05-s2*")
+    unfinished.unlink()
+    (played / "evidence" / f"{unfinished.stem}.npz").unlink()
+    boards = tmp_path / "boards"
+    boards.mkdir()
+    assert any("seeds 2 is missing" in one for one in refused(played, boards))
+    words = ["submit", str(played), "--boards", str(boards), "--whole-rows"]
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "300"})
+    assert done.exit_code == 0, done.output
+    assert "9 records are new" in done.stdout
+    assert "2 of unfinished rows were left out" in done.stdout
+    board = boards / "fashion-mnist-v1"
+    files = [path.name for path in board.rglob("*") if path.is_file()]
+    assert len(files) == 18
+    assert not [name for name in files if "-strip-" in name]
+    assert verify(board).findings == []
+    # What is wrong for another reason is not left out.
+    edit(record_of(played, REPAIRED), at("metrics.step", 1))
+    with pytest.raises(Rejected):
+        submit(played, boards, whole_rows=True)

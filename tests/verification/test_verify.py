@@ -211,10 +211,11 @@ def test_an_unreadable_record_is_named(played: Path) -> None:
 
 
 def test_explanations_belong_to_a_board(played: Path) -> None:
-    (played / "explanations.csv").write_text("quantity,attack,defense,share,text\n")
+    header = "recipe,quantity,attack,defense,share,text"
+    (played / "explanations.csv").write_text(f"{header}\n")
     assert verify(played).findings == []
     build(played)
     assert verify(played).findings == []
-    (played / "explanations.csv").write_text("quantity,attack,defense,share,text\ncda,,,,why\n")
+    (played / "explanations.csv").write_text(f"{header}\nfast,cda,,,,why\n")
     (finding,) = verify(played).findings
     assert "no disagreement of this board" in str(finding)
