@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import random
 import re
-import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page
 
 from benchmark import protocol as protocols
 from benchmark.api import Attack, Defense
-from benchmark.leaderboard.board import read_board
+from benchmark.leaderboard.board import Board, read_board
 from benchmark.leaderboard.build import build, stale
 from benchmark.leaderboard.explanations import TEXT_LIMIT
 from benchmark.leaderboard.published import published
@@ -564,28 +563,16 @@ def test_the_page_has_the_tables(tmp_path: Path) -> None:
     assert "<dt>defenses</dt><dd>3</dd>" in page
 
 
-def test_the_tables_of_the_page_sort_and_filter(tmp_path: Path) -> None:
-    folder = demonstration(tmp_path)
-    build(folder)
-    with sync_playwright() as playwright:
-        found = shutil.which("chromium") or playwright.chromium.executable_path
-        if not Path(found).exists():
-            pytest.skip("no Chromium is installed: `playwright install chromium` brings one")
-        browser = playwright.chromium.launch(
-            executable_path=found, args=["--no-sandbox", "--disable-gpu"]
-        )
-        page = browser.new_page()
-        errors: list[str] = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto((folder / "index.html").as_uri())
-        table = page.locator("#published-measured-tables")
-        column = [text.strip() for text in table.locator("thead th").all_inner_texts()]
-        table.get_by_label("verdict").select_option("outside")
-        table.get_by_role("button", name="difference").click()
-        place = column.index("difference")
-        cells = table.locator(f"tbody tr > :nth-child({place + 1})").all_inner_texts()
-        browser.close()
-    assert errors == []
+def test_the_tables_of_the_page_sort_and_filter(
+    tmp_path: Path, open_page: Callable[[Board], Page]
+) -> None:
+    page = open_page(read_board(demonstration(tmp_path)))
+    table = page.locator("#published-measured-tables")
+    column = [text.strip() for text in table.locator("thead th").all_inner_texts()]
+    table.get_by_label("verdict").select_option("outside")
+    table.get_by_role("button", name="difference").click()
+    place = column.index("difference")
+    cells = table.locator(f"tbody tr > :nth-child({place + 1})").all_inner_texts()
     assert len(cells) == 6
     values = [float(cell) for cell in cells]
     assert values == sorted(values, reverse=True)
