@@ -8,7 +8,8 @@ quick: .venv/installed  ## install and play the embedded protocol
 	$(BIN)/poisongames board build runs/digits-v1
 
 test: .venv/installed-test  ## install the test extras and run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --ignore=tests/performance
+	$(BIN)/python -m pytest tests/performance
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
