@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import torch
 from benchmark import protocol as protocols
 from benchmark.protocol import Detectability, Inversion, Protocol
 from benchmark.registry import Registry
+
+# Tests say how wide a terminal is; a worker of pytest's says it before, once and for all.
+os.environ.pop("COLUMNS", None)
 
 TINY = """
 name = "tiny"
