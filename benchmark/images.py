@@ -131,6 +131,19 @@ def augment(pixels: Tensor, pad: int, flip: bool, rng: Generator) -> Tensor:
     return picked.permute(0, 3, 1, 2)
 
 
+def in_batches(rows: Tensor, size: int) -> list[Tensor]:
+    """Split rows into batches; a last one of a single row joins the one before.
+
+    Batch norm cannot learn from one image. All rows being one, it is taken twice.
+    """
+    if len(rows) == 1:
+        return [rows.repeat(2)]
+    batches = list(rows.split(max(size, 2)))
+    if len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
 @dataclass(frozen=True)
 class TrustedData(ImageSet):
     """The clean images a defender owns, with the augmentation that the protocol allows."""
@@ -146,11 +159,13 @@ class TrustedData(ImageSet):
     def batches(self, size: int, rng: Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield augmented batches (images, labels) without end, in shuffled passes.
 
-        A batch has min(size, N) images; a pass's incomplete last batch is left out.
+        A batch has min(size, N) images; a pass's incomplete last batch is left out. Batch norm
+        cannot learn from one image, so a batch has two at least, if need be the same one twice.
         """
-        size = min(size, len(self))
         while True:
             order = torch.randperm(len(self), generator=rng, device=self.device)
+            order = order.repeat(2) if len(order) == 1 else order
+            size = min(max(size, 2), len(order))
             for rows in order[: len(order) - len(order) % size].split(size):
                 pixels = augment(self.pixels[rows], self.pad, self.flip, rng)
                 yield to_unit(pixels), self.labels[rows]

@@ -6,7 +6,7 @@ Predictions are integer arrays; `REJECTED` marks an input that the deployed mode
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
@@ -21,8 +21,8 @@ Scores = NDArray[np.floating]
 REJECTED = -1
 #: A backdoor counts as repaired at or below this ASR (Pick your Poison, Sec. V).
 REPAIRED = 0.05
-#: A model that answers right less often than this many times chance was not trained.
-CHANCE_FACTOR = 1.5
+#: One-sided 95 %: by so many standard errors a loss is clearly above the budget.
+CLEARLY = NormalDist().inv_cdf(0.95)
 
 
 class Rate(NamedTuple):
@@ -51,6 +51,12 @@ class Rate(NamedTuple):
 def accuracy(predictions: Labels, labels: Labels) -> Rate:
     """Share of right answers (CDA on clean images); a rejected input is a wrong answer."""
     return Rate(int(np.sum(predictions == labels)), len(labels))
+
+
+def near_chance(right: Rate, labels: Labels) -> bool:
+    """Whether a model's accuracy cannot be told from always answering the commonest class."""
+    commonest = float(np.bincount(labels).max()) / len(labels)
+    return right.interval()[0] <= commonest
 
 
 def attack_success(predictions: Labels, labels: Labels, target: int) -> Rate:
@@ -151,28 +157,55 @@ def auc_interval(
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement on the trade-off curve, with the counts behind it."""
+    """One measurement on the trade-off curve, with the counts behind it.
+
+    Attributes:
+        held_out: right answers to the trusted images that the defender held out; of none where
+            he trusts none.
+        lost: how many of these the undefended victim answers rightly and this model wrongly.
+        cda, asr: on test images, as they are and triggered.
+    """
 
     stage: str
     step: int
-    validation: Rate
+    held_out: Rate
+    lost: int
     cda: Rate
     asr: Rate
     asr_game: float
 
 
-def _within(points: Sequence[Point], reading: str, budget: float) -> list[Point]:
-    """Drop what lost more than `budget` of accuracy against the first point.
+def _spent_on_test(base: Point, point: Point, budget: float) -> bool:
+    """Whether accuracy on the test images fell by more than the budget."""
+    # Compared in counts: 0.97 - 0.95 is more than 0.02 in floating point.
+    return base.cda.hits - point.cda.hits > budget * base.cda.total + 1e-9
 
-    A violation ends its stage for good; the next stage starts from what was left.
+
+def _overspent(base: Point, point: Point, budget: float) -> bool:
+    """Whether a defender sees, on his held-out images, more loss than the budget allows."""
+    return base.held_out.hits - point.held_out.hits > budget * base.held_out.total + 1e-9
+
+
+def clearly_spent(base: Point, point: Point, budget: float) -> bool:
+    """The same beyond chance: the one-sided paired bound of the loss lies above the budget.
+
+    Images are compared one by one: only those that exactly one of both models answers rightly
+    tell the models apart, and their number is the variance of the difference.
     """
-    base: Rate = getattr(points[0], reading)
+    change = base.held_out.hits - point.held_out.hits
+    gained = point.lost - change
+    error = CLEARLY * math.sqrt(point.lost + gained)
+    return change - error > budget * base.held_out.total + 1e-9
+
+
+def _until(
+    points: Sequence[Point], budget: float, left: Callable[[Point, Point, float], bool]
+) -> list[Point]:
+    """Drop what comes, within its stage, after the budget was left; the next stage starts anew."""
     spent: set[str] = set()
     kept = []
     for point in points:
-        rate: Rate = getattr(point, reading)
-        # Compared in counts: 0.97 - 0.95 is more than 0.02 in floating point.
-        if base.hits - rate.hits > budget * base.total + 1e-9:
+        if left(points[0], point, budget):
             spent.add(point.stage)
         if point.stage not in spent:
             kept.append(point)
@@ -180,19 +213,30 @@ def _within(points: Sequence[Point], reading: str, budget: float) -> list[Point]
 
 
 def lowest_asr(points: Sequence[Point], budget: float) -> Point:
-    """The paper's reading: lowest ASR before accuracy on the test images leaves the budget."""
-    return min(_within(points, "cda", budget), key=lambda point: point.asr.value)
+    """The paper's reading: lowest ASR before accuracy on the test images leaves the budget.
+
+    Without a trigger there is no ASR to lower; then it is the last point within the budget.
+    """
+    within = _until(points, budget, _spent_on_test)
+    if not points[0].asr.total:
+        return within[-1]
+    return min(within, key=lambda point: point.asr.value)
 
 
-def last_affordable(points: Sequence[Point], budget: float) -> Point:
-    """What a defender can pick: the last point before accuracy on validation leaves the budget."""
-    return _within(points, "validation", budget)[-1]
+def deployable(points: Sequence[Point], budget: float) -> Point:
+    """What a defender can pick: the last point within the budget on his held-out images.
+
+    A stage goes on until the loss is clearly above the budget; a point whose loss is above it
+    by chance ends nothing, but is not picked either.
+    """
+    within = _until(points, budget, clearly_spent)
+    return [point for point in within if not _overspent(points[0], point, budget)][-1]
 
 
 def both_spent(points: Sequence[Point], budget: float) -> bool:
     """Whether the current stage can change neither reading any more."""
     return not any(
-        _within(points, reading, budget)[-1] is points[-1] for reading in ("cda", "validation")
+        _until(points, budget, left)[-1] is points[-1] for left in (_spent_on_test, clearly_spent)
     )
 
 

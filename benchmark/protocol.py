@@ -83,10 +83,18 @@ class AttackEntry(_Part):
 
 
 class Robustness(_Part):
-    """Settings of the robustness game (Pick your Poison, Alg. 1 and Sec. V)."""
+    """Settings of the robustness game (Pick your Poison, Alg. 1 and Sec. V).
 
-    target: Whole = 0
+    Attributes:
+        budget: clean accuracy that a defense may cost.
+        shares: trusted images, as shares of the training set; all that helps a defender counts.
+        held_out: share of the trusted images that judges the deployable reading.
+        interval: steps between two measurements of a repair.
+        seeds: repetitions; repetition s attacks class s, and begins again after the last one.
+    """
+
     budget: Fraction
+    held_out: Fraction = 0.2
     shares: Annotated[tuple[Fraction, ...], Field(min_length=1)]
     interval: Natural
     seeds: Natural
@@ -165,26 +173,36 @@ class Inversion(_Part):
         return [(point, restart) for restart in restarts for point in points]
 
 
+#: A value of a grid: a number, or the name of a choice.
+Setting = float | str
+
+
 class Tuning(_Part):
     """How defenders choose a repair's settings: on a model that they poison themselves.
 
-    Pick your Poison, Sec. V; its numbers are not published.
+    Pick your Poison, Sec. V; its numbers are not published. The model is one of repetition
+    `suspect`, which no game plays.
 
     Attributes:
+        suspect: a repetition beyond those of all games.
         held_out: share of the trusted images that judges accuracy and the own trigger's ASR.
         poisoned: share of the other ones that gets the own trigger and target.
         draws: self-poisoned models that every point of the grid is tried on.
-        steps, batch_size, learning_rate: of the self-poisoning, by SGD; the rate falls to 0.
+        steps, batch_size, learning_rate: of the self-poisoning, by SGD, at most; it stops once
+            the own trigger's ASR reaches `enough`.
+        enough: that ASR.
         grids: for each repair, the values of each of its parameters.
     """
 
+    suspect: Natural
     held_out: Fraction = 0.2
-    poisoned: Fraction = 0.2
+    poisoned: Fraction = 0.1
     draws: Natural
     steps: Natural
     batch_size: Natural
     learning_rate: Annotated[float, Field(gt=0)]
-    grids: dict[str, dict[str, Annotated[tuple[float, ...], Field(min_length=1)]]]
+    enough: Fraction = 0.95
+    grids: dict[str, dict[str, Annotated[tuple[Setting, ...], Field(min_length=1)]]]
 
     @model_validator(mode="after")
     def _large_enough(self) -> Tuning:
@@ -219,14 +237,24 @@ class Protocol(_Part):
                 f"recipe {self.recipe!r} is not among recipes: {', '.join(self.recipes)}"
             )
         shares = self.robustness.shares
+        repetitions = [self.robustness.seeds]
         if self.detectability is not None:
             shares = (*shares, self.detectability.share)
+            repetitions.append(self.detectability.models)
+        if self.inversion is not None:
+            repetitions.append(self.inversion.models)
+        if self.tuning is not None and self.tuning.suspect < max(repetitions):
+            raise ValueError(
+                f"tuning.suspect is repetition {self.tuning.suspect}, which is reported; choose "
+                f"{max(repetitions)} or more"
+            )
         for share in shares:
             images = round(share * self.splits.train)
-            if not 1 <= images <= self.splits.trusted:
+            # One of them judges, one is worked with.
+            if not 2 <= images <= self.splits.trusted:
                 raise ValueError(
                     f"a trusted share of {share} is {images} images, splits.trusted allows "
-                    f"1 to {self.splits.trusted}"
+                    f"2 to {self.splits.trusted}"
                 )
         if (game := self.inversion) is not None:
             for what, asked, split in (
@@ -240,11 +268,7 @@ class Protocol(_Part):
 
     @cached_property
     def sha256(self) -> str:
-        content = self.model_dump(mode="json")
-        # Protocols were released before these parts existed.
-        later = ("detectability", "inversion", "tuning")
-        absent = [part for part in later if content[part] is None]
-        return digest({key: value for key, value in content.items() if key not in absent})
+        return digest(self.model_dump(mode="json"))
 
     def seed(self, *purpose: object) -> int:
         """A seed in [0, 2^63) that depends on this protocol's name and the named parts only."""
@@ -261,6 +285,12 @@ def digest(value: Any) -> str:
     """SHA-256 of the canonical JSON form of `value`."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def withdrawn() -> dict[str, str]:
+    """Name of every withdrawn protocol, and what to play instead."""
+    lines = (_FOLDER / "withdrawn.txt").read_text().splitlines()
+    return dict(line.split() for line in lines)
 
 
 def released() -> dict[str, str]:
@@ -280,9 +310,11 @@ def load(name_or_path: str) -> Protocol:
         if not path.is_file():
             raise ProtocolError(f"{path}: no such protocol file")
         protocol = _parse(path.read_text(), str(path))
+        _refuse_withdrawn(protocol.name)
         expected = released().get(protocol.name, protocol.sha256)
     else:
         names = released()
+        _refuse_withdrawn(name_or_path)
         if name_or_path not in names:
             raise ProtocolError(
                 f"unknown protocol {name_or_path!r}; there are {', '.join(sorted(names))}, "
@@ -296,6 +328,13 @@ def load(name_or_path: str) -> Protocol:
             f"{protocol.sha256[:12]}; a changed protocol needs a new name"
         )
     return protocol
+
+
+def _refuse_withdrawn(name: str) -> None:
+    if (instead := withdrawn().get(name)) is not None:
+        raise ProtocolError(
+            f"protocol {name!r} was withdrawn, see CHANGELOG.md; play {instead!r} instead"
+        )
 
 
 def tuned_folder(name_or_path: str) -> Path:

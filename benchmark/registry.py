@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import importlib.util
 import inspect
+import math
 import re
 import sys
 import typing
@@ -226,6 +227,8 @@ class Registry:
 def _value(where: str, field: str, hint: Any, text: str) -> Any:
     try:
         value = TypeAdapter(hint).validate_python(text)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise RegistryError(f"{where}: {field}={text} is not allowed: it must be finite")
         if isinstance(value, str) and (bad := [c for c in value if c in FORBIDDEN]):
             raise RegistryError(f"{where}: {field}={text} is not allowed: {bad[0]!r} in a text")
         return value

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from benchmark.graphs import Graphed
-from benchmark.images import ImageSet, augment, to_unit
+from benchmark.images import ImageSet, augment, in_batches, to_unit
 from benchmark.protocol import Augmentation, Recipe
 
 #: Changes a batch (images in [0, 1], labels) before the model sees it.
@@ -79,7 +79,7 @@ class Trainer:
         if repeats is not None:
             rows = rows.repeat_interleave(repeats)
         order = rows[torch.randperm(len(rows), generator=rng, device=data.device)]
-        return torch.split(order, self.recipe.batch_size)
+        return in_batches(order, self.recipe.batch_size)
 
     def optimizer(
         self, model: nn.Module, images: int

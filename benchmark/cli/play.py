@@ -144,15 +144,15 @@ def tune(
         with _as_protocol_error():
             searches = plan_tuning(setup.protocol, registry, folder, defense or (), recipe)
         execute_plan(setup, searches, "searches", started, time_limit, workers, folder)
-        table = Table("repair", "r", "points", "own ASR", "CDA", "chosen", box=None)
+        table = Table("repair", "r", "points", "own ASR", "cost", "chosen", box=None)
         for found in tuned.load(folder):
             table.add_row(
                 found.defense,
                 f"{found.trusted_share:.1%}",
                 str(len(found.trials)),
                 f"{found.best.asr:.3f}",
-                f"{found.best.cda:.3f}",
-                ", ".join(f"{key}={value:g}" for key, value in found.best.params.items()),
+                f"{100 * found.cost(found.best)[0]:.1f}",
+                ", ".join(f"{key}={value}" for key, value in found.best.params.items()),
             )
         out.print(table)
 
@@ -206,13 +206,15 @@ def prepare(
     from benchmark import protocol as protocols
     from benchmark.api import Architecture, Dataset
     from benchmark.games.arena import pools
+    from benchmark.runs.store import Store
     from benchmark.runs.workshop import Setup
 
     chosen = protocols.load(protocol)
     registry = load_registry(plugin)
     device = choose_device(device)
     # Decoding is done here, once, and not by every worker.
-    pools(chosen, data.load(registry.create(Dataset, chosen.splits.dataset), data_dir))
+    source = data.load(registry.create(Dataset, chosen.splits.dataset), data_dir)
+    pools(chosen, source)
     registry.create(Architecture, chosen.architecture)
     setup = Setup(
         protocol=chosen,
@@ -222,6 +224,7 @@ def prepare(
         data_dir=data_dir,
         root=out_dir or Path("runs") / chosen.name,
     )
+    Store(setup.root).claim(data.sha256(source))
     return setup, registry
 
 

@@ -27,13 +27,13 @@ def play(attack: Attack, watch: Watch) -> Mapping[str, Tensor]:
     arena = tiny.arena()
     owns_code = isinstance(attack, CodePoisoningAttack)
     watch.over(attack, "setup", "trigger", "train" if owns_code else "poison")
-    attack.setup(arena.attacker_view(), arena.rng("trigger"))
+    attack.setup(arena.attacker_view(0), arena.rng("trigger"))
     # What is no tensor is the check `state`'s business.
     state = {name: v for name, v in attack.state.items() if isinstance(v, Tensor)}
     outputs = {f"state[{name!r}]": value.clone() for name, value in state.items()}
     # A single image has to be possible as well as many.
     for m in (tiny.m_of(attack), 1):
-        training = victims.collect(arena, attack, m, 1, arena.rng("collect", m))
+        training = victims.collect(arena, attack, m, 1, arena.target(0), arena.rng("collect", m))
         poisoned = training.data.subset(training.poisoned)
         outputs |= {f"poison of {m}": poisoned.pixels, f"labels of {m}": poisoned.labels}
     if owns_code:
@@ -56,7 +56,7 @@ def state(subject: Subject) -> None:
         loaded = store.victim_tensors("check", "state")
     attack = subject.create()
     Watch().over(attack, "setup", "trigger")
-    attack.setup(arena.attacker_view(), arena.rng("trigger"), loaded)
+    attack.setup(arena.attacker_view(0), arena.rng("trigger"), loaded)
     try:
         triggered = victims.trigger_test_images(arena, attack, arena.rng("test"))
     except Exception as error:

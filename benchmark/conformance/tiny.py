@@ -54,14 +54,15 @@ def m_of(attack: Attack) -> int:
 @cache
 def _attack() -> Corner:
     attack = Corner()
-    attack.setup(arena().attacker_view(), arena().rng("corner"))
+    attack.setup(arena().attacker_view(0), arena().rng("corner"))
     return attack
 
 
 @cache
 def training() -> TrainingSet:
     """Training images, some of them poisoned."""
-    return victims.collect(arena(), _attack(), m_of(_attack()), 1, arena().rng("collect"))
+    target = arena().target(0)
+    return victims.collect(arena(), _attack(), m_of(_attack()), 1, target, arena().rng("collect"))
 
 
 @cache
@@ -75,4 +76,4 @@ def exam() -> Exam:
     """Clean and triggered images; the target is the attack's."""
     triggered = victims.trigger_test_images(arena(), _attack(), arena().rng("test"))
     splits = arena().splits
-    return Exam(splits.validation, splits.test, triggered, arena().target)
+    return Exam(splits.validation, splits.test, triggered, arena().target(0))

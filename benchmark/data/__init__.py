@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from benchmark.images import ImageSet
 from benchmark.protocol import digest
 from benchmark.specs import identity
 
-__all__ = ["DataError", "load"]
+__all__ = ["DataError", "load", "sha256"]
 
 #: Where the sets lie on machines that come with them, from the current folder.
 _NEIGHBOUR = Path("../shared/data")
@@ -64,6 +65,17 @@ def load(dataset: Dataset, data_dir: Path | None = None, cache: Path | None = No
         cache = cache_folder()
     entry = cache / f"{dataset.name}-{_fingerprint(dataset, files or ())[:16]}"
     return _open(entry) or _fill(entry, dataset, files)
+
+
+def sha256(source: Source) -> str:
+    """SHA-256 over all pixels and labels of a data set, however it was stored."""
+    sha = hashlib.sha256()
+    for part in filter(None, (source.train, source.test)):
+        for array in (part.pixels, part.labels):
+            sha.update(f"{array.dtype}|{tuple(array.shape)}|".encode())
+            for rows in array.split(4096):
+                sha.update(rows.contiguous().numpy().data)
+    return sha.hexdigest()
 
 
 def _folders(data_dir: Path | None) -> list[Path]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from benchmark.api import Architecture, AttackerView, Source
 from benchmark.images import ImageSet, TrustedData
@@ -34,7 +34,7 @@ def pools(protocol: Protocol, source: Source) -> list[tuple[ImageSet, dict[str, 
     """Which images the splits are drawn from, and how many for each.
 
     Raises:
-        ProtocolError: the data set has too few images or no such target class.
+        ProtocolError: the data set has too few images.
     """
     sizes = protocol.splits
     learning = {"train": sizes.train, "trusted": sizes.trusted, "auxiliary": sizes.auxiliary}
@@ -49,11 +49,6 @@ def pools(protocol: Protocol, source: Source) -> list[tuple[ImageSet, dict[str, 
                 f"{protocol.name} needs {sum(wanted.values())} images for "
                 f"{', '.join(wanted)}; {sizes.dataset} has {len(pool)}"
             )
-    if protocol.robustness.target >= len(source.class_names):
-        raise ProtocolError(
-            f"{protocol.name}: target {protocol.robustness.target} is no class of "
-            f"{sizes.dataset}, which has {len(source.class_names)}"
-        )
     return found
 
 
@@ -100,7 +95,6 @@ class Arena:
         self.splits = self._split(source)
         c, h, w = self.splits.train.pixels.shape[1:]
         self.shape = (c, h, w)
-        self.target = protocol.robustness.target
         # Bound to what it needs and nothing else, since plugins are handed it.
         self.new_model: Callable[[Generator], Classifier] = partial(
             new_model,
@@ -127,11 +121,25 @@ class Arena:
         """A generator on the device, seeded from the protocol's name and the named purpose."""
         return Generator(self.device).manual_seed(self.protocol.seed(*purpose))
 
+    def target(self, seed: int) -> int:
+        """The class that repetition `seed` is attacked for: targets take turns."""
+        return seed % len(self.class_names)
+
+    def rebuilt(self, model: nn.Module) -> Classifier:
+        """A freshly built classifier with the weights of `model`, and nothing else of it.
+
+        Raises:
+            RuntimeError: these are not the weights of the protocol's architecture.
+        """
+        fresh = self.new_model(self.rng("loading"))
+        fresh.load_state_dict(model.state_dict())
+        return fresh
+
     def trainer(self, progress: Progress = lambda done, total: None) -> Trainer:
         return Trainer(self.recipe, self.protocol.augmentation, progress)
 
     def trusted(self, share: float, *repetition: int) -> TrustedData:
-        """The defender's images: `share` of the training set's size, drawn per repetition.
+        """All images that help a defender: `share` of the training set's size, by repetition.
 
         Shares of one repetition are nested: a smaller one is part of a larger one.
         """
@@ -142,10 +150,11 @@ class Arena:
         augmentation = self.protocol.augmentation
         return TrustedData(drawn.pixels, drawn.labels, augmentation.pad, augmentation.flip)
 
-    def attacker_view(self) -> AttackerView:
+    def attacker_view(self, seed: int) -> AttackerView:
+        """What an attacker knows in repetition `seed`."""
         auxiliary = self.splits.auxiliary
         return AttackerView(
-            target=self.target,
+            target=self.target(seed),
             class_names=self.class_names,
             shape=self.shape,
             # A copy, so that no attack can change what the next one sees.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Generator, Tensor
 
 from benchmark import metrics
 from benchmark.images import ImageSet, to_unit
@@ -24,18 +24,23 @@ Answer = NDArray[np.int16]
 class AnswerKey:
     """True labels, int (N,), and the target: all it takes to turn answers into rates."""
 
-    validation: NDArray[np.int16]
+    held_out: NDArray[np.int16]
     test: NDArray[np.int16]
     target: int
 
-    def point(self, answers: Answers, stage: str, step: int) -> metrics.Point:
+    def point(self, answers: Answers, stage: str, step: int, base: Answers) -> metrics.Point:
+        """Args:
+        base: the undefended victim's answers, which a loss is measured against.
+        """
         triggered, labels = answers.triggered, self.test
         if not len(triggered):  # a clean victim has no trigger
             labels = labels[:0]
+        lost = (base.held_out == self.held_out) & (answers.held_out != self.held_out)
         return metrics.Point(
             stage=stage,
             step=step,
-            validation=metrics.accuracy(answers.validation, self.validation),
+            held_out=metrics.accuracy(answers.held_out, self.held_out),
+            lost=int(lost.sum()),
             cda=metrics.accuracy(answers.test, self.test),
             asr=metrics.attack_success(triggered, labels, self.target),
             asr_game=metrics.attack_success_in_game(triggered, labels, self.target),
@@ -46,42 +51,59 @@ class AnswerKey:
 class Answers:
     """Predicted classes, int16; `metrics.REJECTED` for an input that was refused."""
 
-    validation: Answer
+    held_out: Answer
     test: Answer
     triggered: Answer
 
 
 @dataclass(frozen=True)
 class Exam:
-    """Validation, test and triggered test images.
+    """What a model is asked.
 
     Attributes:
+        held_out: trusted images that the defender keeps for judging; none where he has none.
         triggered: uint8 (N, C, H, W), the test images with the trigger, in the same order;
             (0, C, H, W) for a clean victim.
     """
 
-    validation: ImageSet
+    held_out: ImageSet
     test: ImageSet
     triggered: Tensor
     target: int
 
     @property
     def key(self) -> AnswerKey:
-        return AnswerKey(_narrow(self.validation.labels), _narrow(self.test.labels), self.target)
+        return AnswerKey(narrow(self.held_out.labels), narrow(self.test.labels), self.target)
 
     def sit(self, predict: Callable[[Tensor], Tensor]) -> Answers:
         """Ask everything; `predict` turns images (B, C, H, W) into classes (B,)."""
         return Answers(
-            ask(predict, self.validation.pixels),
+            ask(predict, self.held_out.pixels),
             ask(predict, self.test.pixels),
             ask(predict, self.triggered),
         )
+
+    def mixed(self, rng: Generator) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
+        """All images in one random order, and what sorts answers (N, ...) back into the parts.
+
+        So nobody can tell from the order, or from a batch, which images are triggered.
+        """
+        parts = [self.held_out.pixels, self.test.pixels, self.triggered]
+        pixels = torch.cat(parts)
+        order = torch.randperm(len(pixels), generator=rng, device=rng.device).to(pixels.device)
+
+        def sort(answers: Tensor) -> list[Tensor]:
+            sorted_back = torch.empty_like(answers)
+            sorted_back[order.to(answers.device)] = answers
+            return list(sorted_back.split([len(part) for part in parts]))
+
+        return pixels[order], sort
 
 
 def ask(predict: Callable[[Tensor], Tensor], pixels: Tensor) -> Answer:
     """Predicted classes, int16 (N,), for uint8 pixels (N, C, H, W)."""
     found = [predict(to_unit(part)) for part in pixels.split(BATCH) if len(part)]
-    return _narrow(torch.cat(found)) if found else np.empty(0, np.int16)
+    return narrow(torch.cat(found)) if found else np.empty(0, np.int16)
 
 
 def predictor(model: Classifier, precision: str) -> Callable[[Tensor], Tensor]:
@@ -99,5 +121,6 @@ def predictor(model: Classifier, precision: str) -> Callable[[Tensor], Tensor]:
     return predict
 
 
-def _narrow(labels: Tensor) -> Answer:
+def narrow(labels: Tensor) -> Answer:
+    """Classes as evidence keeps them."""
     return labels.cpu().numpy().astype(np.int16)

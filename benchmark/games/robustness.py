@@ -1,26 +1,28 @@
 """The robustness game (Pick your Poison, Alg. 1), from a trained victim on: repair, deploy.
 
 The curve's first point is the undefended victim. Every later point belongs to a stage of
-the defense, and both readings walk it until clean accuracy leaves the budget.
+the defense, and both readings walk it until clean accuracy leaves the budget: the paper's on
+test images, the deployable one on trusted images that the defender holds out.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Generator
 
 from benchmark import metrics
 from benchmark.api import Deployment, Repair
 from benchmark.games import checks
 from benchmark.games.arena import Arena, Progress
-from benchmark.games.exam import AnswerKey, Answers, Exam, predictor
-from benchmark.images import TrustedData
+from benchmark.games.exam import BATCH, AnswerKey, Answers, Exam, narrow, predictor
+from benchmark.images import ImageSet, TrustedData, to_unit
 from benchmark.metrics import Point
 from benchmark.models import Classifier
 
@@ -32,7 +34,8 @@ class Outcome:
     Attributes:
         curve: points in the order of measuring.
         answers: the predictions behind each point.
-        model: the last model whose accuracy on validation was in budget.
+        model: the last one within the budget on the held-out images.
+        seconds: what the defense took, without the measuring.
         suspicion: scores of a deployed guard for the test and the triggered images.
     """
 
@@ -40,11 +43,25 @@ class Outcome:
     model: Classifier
     curve: list[Point] = field(default_factory=list)
     answers: list[Answers] = field(default_factory=list)
+    seconds: float = 0.0
     suspicion: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
     def add(self, answers: Answers, stage: str, step: int) -> None:
-        self.curve.append(self.key.point(answers, stage, step))
         self.answers.append(answers)
+        self.curve.append(self.key.point(answers, stage, step, self.answers[0]))
+
+    def spend(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+def hold_out(trusted: TrustedData, share: float, rng: Generator) -> tuple[TrustedData, ImageSet]:
+    """Split trusted images into those that a defense works with and those that judge it.
+
+    Both count towards what the defender trusts.
+    """
+    order = torch.randperm(len(trusted), generator=rng).to(trusted.device)
+    kept = min(max(1, round(share * len(order))), len(order) - 1)
+    return trusted.subset(order[kept:]), trusted.subset(order[:kept])
 
 
 def play(
@@ -61,10 +78,13 @@ def play(
 ) -> Outcome:
     """Play on; an absent stage is the identity.
 
+    What is measured is a freshly built classifier with the weights that a repair left, so
+    that nothing else a plugin does to its model counts.
+
     Args:
         victim: the undefended model, whose accuracy the budget is measured against.
         sanitized: the model trained after a sanitizer, which the later stages start from.
-        trusted: the defender's images; needed by `repair` and `deployment`.
+        trusted: what `repair` and `deployment` work with; the exam's held-out images are others.
         seed_parts: names that seed the defender's randomness.
         progress: called with (step, 0) at every measurement.
 
@@ -75,20 +95,20 @@ def play(
     outcome = Outcome(exam.key, victim)
     outcome.add(exam.sit(predictor(victim, precision)), "victim", 0)
 
-    def still_affordable() -> bool:
-        return metrics.last_affordable(outcome.curve, budget) is outcome.curve[-1]
+    def measure(model: Classifier, stage: str, step: int) -> None:
+        fresh = _rebuilt(arena, model)
+        outcome.add(exam.sit(predictor(fresh, precision)), stage, step)
+        if metrics.deployable(outcome.curve, budget) is outcome.curve[-1]:
+            outcome.model = fresh
 
     if sanitized is not None:
-        outcome.add(exam.sit(predictor(sanitized, precision)), "sanitize", 0)
-        if still_affordable():
-            outcome.model = sanitized
+        measure(sanitized, "sanitize", 0)
     if repair is not None:
         model = _private_copy(outcome.model)
-        for step in _measured_steps(arena, repair, model, _lend(trusted), seed_parts):
-            outcome.add(exam.sit(predictor(model, precision)), "repair", step)
+        steps = measured_steps(arena, repair, model, _lend(trusted), seed_parts, outcome.spend)
+        for step in steps:
+            measure(model, "repair", step)
             progress(step, 0)
-            if still_affordable():
-                outcome.model = _private_copy(model)
             if metrics.both_spent(outcome.curve, budget):
                 break
     if deployment is not None:
@@ -100,29 +120,44 @@ def _private_copy(model: Classifier) -> Classifier:
     return copy.deepcopy(model).requires_grad_(True)
 
 
+def _rebuilt(arena: Arena, model: Classifier) -> Classifier:
+    try:
+        return arena.rebuilt(model)
+    except RuntimeError as error:
+        raise checks.RuleViolation(f"a repair must keep the architecture: {error}") from None
+
+
 def _lend(trusted: TrustedData | None) -> TrustedData:
     if trusted is None:
         raise ValueError("a repair or deployment needs trusted images, none were given")
     return TrustedData(trusted.pixels.clone(), trusted.labels.clone(), trusted.pad, trusted.flip)
 
 
-def _measured_steps(
+def measured_steps(
     arena: Arena,
     repair: Repair,
     model: Classifier,
     trusted: TrustedData,
     seed_parts: tuple[object, ...],
+    spend: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[int]:
-    """Run the repair and stop at each step that is to be measured, the last one included."""
+    """Run the repair and stop at each step that is to be measured, the last one included.
+
+    Args:
+        spend: told the seconds that every step took.
+    """
     interval = arena.protocol.robustness.interval
     steps = repair.repair(model, trusted, arena.rng("repair", *seed_parts))
     if not hasattr(steps, "__next__"):
         raise checks.RuleViolation(f"{repair.name}.repair must yield after every step")
-    step = 0
+    step, started = 0, time.perf_counter()
     for step, _ in enumerate(steps, start=1):
         if step % interval == 0:
+            spend(time.perf_counter() - started)
             yield step
+            started = time.perf_counter()
     if step % interval:
+        spend(time.perf_counter() - started)
         yield step
 
 
@@ -134,18 +169,20 @@ def _deploy(
     trusted: TrustedData,
     seed_parts: tuple[object, ...],
 ) -> None:
+    """Ask the guarded model; clean and triggered images come mixed, batch by batch."""
+    started = time.perf_counter()
     model = _private_copy(outcome.model).eval()
     guarded = deployment.deploy(model, trusted, arena.rng("deploy", *seed_parts))
-    suspicions: list[Tensor] = []
-
-    def predict(images: Tensor) -> Tensor:
+    pixels, sort = exam.mixed(arena.rng("order", *seed_parts))
+    predictions, suspicions = [], []
+    for part in pixels.split(BATCH):
         with torch.no_grad():
-            answer = guarded(images)
-        checks.verdict(answer, len(images), len(arena.class_names), deployment)
-        suspicions.append(answer.suspicion.detach().float().cpu())
-        return answer.predictions
-
-    answers = exam.sit(predict)
+            verdict = guarded(to_unit(part))
+        checks.verdict(verdict, len(part), len(arena.class_names), deployment)
+        predictions.append(verdict.predictions.detach().cpu())
+        suspicions.append(verdict.suspicion.detach().float().cpu())
+    outcome.spend(time.perf_counter() - started)
+    answers = Answers(*map(narrow, sort(torch.cat(predictions))))
     outcome.add(answers, "deploy", outcome.curve[-1].step)
-    scores = torch.cat(suspicions).numpy()[len(answers.validation) :]
-    outcome.suspicion = (scores[: len(answers.test)], scores[len(answers.test) :])
+    _, test, triggered = sort(torch.cat(suspicions))
+    outcome.suspicion = (test.numpy(), triggered.numpy())

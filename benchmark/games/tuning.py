@@ -1,14 +1,15 @@
 """How a defender chooses a repair's settings without knowing the attack (Pick your Poison, V).
 
-The defender poisons the suspect model with a trigger of his own, repairs copies of it with
-every setting of a grid, and keeps the one that removes his own backdoor best within the
-budget of clean accuracy. He has nothing but the trusted images.
+The defender poisons a model with a trigger of his own, repairs copies of it with every setting
+of a grid, and keeps the one that removes his own backdoor best within the budget of clean
+accuracy, which is measured against the model before he poisoned it. He has nothing but the
+trusted images.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,15 +20,32 @@ from benchmark import metrics
 from benchmark.api import Repair
 from benchmark.games import robustness
 from benchmark.games.arena import Arena
-from benchmark.games.exam import Exam, predictor
+from benchmark.games.exam import Answers, Exam, ask, predictor
 from benchmark.images import TrustedData
-from benchmark.metrics import Point
+from benchmark.metrics import Point, Rate
 from benchmark.models import Classifier
 from benchmark.protocol import Tuning
 from benchmark.training import mixed_precision
 
-#: Side of the defender's own patch, as a share of the image's.
+#: Sides of the defender's own patch, as shares of the image's.
 OWN_PATCH = 3 / 16
+#: How often a self-poisoning that costs too much is tried again at half of the rate.
+GENTLER = 4
+#: Steps of self-poisoning between two looks at the own trigger's ASR.
+LOOK = 10
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left of the own backdoor, and of clean accuracy.
+
+    Attributes:
+        point: on the held-out trusted images.
+        unseen: right answers to the protocol's test images, which choose nothing here.
+    """
+
+    point: Point
+    unseen: Rate
 
 
 @dataclass(frozen=True)
@@ -36,80 +54,141 @@ class OwnBackdoor:
 
     Attributes:
         trusted: the clean images that the repair may use.
-        exam: held-out trusted images, with and without the own trigger; both readings of the
-            budget look at the same images, since the defender has no others.
+        exam: held-out trusted images, with and without the own trigger.
+        suspect: the model's answers before it was poisoned, which the budget refers to, and
+            what was left then.
         before: what he reached before any repair.
+        learning_rate, steps: of the self-poisoning that was gentle enough.
     """
 
     model: Classifier
     trusted: TrustedData
     exam: Exam
-    before: Point
+    answers: Answers
+    suspect: Left
+    before: Left
+    learning_rate: float
+    steps: int
 
-    def try_repair(self, arena: Arena, repair: Repair, *names: object) -> Point:
-        """The last point of the repair's curve that was within budget."""
-        outcome = robustness.play(
-            arena, self.exam, self.model, repair=repair, trusted=self.trusted, seed_parts=names
-        )
-        return metrics.last_affordable(outcome.curve, arena.protocol.robustness.budget)
+    def try_repair(self, arena: Arena, repair: Repair, *names: object) -> Left:
+        """What is left at the last point of the repair's curve that was within budget.
+
+        A repair that is within budget nowhere leaves everything.
+        """
+        budget, last = arena.protocol.robustness.budget, self.before
+        model = copy.deepcopy(self.model).requires_grad_(True)
+        curve = [self.suspect.point, self.before.point]
+        for step in robustness.measured_steps(arena, repair, model, self.trusted, names):
+            fresh = arena.rebuilt(model)
+            curve.append(self._point(arena, fresh, "repair", step))
+            if metrics.deployable([curve[0], *curve[2:]], budget) is curve[-1]:
+                last = Left(curve[-1], unseen(arena, fresh))
+            if metrics.both_spent(curve, budget):
+                break
+        return last
+
+    def _point(self, arena: Arena, model: Classifier, stage: str, step: int) -> Point:
+        answers = self.exam.sit(predictor(model, arena.recipe.precision))
+        return self.exam.key.point(answers, stage, step, self.answers)
 
 
 def self_poison(
     arena: Arena, suspect: Classifier, trusted: TrustedData, settings: Tuning, rng: Generator
 ) -> OwnBackdoor:
-    """Fine-tune a copy of the suspect so that it holds the defender's own backdoor.
+    """Fine-tune a copy of the suspect until it holds the defender's own backdoor.
 
-    Position, pattern and target of the patch are drawn at random.
+    Position, pattern and target of the patch are drawn at random. A self-poisoning that costs
+    more than the budget is tried again at half of the learning rate.
+
+    Raises:
+        ValueError: it costs too much, or the backdoor does not take, at every rate.
     """
-    order = torch.randperm(len(trusted), generator=rng, device=trusted.device)
-    split = round(settings.held_out * len(order))
-    judging, learning = trusted.subset(order[:split]), trusted.subset(order[split:])
+    seed = int(torch.randint(2**62, (), generator=rng, device=arena.device))
+    learning, judging = robustness.hold_out(
+        trusted, settings.held_out, Generator().manual_seed(seed)
+    )
     stamp, target = _random_patch(arena, rng)
     exam = Exam(judging, judging, stamp(judging.pixels), target)
+    answers = exam.sit(predictor(suspect, arena.recipe.precision))
+    base = exam.key.point(answers, "victim", 0, answers)
     # The images are shuffled, so that the first ones are a random choice.
     others = (learning.labels != target).nonzero().flatten()
-    chosen = others[: round(settings.poisoned * len(learning))]
+    chosen = others[: max(1, round(settings.poisoned * len(learning)))]
     poisoned = learning.replace(
         chosen, stamp(learning.pixels[chosen]), torch.full_like(chosen, target)
     )
-    model = copy.deepcopy(suspect).requires_grad_(True)
-    optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, momentum=0.9)
-    # A rate that falls to zero lets accuracy settle; otherwise any repair would raise it and
-    # the budget would allow too much.
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 1 / settings.steps, settings.steps)
-    batches = TrustedData(poisoned.pixels, poisoned.labels, trusted.pad, trusted.flip).batches(
-        settings.batch_size, rng
+    data = TrustedData(poisoned.pixels, poisoned.labels, trusted.pad, trusted.flip)
+    budget, rate, tried = arena.protocol.robustness.budget, settings.learning_rate, []
+    for _ in range(GENTLER):
+        model = copy.deepcopy(suspect).requires_grad_(True)
+        for step in _fine_tune(arena, model, data, settings, rate, rng):
+            found = exam.sit(predictor(model, arena.recipe.precision))
+            point = exam.key.point(found, "poisoned", step, answers)
+            if point.asr.value >= settings.enough:
+                break
+        tried.append(point)
+        if point.asr.value >= settings.enough and not metrics.clearly_spent(base, point, budget):
+            before, after = Left(base, unseen(arena, suspect)), Left(point, unseen(arena, model))
+            return OwnBackdoor(
+                model.eval(), learning, exam, answers, before, after, rate, point.step
+            )
+        rate /= 2
+    said = "; ".join(
+        f"ASR {point.asr.value:.0%} for {base.held_out.value - point.held_out.value:.1%} of "
+        "accuracy"
+        for point in tried
     )
-    model.train()
-    for _ in range(settings.steps):
+    raise ValueError(
+        f"self-poisoning reaches no ASR of {settings.enough:.0%} within the budget of "
+        f"{budget:.1%} at rates from {settings.learning_rate:g} down: {said}; choose more steps "
+        "or another rate in the protocol's tuning"
+    )
+
+
+def unseen(arena: Arena, model: Classifier) -> Rate:
+    """Accuracy on test images."""
+    test = arena.splits.test
+    answers = ask(predictor(model, arena.recipe.precision), test.pixels)
+    return metrics.accuracy(answers, test.labels.cpu().numpy())
+
+
+def _fine_tune(
+    arena: Arena,
+    model: Classifier,
+    data: TrustedData,
+    settings: Tuning,
+    rate: float,
+    rng: Generator,
+) -> Iterator[int]:
+    """Steps of SGD, yielding the number of each that is to be measured."""
+    optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9)
+    batches = data.batches(settings.batch_size, rng)
+    for step in range(1, settings.steps + 1):
+        model.train()
         images, labels = next(batches)
         optimizer.zero_grad(set_to_none=True)
         with mixed_precision(arena.device, arena.recipe.precision):
             loss = cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()
-        schedule.step()
-    return OwnBackdoor(model.eval(), learning, exam, _measured(arena, model, exam))
+        if step % LOOK == 0 or step == settings.steps:
+            yield step
 
 
 def _random_patch(arena: Arena, rng: Generator) -> tuple[Callable[[Tensor], Tensor], int]:
     """A function that stamps uint8 pixels (N, C, H, W), and the target class."""
     c, h, w = arena.shape
-    side = max(2, round(OWN_PATCH * w))
+    rows, columns = max(1, round(OWN_PATCH * h)), max(1, round(OWN_PATCH * w))
 
     def draw(high: int) -> int:
         return int(torch.randint(high, (), generator=rng, device=arena.device))
 
-    pattern = torch.randint(256, (c, side, side), generator=rng, device=arena.device)
-    top, left, target = draw(h - side + 1), draw(w - side + 1), draw(len(arena.class_names))
+    pattern = torch.randint(256, (c, rows, columns), generator=rng, device=arena.device)
+    top, left, target = draw(h - rows + 1), draw(w - columns + 1), draw(len(arena.class_names))
 
     def stamp(pixels: Tensor) -> Tensor:
         stamped = pixels.clone()
-        stamped[..., top : top + side, left : left + side] = pattern.to(torch.uint8)
+        stamped[..., top : top + rows, left : left + columns] = pattern.to(torch.uint8)
         return stamped
 
     return stamp, target
-
-
-def _measured(arena: Arena, model: Classifier, exam: Exam) -> Point:
-    return exam.key.point(exam.sit(predictor(model, arena.recipe.precision)), "victim", 0)

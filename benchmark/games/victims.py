@@ -31,10 +31,13 @@ class TrainingSet:
     repeats: Tensor
 
 
-def collect(arena: Arena, attack: Attack | None, m: int, boost: int, rng: Generator) -> TrainingSet:
+def collect(
+    arena: Arena, attack: Attack | None, m: int, boost: int, target: int, rng: Generator
+) -> TrainingSet:
     """Let the attack exchange m training images; their number stays what it was.
 
-    Poisoned images are rounded to 8 bits, as files would be.
+    Poisoned images are rounded to 8 bits, as files would be. What implants a backdoor is the
+    number of exposures, m * boost * epochs.
 
     Raises:
         ValueError: the split has fewer than m images the attack may change.
@@ -43,7 +46,7 @@ def collect(arena: Arena, attack: Attack | None, m: int, boost: int, rng: Genera
     data = arena.splits.train
     poisoned = torch.zeros(len(data), dtype=torch.bool, device=arena.device)
     if isinstance(attack, PoisoningAttack) and m:
-        of_target = data.labels == arena.target
+        of_target = data.labels == target
         candidates = (of_target if attack.clean_label else ~of_target).nonzero().flatten()
         if m > len(candidates):
             raise ValueError(

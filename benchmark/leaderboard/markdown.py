@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import pandas as pd
 
@@ -14,7 +15,7 @@ from benchmark.leaderboard.tables import share_text
 from benchmark.leaderboard.text import attack_text, cell_text, interval, number, percent, table
 from benchmark.metrics import REPAIRED
 from benchmark.runs.record import NONE
-from benchmark.runs.tuned import Search, mean_left
+from benchmark.runs.tuned import Search
 
 INTRODUCTION = """\
 ASR is the share of triggered test images of other classes that the model puts into the
@@ -164,16 +165,19 @@ def _norms_table(frame: pd.DataFrame) -> str:
 def _searches(searches: Sequence[Search]) -> str:
     rows = []
     for found in searches:
-        asr, cda = mean_left(found.before)
-        params = ", ".join(f"{key}={value:g}" for key, value in found.best.params.items())
+        before = fmean(own.poisoned.asr.counts.value for own in found.poisonings)
+        held_out, unseen = found.cost(found.best)
+        params = ", ".join(f"{key}={value}" for key, value in found.best.params.items())
         rows.append(
             {
                 "repair": cell_text(found.defense),
                 "r": share_text(found.trusted_share),
                 "points": str(len(found.trials)),
-                "own ASR before": number(100 * asr),
+                "own ASR before": number(100 * before),
                 "own ASR left": number(100 * found.best.asr),
-                "accuracy spent (points)": number(100 * (cda - found.best.cda)),
+                "over the grid (±)": number(100 * found.instability),
+                "cost (points)": number(100 * held_out),
+                "on unseen images": number(100 * unseen),
                 "chosen": cell_text(params),
             }
         )

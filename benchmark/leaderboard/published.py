@@ -16,7 +16,7 @@ from benchmark.leaderboard.rows import Rows
 from benchmark.leaderboard.tables import Namer, settings
 from benchmark.protocol import Protocol
 from benchmark.runs.record import PluginRef
-from benchmark.runs.tuned import Search
+from benchmark.runs.tuned import Chosen, Search
 from benchmark.specs import parse
 
 INSIDE, OUTSIDE, NOT_MEASURED = "inside", "outside", "not measured"
@@ -189,7 +189,7 @@ def _as_prescribed(attack: PluginRef, own: Iterable[Mapping[str, str]]) -> bool:
 def _distance(
     found: _Found,
     own: Mapping[str, Sequence[Mapping[str, str]]],
-    searched: Mapping[tuple[str, float], Mapping[str, float]],
+    searched: Chosen,
 ) -> tuple[Any, ...]:
     """How far a defense, and then the attack, is from what the protocol plays."""
     order: list[Any] = []

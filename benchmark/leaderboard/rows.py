@@ -17,6 +17,7 @@ from benchmark.runs.record import (
     Found,
     InversionRecord,
     Inverted,
+    Point,
     ProtocolRef,
     Rate,
     Record,
@@ -31,14 +32,14 @@ class Curve(NamedTuple):
 
     Attributes:
         stages: per point.
-        values: float32 (4, points): step, and accuracy on validation images, CDA and ASR as
-            shares; ASR is NaN where there is no trigger.
-        chosen, paper: index of the point that the deployable and the paper's reading take.
+        values: float32 (4, points): step, and accuracy on held-out images, CDA and ASR as
+            shares; NaN where there are no such images.
+        deployable, paper: index of the point that a reading takes.
     """
 
     stages: tuple[str, ...]
     values: NDArray[np.float32]
-    chosen: int
+    deployable: int
     paper: int
 
 
@@ -52,15 +53,16 @@ class Played(NamedTuple):
     seed: int
     before_cda: metrics.Rate
     before_asr: metrics.Rate
-    cda: metrics.Rate
-    asr: metrics.Rate
     paper_cda: metrics.Rate
     paper_asr: metrics.Rate
+    deployable_cda: metrics.Rate
+    deployable_asr: metrics.Rate
     asr_game: float | None
     asr_clean_model: metrics.Rate | None
     target_confidence: float | None
     guard_auc: float | None
     seconds: float
+    defense_seconds: float | None
     victim_seconds: float | None
     evidence: str | None
     curve: Curve
@@ -196,15 +198,16 @@ class Rows:
                 **common,
                 before_cda=self._rate(found.before.cda),
                 before_asr=self._rate(found.before.asr),
-                cda=self._rate(found.cda),
-                asr=self._rate(found.asr),
                 paper_cda=self._rate(found.paper.cda),
                 paper_asr=self._rate(found.paper.asr),
-                asr_game=found.asr_game,
+                deployable_cda=self._rate(found.deployable.cda),
+                deployable_asr=self._rate(found.deployable.asr),
+                asr_game=found.paper.asr_game,
                 asr_clean_model=self._rate(clean) if (clean := found.asr_clean_model) else None,
                 target_confidence=found.target_confidence,
                 guard_auc=found.guard.auc if found.guard else None,
                 seconds=record.cost.seconds,
+                defense_seconds=record.cost.defense_seconds,
                 victim_seconds=record.cost.victim_seconds,
                 curve=self._curve(record),
             )
@@ -230,17 +233,15 @@ class Rows:
         found, points = record.metrics, record.curve
         assert found is not None
         numbers = [
-            (point.step, *(_share(rate) for rate in (point.validation, point.cda, point.asr)))
+            (point.step, *(_share(rate) for rate in (point.held_out, point.cda, point.asr)))
             for point in points
         ]
         stages = tuple(point.stage for point in points)
-        places = [(point.step, point.validation, point.cda, point.asr) for point in points]
-        own = (found.step, found.validation, found.cda, found.asr)
         return Curve(
             stages=self._one(stages, stages),
             values=np.array(numbers, np.float32).reshape(-1, 4).T,
-            chosen=_last(places, own),
-            paper=points.index(found.paper) if found.paper in points else -1,
+            deployable=_place(points, found.deployable),
+            paper=_place(points, found.paper),
         )
 
     def _rate(self, rate: Rate) -> metrics.Rate:
@@ -269,6 +270,6 @@ def _share(rate: Rate) -> float:
     return float("nan") if rate.value is None else rate.value
 
 
-def _last(places: list[Any], own: Any) -> int:
-    """Index of the last point that is `own`; -1 where there is none."""
-    return max((index for index, place in enumerate(places) if place == own), default=-1)
+def _place(points: tuple[Point, ...], wanted: Point) -> int:
+    """Index of a point of the curve; -1 where it is none."""
+    return points.index(wanted) if wanted in points else -1

@@ -102,8 +102,8 @@ def victims(rows: Iterable[Played], name: Namer) -> pd.DataFrame:
         found.append(
             attack_columns(group[0], name)
             | {"seeds": len(group)}
-            | mean_columns("cda", (row.cda for row in group))
-            | mean_columns("asr", (row.asr for row in group))
+            | mean_columns("cda", (row.before_cda for row in group))
+            | mean_columns("asr", (row.before_asr for row in group))
             | {"asr_game": _average(row.asr_game for row in group)}
             | mean_columns("asr_clean", _known(row.asr_clean_model for row in group))
             | {"target_confidence": _average(row.target_confidence for row in group)}
@@ -144,13 +144,15 @@ def repairs(groups: Iterable[list[Played]], name: Namer) -> pd.DataFrame:
                 "seeds": len(group),
             }
             | mean_columns("asr_before", (row.before_asr for row in group))
-            | mean_columns("asr_deployable", (row.asr for row in group))
             | mean_columns("asr_paper", (row.paper_asr for row in group))
+            | mean_columns("asr_deployable", (row.deployable_asr for row in group))
             | {
-                "cda_loss_deployable": _average(r.before_cda.value - r.cda.value for r in group),
                 "cda_loss_paper": _average(r.before_cda.value - r.paper_cda.value for r in group),
-                "repaired_deployable": sum(_repaired(row.asr) for row in group),
+                "cda_loss_deployable": _average(
+                    r.before_cda.value - r.deployable_cda.value for r in group
+                ),
                 "repaired_paper": sum(_repaired(row.paper_asr) for row in group),
+                "repaired_deployable": sum(_repaired(row.deployable_asr) for row in group),
                 "guard_auc": _average(row.guard_auc for row in group),
                 "seconds": _average(row.seconds for row in group),
             }

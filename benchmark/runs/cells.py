@@ -11,7 +11,7 @@ from benchmark.protocol import digest
 from benchmark.runs.record import NONE, AttackRef, DefenseRef, Record, StageRef
 
 #: Part of every key; raise it when the meaning of a record changes.
-KEY_VERSION = 1
+KEY_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Tune:
     """A defender's search for the settings of one repair with one trusted share.
 
     Attributes:
-        suspect: the clean model of the first repetition, which the defender poisons himself.
+        suspect: a clean model that no board reports, which the defender poisons himself.
         path: where the search is kept once it is complete.
     """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from benchmark.api import Attack, CodePoisoningAttack, Defense, Repair, Stage
-from benchmark.protocol import AttackEntry, Inversion, Population, Protocol
+from benchmark.protocol import AttackEntry, Inversion, Population, Protocol, Setting
 from benchmark.registry import Registry
 from benchmark.runs.cells import CLEAN, NO_DEFENSE, Cell, Tune, Victim
 from benchmark.runs.record import STAGES, AttackRef, DefenseRef, StageRef
@@ -106,9 +106,10 @@ def plan_tuning(
     Raises:
         ValueError: a repair without a grid, or an unknown recipe.
     """
-    grids = {} if protocol.tuning is None else protocol.tuning.grids
+    settings = protocol.tuning
+    grids = {} if settings is None else settings.grids
     unknown = [name for name in defenses if name not in grids]
-    if unknown or not grids:
+    if settings is None or unknown or not grids:
         raise ValueError(
             f"{protocol.name} has no grid for {', '.join(unknown) or 'any repair'}; "
             f"there are {', '.join(grids) or 'none'}"
@@ -119,7 +120,7 @@ def plan_tuning(
     planner = _Planner(protocol, registry, _recipe(protocol, recipe), None, {})
     return [
         Tune(
-            planner.victim(CLEAN, 0),
+            planner.victim(CLEAN, settings.suspect),
             planner.defense(name).stages[0],
             share,
             folder / file_name(name, share),
@@ -201,7 +202,8 @@ class _Planner:
         cells: list[Cell] = []
         for seed in range(self.seeds or game.seeds):
             cells += self.undefended([CLEAN, *refs], seed)
-            for attack in refs:
+            # A clean model tells what a defense costs whoever was not attacked.
+            for attack in [CLEAN, *refs]:
                 for spec in defenses:
                     stages = {ref.stage for ref in self.defense(spec).stages}
                     # Whoever owns the training also decides what is trained on.
@@ -297,10 +299,13 @@ def _entries(protocol: Protocol, spec: str) -> list[AttackEntry]:
     ]
 
 
-def with_settings(spec: str, numbers: Mapping[str, float]) -> str:
-    """Lay numbers over the settings of a spec."""
+def with_settings(spec: str, values: Mapping[str, Setting]) -> str:
+    """Lay numbers and names over the settings of a spec."""
     name, settings = parse(spec)
-    return _join(name, settings | {key: f"{value:.12g}" for key, value in numbers.items()})
+    written = {
+        key: value if isinstance(value, str) else f"{value:.12g}" for key, value in values.items()
+    }
+    return _join(name, settings | written)
 
 
 def _merge(base: str, spec: str) -> str:

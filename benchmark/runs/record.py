@@ -52,11 +52,15 @@ class Rate(_Part):
 
 
 class Point(_Part):
-    """One measurement; `asr_game` is the literal value of the game, `asr` the headline (C1)."""
+    """One measurement; see `benchmark.metrics.Point`.
+
+    `asr_game` is the literal value of the game, `asr` the headline (C1).
+    """
 
     stage: Literal["victim", "sanitize", "repair", "deploy"]
     step: Annotated[int, Field(ge=0)]
-    validation: Rate
+    held_out: Rate
+    lost: Annotated[int, Field(ge=0)]
     cda: Rate
     asr: Rate
     asr_game: float | None
@@ -66,7 +70,8 @@ class Point(_Part):
         return cls(
             stage=point.stage,  # type: ignore[arg-type]
             step=point.step,
-            validation=Rate.of(point.validation),
+            held_out=Rate.of(point.held_out),
+            lost=point.lost,
             cda=Rate.of(point.cda),
             asr=Rate.of(point.asr),
             asr_game=None if math.isnan(point.asr_game) else point.asr_game,
@@ -76,7 +81,8 @@ class Point(_Part):
         return metrics.Point(
             self.stage,
             self.step,
-            self.validation.counts,
+            self.held_out.counts,
+            self.lost,
             self.cda.counts,
             self.asr.counts,
             float("nan") if self.asr_game is None else self.asr_game,
@@ -91,20 +97,15 @@ class Guard(_Part):
 
 
 class Metrics(_Part):
-    """The numbers of a cell.
+    """The numbers of a cell, each reading with its point of the curve.
 
-    `cda`, `asr` and `asr_game` are those of the deployable reading: the last checkpoint
-    whose accuracy on validation images was within budget. `paper` is the lowest ASR within
-    budget on the test images. `before` is the undefended victim.
+    `paper`, the headline, is the lowest ASR before accuracy on the test images left the budget;
+    `deployable` the last point within the budget on the defender's held-out images; `before`
+    the undefended victim.
     """
 
-    cda: Rate
-    asr: Rate
-    asr_game: float | None
-    validation: Rate
-    step: int
-    repaired: bool
     paper: Point
+    deployable: Point
     before: Point
     asr_clean_model: Rate | None
     target_confidence: float | None
@@ -148,9 +149,14 @@ class DefenseRef(_Part):
 
 
 class Cost(_Part):
-    """Wall-clock seconds of the cell and of its victim, peak memory, and where it ran."""
+    """Wall-clock seconds, peak memory, and where it ran.
+
+    `seconds` are those of the whole cell, `defense_seconds` what the defense took of them
+    without the measuring, `victim_seconds` what the victim's training took.
+    """
 
     seconds: Amount
+    defense_seconds: Amount | None
     victim_seconds: Amount | None
     peak_memory_mb: Amount
     device: str
@@ -259,11 +265,15 @@ class _Record(_Part):
     - ok: measured.
     - invalid: measured, but the sanity gate found the `reason` to distrust it.
     - failed: a plugin raised `error`; there are no metrics.
+
+    Attributes:
+        target: the class that this repetition's attacks are for.
+        data_sha256: digest of all pixels and labels of the data set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    schema_version: Literal[1] = Field(1, alias="schema")
+    schema_version: Literal[2] = Field(2, alias="schema")
     key: Sha256
     protocol: ProtocolRef
     game: str
@@ -271,6 +281,8 @@ class _Record(_Part):
     defense: DefenseRef
     trusted_share: float | None
     seed: Annotated[int, Field(ge=0)]
+    target: Annotated[int, Field(ge=0)]
+    data_sha256: Sha256
     status: Literal["ok", "invalid", "failed"]
     reason: str | None = None
     error: Error | None = None
@@ -293,13 +305,9 @@ class RobustnessRecord(_Record):
 
 
 class DetectabilityRecord(_Record):
-    """One detector on one suspect model, a member of the population that `attack` made.
-
-    `target` is the class that poisoned models of this protocol are attacked for.
-    """
+    """One detector on one suspect model, a member of the population that `attack` made."""
 
     game: Literal["detectability"] = "detectability"
-    target: Annotated[int, Field(ge=0)]
     scans: tuple[Found, ...] = ()
     victim_sha256: Sha256 | None = None
     evidence: Evidence | None = None
@@ -327,7 +335,6 @@ class InversionRecord(_Record):
     """
 
     game: Literal["inversion"] = "inversion"
-    target: Annotated[int, Field(ge=0)]
     scale: float | None = None
     selection: Annotated[int, Field(ge=0)] = 0
     evaluation: Annotated[int, Field(ge=0)] = 0

@@ -150,9 +150,9 @@ def _numbers(record: Record) -> dict[str, _Number]:
         rates = {
             "CDA before": found.before.cda,
             "ASR before": found.before.asr,
-            "CDA": found.cda,
-            "ASR": found.asr,
-            "ASR, paper's reading": found.paper.asr,
+            "CDA": found.paper.cda,
+            "ASR": found.paper.asr,
+            "ASR, deployable": found.deployable.asr,
         }
         return {name: _of(rate) for name, rate in rates.items() if rate.total}
     if isinstance(record, DetectabilityRecord):

@@ -8,6 +8,7 @@ import resource
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,15 +42,58 @@ from benchmark.runs.record import (
 )
 
 
+@dataclass(frozen=True)
+class About:
+    """What a record is about, however the cell went."""
+
+    protocol: Protocol
+    cell: Cell
+    target: int
+    data_sha256: str
+    device: torch.device
+
+    def fields(
+        self,
+        seconds: float,
+        facts: dict[str, Any] | None = None,
+        defense_seconds: float | None = None,
+    ) -> dict[str, Any]:
+        """What the records of all games say.
+
+        Args:
+            seconds: wall-clock time of the cell.
+            facts: those that were saved with the victim, where it could be trained.
+            defense_seconds: what the defense took of them.
+        """
+        victim = self.cell.victim
+        return {
+            "key": self.cell.key,
+            "protocol": protocol_ref(self.protocol, victim.recipe),
+            "game": self.cell.game,
+            "attack": victim.attack,
+            "defense": self.cell.defense,
+            "trusted_share": self.cell.trusted_share,
+            "seed": victim.seed,
+            "target": self.target,
+            "data_sha256": self.data_sha256,
+            "cost": Cost(
+                seconds=round(seconds, 3),
+                defense_seconds=None if defense_seconds is None else round(defense_seconds, 3),
+                victim_seconds=None if facts is None else round(facts["seconds"], 3),
+                peak_memory_mb=round(_peak_memory_mb(self.device), 1),
+                device=_device_name(self.device),
+            ),
+            "env": environment(),
+        } | ({} if facts is None else {"victim_sha256": facts["model_sha256"]})
+
+
 def measured(
-    protocol: Protocol,
-    cell: Cell,
+    about: About,
     outcome: Outcome,
     evidence: Evidence,
     *,
     undefended: dict[str, Any],
     trained: dict[str, Any],
-    device: torch.device,
     seconds: float,
 ) -> RobustnessRecord:
     """The record of a robustness cell that was played.
@@ -60,30 +104,24 @@ def measured(
             sanitizer cleaned its training data.
         seconds: wall-clock time of the cell.
     """
-    budget = protocol.robustness.budget
-    best = metrics.last_affordable(outcome.curve, budget)
+    budget, key = about.protocol.robustness.budget, outcome.key
+    others = key.test != key.target
     guard = None
-    if outcome.suspicion is not None:
-        clean, triggered = outcome.suspicion
-        others = outcome.key.test != outcome.key.target
-        auc, far = metrics.guard_quality(clean, triggered[others])
+    if outcome.suspicion is not None and len(triggered := outcome.suspicion[1]) and others.any():
+        auc, far = metrics.guard_quality(outcome.suspicion[0], triggered[others])
         guard = Guard(auc=auc, far_at_1_frr=Rate.of(far))
     reason = distrust(outcome, undefended)
     clean_hits = trained["asr_clean_model"]
-    found = fields(protocol, cell, device, seconds, trained) | {
+    seconds_of_defense = outcome.seconds if about.cell.trusted_share is not None else None
+    found = about.fields(seconds, trained, seconds_of_defense) | {
         "curve": tuple(Point.of(point) for point in outcome.curve),
         "model_sha256": tensors_sha256(outcome.model.state_dict()),
         "evidence": evidence,
         "status": "invalid" if reason else "ok",
         "reason": reason,
         "metrics": Metrics(
-            cda=Rate.of(best.cda),
-            asr=Rate.of(best.asr),
-            asr_game=Point.of(best).asr_game,
-            validation=Rate.of(best.validation),
-            step=best.step,
-            repaired=best.asr.total > 0 and best.asr.value <= metrics.REPAIRED,
             paper=Point.of(metrics.lowest_asr(outcome.curve, budget)),
+            deployable=Point.of(metrics.deployable(outcome.curve, budget)),
             before=Point.of(outcome.curve[0]),
             asr_clean_model=clean_hits and Rate.of(metrics.Rate(*clean_hits)),
             target_confidence=trained["target_confidence"],
@@ -94,14 +132,12 @@ def measured(
 
 
 def examined(
-    protocol: Protocol,
-    cell: Cell,
+    about: About,
     scans: Sequence[Scan],
     key: AnswerKey,
     evidence: Evidence,
     *,
     facts: dict[str, Any],
-    device: torch.device,
     seconds: float,
 ) -> DetectabilityRecord:
     """The record of a suspect that was examined.
@@ -111,7 +147,7 @@ def examined(
         seconds: wall-clock time of the cell.
     """
     return DetectabilityRecord(
-        **fields(protocol, cell, device, seconds, facts),
+        **about.fields(seconds, facts, sum(scan.seconds for scan in scans) / len(scans)),
         scans=tuple(_found(scan, key) for scan in scans),
         evidence=evidence,
         status="ok",
@@ -139,58 +175,19 @@ def _found(scan: Scan, key: AnswerKey) -> Found:
     )
 
 
-def failed(
-    protocol: Protocol, cell: Cell, error: Error, device: torch.device, seconds: float
-) -> Record:
+def failed(about: About, error: Error, seconds: float) -> Record:
     """The record of a cell that a plugin's error ended."""
     kinds: dict[str, Callable[..., Record]] = {
         "robustness": RobustnessRecord,
         "detectability": DetectabilityRecord,
         "inversion": InversionRecord,
     }
-    found = fields(protocol, cell, device, seconds)
-    return kinds[cell.game](**found | {"status": "failed", "error": error})
+    found = about.fields(seconds) | {"status": "failed", "error": error}
+    return kinds[about.cell.game](**found)
 
 
 def protocol_ref(protocol: Protocol, recipe: str) -> ProtocolRef:
     return ProtocolRef(name=protocol.name, sha256=protocol.sha256, recipe=recipe)
-
-
-def fields(
-    protocol: Protocol,
-    cell: Cell,
-    device: torch.device,
-    seconds: float,
-    facts: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """What the records of all games say, however a cell went.
-
-    Args:
-        seconds: wall-clock time of the cell.
-        facts: those that were saved with the victim, where it could be trained.
-    """
-    victim = cell.victim
-    own: dict[str, Any] = {}
-    if cell.game != "robustness":
-        own["target"] = protocol.robustness.target
-    if facts is not None:
-        own["victim_sha256"] = facts["model_sha256"]
-    return own | {
-        "key": cell.key,
-        "protocol": protocol_ref(protocol, victim.recipe),
-        "game": cell.game,
-        "attack": victim.attack,
-        "defense": cell.defense,
-        "trusted_share": cell.trusted_share,
-        "seed": victim.seed,
-        "cost": Cost(
-            seconds=round(seconds, 3),
-            victim_seconds=None if facts is None else round(facts["seconds"], 3),
-            peak_memory_mb=round(_peak_memory_mb(device), 1),
-            device=_device_name(device),
-        ),
-        "env": environment(),
-    }
 
 
 def distrust(outcome: Outcome, facts: dict[str, Any]) -> str | None:
@@ -201,7 +198,7 @@ def distrust(outcome: Outcome, facts: dict[str, Any]) -> str | None:
     """
     before = outcome.curve[0]
     again = int(np.sum(outcome.answers[0].triggered == outcome.key.target))
-    if reason := distrust_victim(before.cda, again, outcome.model.classes, facts):
+    if reason := distrust_victim(before.cda, outcome.key.test, again, facts):
         return reason
     if any(not bool(tensor.isfinite().all()) for tensor in outcome.model.state_dict().values()):
         return "the measured model has weights that are not finite"
@@ -209,15 +206,16 @@ def distrust(outcome: Outcome, facts: dict[str, Any]) -> str | None:
 
 
 def distrust_victim(
-    cda: metrics.Rate, target_hits: int, classes: int, facts: dict[str, Any]
+    cda: metrics.Rate, labels: metrics.Labels, target_hits: int, facts: dict[str, Any]
 ) -> str | None:
     """A reason to distrust a victim that was loaded again, or None.
 
     Args:
+        cda, labels: its accuracy on test images, and their true classes.
         target_hits: its target answers to the triggered test images.
         facts: what it answered before it was saved.
     """
-    if cda.value < metrics.CHANCE_FACTOR / classes:
+    if metrics.near_chance(cda, labels):
         return f"the victim's clean accuracy {cda.value:.3f} is near chance"
     if (cda.hits, target_hits) != (facts["test_hits"], facts["target_hits"]):
         return (
@@ -250,11 +248,11 @@ def evidence_of(
         examples: uint8 (2, E, C, H, W), test images without and with the trigger.
     """
     arrays: dict[str, np.ndarray] = {
-        "labels_validation": outcome.key.validation,
+        "labels_held_out": outcome.key.held_out,
         "labels_test": outcome.key.test,
         "target": np.array(outcome.key.target, np.int16),
     }
-    for part in ("validation", "test", "triggered"):
+    for part in ("held_out", "test", "triggered"):
         arrays[part] = np.stack([getattr(answers, part) for answers in outcome.answers])
     # Half precision: a mean of thousands keeps four digits, and the files stay small.
     arrays["confidence"] = _array(trained["confidence"]).astype(np.float16)

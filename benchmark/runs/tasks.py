@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch import Generator
 
 from benchmark import metrics
 from benchmark.api import Defense, Deployment, Detector, Inverter, Repair
@@ -14,20 +15,17 @@ from benchmark.games import detectability, inversion, robustness, tuning
 from benchmark.games.arena import Progress
 from benchmark.games.exam import predictor
 from benchmark.games.robustness import Outcome
+from benchmark.protocol import Setting
 from benchmark.runs import inversion_report, report, victim_training
 from benchmark.runs.cells import Cell, Tune, Victim
 from benchmark.runs.plan import with_settings
-from benchmark.runs.record import NONE, Error, Rate, Record
+from benchmark.runs.record import NONE, Error, Record
 from benchmark.runs.store import StoreError
-from benchmark.runs.tuned import Left, Search, search_grid
+from benchmark.runs.tuned import Left, Poisoning, Search, search_grid
 from benchmark.runs.workshop import Workshop
 
 #: Triggered images that are kept as a picture of each attack.
 EXAMPLES = 4
-
-
-def _left(point: metrics.Point) -> Left:
-    return Left(asr=Rate.of(point.asr), cda=Rate.of(point.cda))
 
 
 class Worker(Workshop):
@@ -83,22 +81,24 @@ class Worker(Workshop):
         answers = self.store.victim_tensors(trained, "answers")
         evidence = report.evidence_of(outcome, answers, self._examples(cell))
         return report.measured(
-            self.setup.protocol,
-            cell,
+            self.about(cell),
             outcome,
             self.store.save_evidence(cell.name, evidence),
             undefended=self.store.victim_facts(cell.victim.key),
             trained=self.store.victim_facts(trained),
-            device=self.arena.device,
             seconds=time.perf_counter() - started,
         )
+
+    def about(self, cell: Cell) -> report.About:
+        target = self.arena.target(cell.victim.seed)
+        return report.About(self.setup.protocol, cell, target, self.data_sha256, self.arena.device)
 
     def _examples(self, cell: Cell) -> torch.Tensor | None:
         """A few images of other classes without and with the trigger, once per attack."""
         victim, test = cell.victim, self.arena.splits.test
         if cell.defense.stages or victim.seed or victim.attack.threat == NONE:
             return None
-        shown = (test.labels != self.arena.target).nonzero().flatten()[:EXAMPLES]
+        shown = (test.labels != self.arena.target(victim.seed)).nonzero().flatten()[:EXAMPLES]
         triggered = self.store.victim_tensors(victim.key, "exam")["triggered"].to(shown.device)
         return torch.stack([test.pixels[shown], triggered[shown]])
 
@@ -108,7 +108,7 @@ class Worker(Workshop):
         detector, share = self.stage(cell, "detect"), cell.trusted_share
         assert isinstance(detector, Detector)
         assert share is not None
-        exam = self.exam(cell)
+        exam = self.exam(cell.victim)
         scans = detectability.examine(
             self.arena,
             exam,
@@ -119,13 +119,11 @@ class Worker(Workshop):
             progress=progress,
         )
         return report.examined(
-            self.setup.protocol,
-            cell,
+            self.about(cell),
             scans,
             exam.key,
             self.store.save_evidence(cell.name, report.evidence_of_scans(scans, exam.key)),
             facts=self.store.victim_facts(cell.victim.key),
-            device=self.arena.device,
             seconds=time.perf_counter() - started,
         )
 
@@ -139,14 +137,14 @@ class Worker(Workshop):
         assert mounted is not None
         state = self.store.victim_tensors(cell.victim.key, "state")
         here = {name: tensor.to(arena.device) for name, tensor in state.items()}
-        mounted.setup(arena.attacker_view(), arena.rng("trigger", attack.label), here)
+        mounted.setup(arena.attacker_view(seed), self.trigger_rng(cell.victim), here)
 
         def configure(params: Mapping[str, float]) -> Inverter:
             inverter = self.registry.create(Defense, with_settings(ref.label, params))
             assert isinstance(inverter, Inverter)
             return inverter
 
-        suspect, exam = self.load(cell.victim), self.exam(cell)
+        suspect, exam = self.load(cell.victim), self.exam(cell.victim)
         facts = self.store.victim_facts(cell.victim.key)
         answers = exam.sit(predictor(suspect, arena.recipe.precision))
         hits = int(np.sum(answers.triggered == exam.target))
@@ -162,9 +160,9 @@ class Worker(Workshop):
             progress=progress,
         )
         return inversion_report.record(
-            report.fields(protocol, cell, arena.device, outcome.seconds, facts),
+            self.about(cell).fields(outcome.seconds, facts),
             outcome,
-            reason=report.distrust_victim(right, hits, suspect.classes, facts),
+            reason=report.distrust_victim(right, exam.key.test, hits, facts),
             uses=configure({}).uses(),
             evidence=self.store.save_evidence(cell.name, inversion_report.evidence(outcome)),
             picture=self.store.save_picture(cell.name, inversion_report.picture(outcome)),
@@ -173,17 +171,19 @@ class Worker(Workshop):
     def _defend(self, cell: Cell, progress: Progress) -> Outcome:
         arena, seed, sanitized = self.arena, cell.victim.seed, cell.sanitized_victim
         torch.manual_seed(arena.protocol.seed("global", cell.key))
-        exam = self.exam(cell)
-        trusted = None
+        trusted, held_out = None, None
         if cell.trusted_share is not None:
-            trusted = arena.trusted(cell.trusted_share, seed)
+            rng = Generator().manual_seed(arena.protocol.seed("held out", seed))
+            trusted, held_out = robustness.hold_out(
+                arena.trusted(cell.trusted_share, seed), arena.protocol.robustness.held_out, rng
+            )
         repair, deployment = self.stage(cell, "repair"), self.stage(cell, "deploy")
         assert repair is None or isinstance(repair, Repair)
         assert deployment is None or isinstance(deployment, Deployment)
         attack = cell.victim.attack
         return robustness.play(
             arena,
-            exam,
+            self.exam(cell.victim, held_out),
             self.load(cell.victim),
             sanitized=None if sanitized is None else self.load(sanitized),
             repair=repair,
@@ -209,40 +209,41 @@ class Worker(Workshop):
 
     def _tune(self, tune: Tune, progress: Progress) -> None:
         arena, protocol, share = self.arena, self.setup.protocol, tune.trusted_share
-        assert protocol.tuning is not None
-        suspect = self.load(tune.suspect)
+        settings, suspect = protocol.tuning, self.load(tune.suspect)
+        assert settings is not None
         backdoors = [
             tuning.self_poison(
                 arena,
                 suspect,
-                arena.trusted(share, draw),
-                protocol.tuning,
+                arena.trusted(share, settings.suspect, draw),
+                settings,
                 arena.rng("self-poison", share, draw),
             )
-            for draw in range(protocol.tuning.draws)
+            for draw in range(settings.draws)
         ]
 
-        def try_point(params: dict[str, float]) -> tuple[Left, ...]:
+        def try_point(params: dict[str, Setting]) -> tuple[Left, ...]:
             repair = self.registry.create(Defense, with_settings(tune.repair.label, params))
             assert isinstance(repair, Repair)
             return tuple(
-                _left(own.try_repair(arena, repair, "tune", repair.name, share, draw))
+                Left.of(own.try_repair(arena, repair, "tune", repair.name, share, draw))
                 for draw, own in enumerate(backdoors)
             )
 
         journal = self.setup.root / "artifacts" / "tuning" / f"{tune.key[:32]}.journal"
-        grid = protocol.tuning.grids[tune.repair.name]
+        grid = settings.grids[tune.repair.name]
         Search(
             protocol=report.protocol_ref(protocol, tune.suspect.recipe),
             defense=tune.repair.name,
             version=tune.repair.version,
             trusted_share=share,
-            before=tuple(_left(own.before) for own in backdoors),
+            suspect=settings.suspect,
+            poisonings=tuple(map(Poisoning.of, backdoors)),
             trials=search_grid(grid, try_point, journal, progress),
         ).save(tune.path)
 
     def fail_cell(self, cell: Cell, error: Error, seconds: float = 0.0) -> Error:
         """Record that a cell could not be played, and why."""
-        record = report.failed(self.setup.protocol, cell, error, self.arena.device, seconds)
+        record = report.failed(self.about(cell), error, seconds)
         self.store.save_record(cell.name, record)
         return error

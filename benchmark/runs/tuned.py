@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from itertools import combinations
 from pathlib import Path
-from typing import Annotated
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from benchmark.protocol import Setting
 from benchmark.runs.record import ProtocolRef, Rate
 from benchmark.runs.store import StoreError, write_whole
 
+if TYPE_CHECKING:
+    from benchmark.games import tuning
+
 #: The chosen settings by name of the repair and trusted share.
-Chosen = Mapping[tuple[str, float], Mapping[str, float]]
+Chosen = Mapping[tuple[str, float], Mapping[str, Setting]]
 
 
 class _Part(BaseModel):
@@ -21,47 +26,96 @@ class _Part(BaseModel):
 
 
 class Left(_Part):
-    """Own trigger's ASR and clean accuracy on the held-out trusted images."""
+    """What is left of the own backdoor and of clean accuracy, at the checkpoint that is picked.
+
+    Attributes:
+        asr: of the own trigger on held-out trusted images.
+        held_out: right answers to the same images without it.
+        lost: how many of them the suspect answers rightly and this model wrongly.
+        unseen: right answers to test images, which the search does not use.
+    """
 
     asr: Rate
-    cda: Rate
+    held_out: Rate
+    lost: Annotated[int, Field(ge=0)]
+    unseen: Rate
+    step: Annotated[int, Field(ge=0)]
+
+    @classmethod
+    def of(cls, left: tuning.Left) -> Left:
+        point = left.point
+        return cls(
+            asr=Rate.of(point.asr),
+            held_out=Rate.of(point.held_out),
+            lost=point.lost,
+            unseen=Rate.of(left.unseen),
+            step=point.step,
+        )
 
 
-def mean_left(models: Sequence[Left]) -> tuple[float, float]:
-    """Mean ASR and clean accuracy over self-poisoned models."""
-    asr = sum(left.asr.counts.value for left in models) / len(models)
-    return asr, sum(left.cda.counts.value for left in models) / len(models)
+class Poisoning(_Part):
+    """One self-poisoned model: what the suspect answered before, and what it took."""
+
+    suspect: Left
+    poisoned: Left
+    learning_rate: float
+
+    @classmethod
+    def of(cls, own: tuning.OwnBackdoor) -> Poisoning:
+        return cls(
+            suspect=Left.of(own.suspect),
+            poisoned=Left.of(own.before),
+            learning_rate=own.learning_rate,
+        )
 
 
 class Trial(_Part):
     """What a repair with these settings left within budget, on every self-poisoned model."""
 
-    params: dict[str, float]
+    params: dict[str, Setting]
     left: tuple[Left, ...]
 
     @property
     def asr(self) -> float:
-        return mean_left(self.left)[0]
+        """Mean ASR of the own triggers."""
+        return fmean(left.asr.counts.value for left in self.left)
 
     @property
-    def cda(self) -> float:
-        return mean_left(self.left)[1]
+    def right(self) -> int:
+        return sum(left.held_out.hits for left in self.left)
 
 
 class Search(_Part):
-    """A whole grid and what it was tried on; see `benchmark.protocol.Tuning`."""
+    """A whole grid and what it was tried on; see `benchmark.protocol.Tuning`.
+
+    Attributes:
+        suspect: the repetition whose clean model was poisoned; no game plays it.
+    """
 
     protocol: ProtocolRef
     defense: str
     version: int
     trusted_share: float
-    before: tuple[Left, ...]
+    suspect: Annotated[int, Field(ge=1)]
+    poisonings: tuple[Poisoning, ...]
     trials: Annotated[tuple[Trial, ...], Field(min_length=1)]
 
     @property
     def best(self) -> Trial:
         """The lowest ASR; of equals the most accurate, and then the first."""
-        return min(self.trials, key=lambda trial: (trial.asr, -trial.cda))
+        return min(self.trials, key=lambda trial: (trial.asr, -trial.right))
+
+    def cost(self, trial: Trial) -> tuple[float, float]:
+        """Accuracy that a trial costs against the suspect: on held-out and on unseen images."""
+        pairs = [(own.suspect, left) for own, left in zip(self.poisonings, trial.left, strict=True)]
+        held_out = fmean(a.held_out.counts.value - b.held_out.counts.value for a, b in pairs)
+        return held_out, fmean(a.unseen.counts.value - b.unseen.counts.value for a, b in pairs)
+
+    @property
+    def instability(self) -> float:
+        """Mean absolute difference of the ASR that is left, over all pairs of trials."""
+        pairs = [abs(a.asr - b.asr) for a, b in combinations(self.trials, 2)]
+        return fmean(pairs) if pairs else 0.0
 
     def save(self, path: Path) -> None:
         write_whole(path, (self.model_dump_json(indent=1) + "\n").encode())
@@ -89,7 +143,7 @@ def load(folder: Path) -> list[Search]:
     return found
 
 
-def chosen(folder: Path) -> dict[tuple[str, float], dict[str, float]]:
+def chosen(folder: Path) -> dict[tuple[str, float], dict[str, Setting]]:
     """The winners of all searches in a folder."""
     return {(found.defense, found.trusted_share): found.best.params for found in load(folder)}
 
@@ -97,13 +151,12 @@ def chosen(folder: Path) -> dict[tuple[str, float], dict[str, float]]:
 def copy_searches(folder: Path, run: Path) -> None:
     """Put the searches that a run's settings come from beside its records."""
     for path in sorted(folder.glob("*.json")):
-        (run / "tuning").mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, run / "tuning" / path.name)
+        write_whole(run / "tuning" / path.name, path.read_bytes())
 
 
 def search_grid(
-    grid: Mapping[str, tuple[float, ...]],
-    try_point: Callable[[dict[str, float]], tuple[Left, ...]],
+    grid: Mapping[str, tuple[Setting, ...]],
+    try_point: Callable[[dict[str, Setting]], tuple[Left, ...]],
     journal: Path,
     progress: Callable[[int, int], None],
 ) -> tuple[Trial, ...]:
@@ -130,12 +183,14 @@ def search_grid(
         points *= len(values)
 
     def objective(trial: optuna.Trial) -> float:
-        params = {name: trial.suggest_categorical(name, values) for name, values in space.items()}
+        params: dict[str, Any] = {
+            name: trial.suggest_categorical(name, values) for name, values in space.items()
+        }
         tried = Trial(params=params, left=try_point(params))
         trial.set_user_attr("trial", tried.model_dump_json())
         return tried.asr
 
-    def finished() -> dict[tuple[float, ...], Trial]:
+    def finished() -> dict[tuple[Setting, ...], Trial]:
         done = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
         trials = [Trial.model_validate_json(trial.user_attrs["trial"]) for trial in done]
         return {tuple(trial.params.values()): trial for trial in trials}
@@ -144,4 +199,4 @@ def search_grid(
         progress(len(done), points)
         study.optimize(objective, n_trials=1)
     journal.unlink()
-    return tuple(done[key] for key in sorted(done))
+    return tuple(done[key] for key in sorted(done, key=repr))

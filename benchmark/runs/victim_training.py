@@ -25,27 +25,25 @@ def train(shop: Workshop, victim: Victim, progress: Progress) -> None:
     started = time.perf_counter()
     arena = shop.arena
     attack = shop.attack(victim.attack)
-    # The trigger is fixed per experiment; what is drawn with it differs by repetition.
-    names = (victim.attack.label, victim.attack.m, victim.attack.boost)
-    torch.manual_seed(arena.protocol.seed("global", *names, victim.seed))
+    seed, target = victim.seed, arena.target(victim.seed)
+    names = (victim.attack.label, victim.attack.m, victim.attack.boost, seed)
+    torch.manual_seed(arena.protocol.seed("global", *names))
     if attack is not None:
-        attack.setup(arena.attacker_view(), arena.rng("trigger", victim.attack.label))
-    rng = arena.rng("collect", *names, victim.seed)
-    training = victims.collect(arena, attack, victim.attack.m, victim.attack.boost, rng)
+        attack.setup(arena.attacker_view(seed), shop.trigger_rng(victim))
+    rng = arena.rng("collect", *names)
+    training = victims.collect(arena, attack, victim.attack.m, victim.attack.boost, target, rng)
     removed: dict[str, int] = {}
     if victim.sanitizer is not None:
         sanitizer = shop.registry.create(Defense, victim.sanitizer.label)
         assert isinstance(sanitizer, Sanitizer)
         before = training
-        rng = arena.rng("sanitize", *names, victim.sanitizer.label, victim.seed)
+        rng = arena.rng("sanitize", *names, victim.sanitizer.label)
         training = victims.sanitize(arena, sanitizer, before, rng)
         removed = {
             "removed": len(before.data) - len(training.data),
             "removed_poisons": int(before.poisoned.sum() - training.poisoned.sum()),
         }
-    model = victims.train(
-        arena, attack, training, arena.rng("train", *names, victim.seed), progress
-    )
+    model = victims.train(arena, attack, training, arena.rng("train", *names), progress)
     triggered = victims.trigger_test_images(arena, attack, arena.rng("test", *names))
     labels = arena.splits.test.labels.cpu().numpy()
     predict = predictor(model, arena.recipe.precision)
@@ -55,10 +53,10 @@ def train(shop: Workshop, victim: Victim, progress: Progress) -> None:
         "victim": str(victim),
         "model_sha256": tensors_sha256(model.state_dict()),
         "test_hits": int(np.sum(ask(predict, arena.splits.test.pixels) == labels)),
-        "target_hits": int(np.sum(ask(predict, triggered) == arena.target)),
+        "target_hits": int(np.sum(ask(predict, triggered) == target)),
         "target_confidence": confidence.mean().item() if len(confidence) else None,
         "asr_clean_model": (
-            None if attack is None else metrics.attack_success(clean_model, labels, arena.target)
+            None if attack is None else metrics.attack_success(clean_model, labels, target)
         ),
         "seconds": time.perf_counter() - started,
         **removed,
@@ -88,14 +86,17 @@ def _answers(
     if not len(triggered):
         return {"confidence": torch.zeros(0), "clean_model": torch.zeros(0, dtype=torch.int16)}
     clean = ask(predictor(shop.load(victim.clean), arena.recipe.precision), triggered)
-    others = triggered[arena.splits.test.labels != arena.target]
-    confidence = [_confidence(arena, model, pixels) for pixels in others.split(victims.BATCH)]
+    target = arena.target(victim.seed)
+    others = triggered[arena.splits.test.labels != target]
+    confidence = [
+        _confidence(arena, model, pixels, target) for pixels in others.split(victims.BATCH)
+    ]
     return {"confidence": torch.cat(confidence), "clean_model": torch.from_numpy(clean)}
 
 
-def _confidence(arena: Arena, model: Classifier, pixels: Tensor) -> Tensor:
+def _confidence(arena: Arena, model: Classifier, pixels: Tensor, target: int) -> Tensor:
     """Probability of the target."""
     with torch.inference_mode(), mixed_precision(pixels.device, arena.recipe.precision):
         logits = model(to_unit(pixels)).float()
-    found: Tensor = logits.softmax(1)[:, arena.target].cpu()
+    found: Tensor = logits.softmax(1)[:, target].cpu()
     return found

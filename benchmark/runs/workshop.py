@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Generator
 
 from benchmark import data
 from benchmark.api import Attack, Dataset, Defense
 from benchmark.games.arena import Arena
 from benchmark.games.exam import Exam
+from benchmark.images import ImageSet
 from benchmark.models import Classifier
 from benchmark.protocol import Protocol
 from benchmark.registry import Registry
@@ -52,10 +54,15 @@ class Workshop:
         self.registry = Registry(setup.plugin_files)
         dataset = self.registry.create(Dataset, setup.protocol.splits.dataset)
         source = data.load(dataset, setup.data_dir)
+        self.data_sha256 = data.sha256(source)
         self.arena = Arena(setup.protocol, source, self.registry, setup.device, setup.recipe)
 
     def attack(self, ref: AttackRef) -> Attack | None:
         return None if ref.threat == "none" else self.registry.create(Attack, ref.label)
+
+    def trigger_rng(self, victim: Victim) -> Generator:
+        """What a trigger is drawn from: another one in every repetition."""
+        return self.arena.rng("trigger", victim.attack.label, victim.seed)
 
     def stage(self, cell: Cell, stage: str) -> Defense | None:
         ref: StageRef | None = cell.stage(stage)
@@ -67,7 +74,10 @@ class Workshop:
         model.load_state_dict(self.store.victim_tensors(victim.key, "model"))
         return model
 
-    def exam(self, cell: Cell) -> Exam:
-        splits, device = self.arena.splits, self.arena.device
-        triggered = self.store.victim_tensors(cell.victim.key, "exam")["triggered"]
-        return Exam(splits.validation, splits.test, triggered.to(device), self.arena.target)
+    def exam(self, victim: Victim, held_out: ImageSet | None = None) -> Exam:
+        """What models of a victim's repetition are asked; `held_out` is the defender's."""
+        test, device = self.arena.splits.test, self.arena.device
+        triggered = self.store.victim_tensors(victim.key, "exam")["triggered"]
+        nothing = test.subset(torch.arange(0, device=device))
+        target = self.arena.target(victim.seed)
+        return Exam(held_out or nothing, test, triggered.to(device), target)

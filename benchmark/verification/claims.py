@@ -81,6 +81,7 @@ def claims_of(record: Record, arrays: Arrays | None) -> dict[Claim, Ref | None]:
             kind, role = _role(ref)
             params = json.dumps(ref.params, sort_keys=True)
             found[Claim(kind, ref.label, f"{role}, version {ref.version}, {params}")] = ref
+    found[Claim("data_sha256", "the digest of the images", record.data_sha256[:12])] = None
     victim = f"{record.attack}, seed {record.seed}, {record.protocol.recipe}"
     if record.victim_sha256 is not None:
         # A sanitizer that removes nothing leaves the same model.
@@ -88,11 +89,11 @@ def claims_of(record: Record, arrays: Arrays | None) -> dict[Claim, Ref | None]:
     if arrays is None:
         return found
     for name in arrays:
-        if name.startswith("labels_") and name != "labels_starts":
+        if name.startswith("labels_") and name not in ("labels_starts", "labels_held_out"):
             found[Claim(name, "the digest of the labels", _digest(arrays[name]))] = None
     if isinstance(record, RobustnessRecord):
         if not any(stage.stage == "sanitize" for stage in record.defense.stages):
-            first = [arrays[name][:1] for name in ("validation", "test", "triggered")]
+            first = [arrays[name][:1] for name in ("test", "triggered")]
             about = f"the digest of the answers of model {str(record.victim_sha256)[:12]}"
             found[Claim("curve.0", about, _digest(*first))] = None
     elif isinstance(record, DetectabilityRecord):

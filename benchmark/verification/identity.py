@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmark import protocol as protocols
-from benchmark.metrics import CHANCE_FACTOR
+from benchmark.metrics import Labels, near_chance
 from benchmark.protocol import Protocol
 from benchmark.runs.cells import CLEAN, Cell
 from benchmark.runs.record import (
@@ -146,9 +146,9 @@ def _parameter(params: Mapping[str, Any], path: list[str]) -> object:
 
 
 def _settings(record: Record, cell: Cell, protocol: Protocol) -> Iterator[Wrong]:
-    attack, share, robust = record.attack, record.trusted_share, protocol.robustness
+    attack, share = record.attack, record.trusted_share
     games = {
-        "robustness": robust,
+        "robustness": protocol.robustness,
         "detectability": protocol.detectability,
         "inversion": protocol.inversion,
     }
@@ -167,9 +167,6 @@ def _settings(record: Record, cell: Cell, protocol: Protocol) -> Iterator[Wrong]
     allowed = _shares(record.defense, cell, protocol)
     if share not in allowed:
         yield "trusted_share", f"is {share}, allowed are {', '.join(map(str, allowed))}"
-    target = getattr(record, "target", robust.target)
-    if target != robust.target:
-        yield "target", f"is {target}, the protocol's is {robust.target}"
 
 
 def _shares(defense: DefenseRef, cell: Cell, protocol: Protocol) -> tuple[float | None, ...]:
@@ -194,15 +191,15 @@ def _status(record: Record) -> Iterator[Wrong]:
         yield "metrics", "are missing, or the curve"
 
 
-def gate(record: Record, clean: Rate | None, classes: int) -> Iterator[Wrong]:
+def gate(record: Record, clean: Rate | None, labels: Labels) -> Iterator[Wrong]:
     """The sanity gate: what is near chance is invalid, and other reasons are those of the gate.
 
     Args:
         clean: the undefended victim's answers to clean test images, None where they are unknown.
-        classes: how many there are.
+        labels: true classes of these.
     """
     said = record.reason is not None and record.reason.startswith(_GATE[0])
-    near = said if clean is None else clean.counts.value < CHANCE_FACTOR / classes
+    near = said if clean is None else near_chance(clean.counts, labels)
     if near != said:
         what = "near chance" if near else "not near chance"
         yield "status", f"is {record.status}, but the victim's clean accuracy is {what}"

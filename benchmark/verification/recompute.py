@@ -34,7 +34,7 @@ _CLOSE = 1e-3
 _RANKED = ("score", "also")
 #: What a cell of each game leaves behind; detectors add readings and triggers of their own.
 _ROBUSTNESS = (
-    r"labels_(validation|test)|target|validation|test|triggered|confidence|clean_model|examples"
+    r"labels_(held_out|test)|target|held_out|test|triggered|confidence|clean_model|examples"
     r"|suspicion_(test|triggered)"
 )
 _DETECTABILITY = (
@@ -50,10 +50,12 @@ def robustness(record: RobustnessRecord, arrays: Arrays, protocol: Protocol) -> 
     found = record.metrics
     assert found is not None
     known(arrays, _ROBUSTNESS)
-    yield from sizes(arrays, protocol, ("labels_validation", "labels_test"))
+    yield from sizes(arrays, record.seed, protocol)
+    held_out = held_out_images(record, protocol)
+    shape(arrays, "labels_held_out", held_out)
     poisoned = record.attack.threat != NONE
     points, tests = len(record.curve), protocol.splits.test
-    shape(arrays, "validation", points, protocol.splits.validation)
+    shape(arrays, "held_out", points, held_out)
     shape(arrays, "test", points, tests)
     shape(arrays, "triggered", points, tests if poisoned else 0)
     counted = [_point(arrays, number, point) for number, point in enumerate(record.curve)]
@@ -62,16 +64,10 @@ def robustness(record: RobustnessRecord, arrays: Arrays, protocol: Protocol) -> 
     yield from _order(record, protocol)
     budget = protocol.robustness.budget
     curve = [point.counts() for point in counted]
-    chosen = Point.of(metrics.last_affordable(curve, budget))
     confidence, clean_model = _victim(arrays, poisoned, tests)
     expected = Metrics(
-        cda=chosen.cda,
-        asr=chosen.asr,
-        asr_game=chosen.asr_game,
-        validation=chosen.validation,
-        step=chosen.step,
-        repaired=chosen.asr.total > 0 and chosen.asr.counts.value <= metrics.REPAIRED,
         paper=Point.of(metrics.lowest_asr(curve, budget)),
+        deployable=Point.of(metrics.deployable(curve, budget)),
         before=Point.of(curve[0]),
         asr_clean_model=clean_model,
         target_confidence=found.target_confidence,
@@ -86,13 +82,15 @@ def robustness(record: RobustnessRecord, arrays: Arrays, protocol: Protocol) -> 
 
 def _point(arrays: Arrays, number: int, point: Point) -> Point:
     labels, target = arrays["labels_test"], int(arrays["target"])
+    right = arrays["held_out"] == arrays["labels_held_out"]
     hits = arrays["triggered"][number] == target
     others = labels[: len(hits)] != target
     game = float(hits.mean() - (labels == target).mean()) if len(hits) else None
     return Point(
         stage=point.stage,
         step=point.step,
-        validation=count(arrays["validation"][number] == arrays["labels_validation"]),
+        held_out=count(right[number]),
+        lost=int((right[0] & ~right[number]).sum()),
         cda=count(arrays["test"][number] == labels),
         asr=count(hits[others]),
         asr_game=game,
@@ -168,13 +166,20 @@ def _examples(arrays: Arrays) -> None:
 def _guard(record: RobustnessRecord, arrays: Arrays) -> Iterator[Wrong]:
     found = record.metrics.guard if record.metrics else None
     guarded = "suspicion_test" in arrays
-    if (found is not None) != guarded or guarded != (record.curve[-1].stage == "deploy"):
+    if guarded != (record.curve[-1].stage == "deploy"):
         yield "metrics.guard", "must be there where a guard was deployed, and only there"
-    elif found is not None:
+        return
+    if not guarded:
+        triggered = np.empty(0)
+    else:
         labels = arrays["labels_test"]
-        for name in ("suspicion_test", "suspicion_triggered"):
-            shape(arrays, name, len(labels))
-        triggered = arrays["suspicion_triggered"][labels != int(arrays["target"])]
+        shape(arrays, "suspicion_test", len(labels))
+        shape(arrays, "suspicion_triggered", arrays["triggered"].shape[1])
+        triggered = arrays["suspicion_triggered"]
+        triggered = triggered[labels[: len(triggered)] != int(arrays["target"])]
+    if (found is not None) != bool(len(triggered)):
+        yield "metrics.guard", "must be there where a guard met triggered images, and only there"
+    elif found is not None:
         auc, far = metrics.guard_quality(arrays["suspicion_test"], triggered)
         if not math.isclose(found.auc, auc, abs_tol=1e-9):
             yield "metrics.guard.auc", f"is {found.auc:.6f}, the evidence gives {auc:.6f}"
@@ -188,7 +193,7 @@ def detectability(
     game = protocol.detectability
     assert game is not None
     known(arrays, _DETECTABILITY)
-    yield from sizes(arrays, protocol, ("labels_test",))
+    yield from sizes(arrays, record.seed, protocol)
     if len(record.scans) != game.repeats:
         yield "scans", f"are {len(record.scans)}, the protocol examines {game.repeats} times"
         return
@@ -254,11 +259,20 @@ def shape(arrays: Arrays, name: str, *wanted: int) -> None:
         raise Refused(name, f"has shape {arrays[name].shape} in the evidence, not {wanted}")
 
 
-def sizes(arrays: Arrays, protocol: Protocol, names: tuple[str, ...]) -> Iterator[Wrong]:
-    for name in names:
-        shape(arrays, name, getattr(protocol.splits, name.removeprefix("labels_")))
-    if (target := int(arrays["target"])) != protocol.robustness.target:
-        yield "target", f"is {target} in the evidence, the protocol's is another"
+def sizes(arrays: Arrays, seed: int, protocol: Protocol) -> Iterator[Wrong]:
+    """There are as many test images as the protocol has, and targets take turns."""
+    shape(arrays, "labels_test", protocol.splits.test)
+    classes = int(arrays["labels_test"].max()) + 1
+    if (target := int(arrays["target"])) != seed % classes:
+        yield "target", f"is {target} in the evidence, repetition {seed} attacks {seed % classes}"
+
+
+def held_out_images(record: RobustnessRecord, protocol: Protocol) -> int:
+    """How many trusted images a defender holds out."""
+    if record.trusted_share is None:
+        return 0
+    trusted = round(record.trusted_share * protocol.splits.train)
+    return min(max(1, round(protocol.robustness.held_out * trusted)), trusted - 1)
 
 
 def differ(place: str, found: Any, right: Any) -> Iterator[Wrong]:

@@ -9,6 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from benchmark import protocol as protocols
 from benchmark.leaderboard import explanations
 from benchmark.leaderboard.build import generated, stale
@@ -38,6 +40,9 @@ Progress = Callable[[int, int], None]
 
 #: What a run's folder has besides what is generated.
 FOLDERS = {"records", "evidence", "tuning", "artifacts"}
+
+
+_NO_LABELS = np.empty(0, np.int16)
 
 
 @dataclass
@@ -149,14 +154,13 @@ def _recomputed(record: Record, arrays: Arrays, protocol: Protocol) -> Iterator[
     try:
         if isinstance(record, RobustnessRecord):
             yield from recompute.robustness(record, arrays, protocol)
-            classes = int(arrays["labels_test"].max()) + 1
-            yield from identity.gate(record, record.curve[0].cda, classes)
+            yield from identity.gate(record, record.curve[0].cda, arrays["labels_test"])
         elif isinstance(record, DetectabilityRecord):
             yield from recompute.detectability(record, arrays, protocol)
-            yield from identity.gate(record, None, 0)
+            yield from identity.gate(record, None, _NO_LABELS)
         else:
             yield from recompute_inversion.inversion(record, arrays, protocol)
-            yield from identity.gate(record, None, 0)
+            yield from identity.gate(record, None, _NO_LABELS)
     except (ValueError, TypeError, IndexError, OverflowError) as error:
         # Arrays of kinds and sizes that no game writes.
         raise Refused("file", f"does not fit its record: {error}") from None

@@ -155,7 +155,7 @@ def curve(seed: int, found: Curve) -> dict[str, Any]:
         ],
         "loss": [_number(cda[0] - value) for value in cda],
         "asr": [_number(value) for value in asr],
-        "deployable": found.chosen,
+        "deployable": found.deployable,
         "paper": found.paper,
     }
 

@@ -113,7 +113,9 @@ KNOWN: dict[str, tuple[str, Writer]] = {
     "epsilon": ("ε", general),
     "own_asr_before": ("own ASR before", whole_percent),
     "own_asr_left": ("own ASR left", whole_percent),
-    "accuracy_spent": ("accuracy spent (points)", whole_percent),
+    "instability": ("over the grid (±)", whole_percent),
+    "accuracy_spent": ("cost (points)", whole_percent),
+    "accuracy_spent_unseen": ("cost on unseen images", whole_percent),
     "seconds": ("seconds", plain),
 }
 #: Columns that get a drop-down.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from statistics import fmean
 
 import pandas as pd
 
@@ -27,7 +28,6 @@ from benchmark.leaderboard.page.published import published
 from benchmark.leaderboard.populations import SCORE
 from benchmark.metrics import REPAIRED
 from benchmark.runs.record import NONE
-from benchmark.runs.tuned import mean_left
 
 ROBUSTNESS = """\
 The attack success rate in percent that remains after every defense, in two readings. Point at a
@@ -226,16 +226,18 @@ def _cost(board: Board) -> Iterator[Part]:
 def _settings(board: Board) -> Iterator[Part]:
     rows = []
     for found in board.searches:
-        asr, cda = mean_left(found.before)
+        held_out, unseen = found.cost(found.best)
         rows.append(
             {
                 "defense": found.defense,
                 "trusted_share": found.trusted_share,
                 "points": len(found.trials),
-                "own_asr_before": asr,
+                "own_asr_before": fmean(own.poisoned.asr.counts.value for own in found.poisonings),
                 "own_asr_left": found.best.asr,
-                "accuracy_spent": cda - found.best.cda,
-                "chosen": ", ".join(f"{key}={v:g}" for key, v in found.best.params.items()),
+                "instability": found.instability,
+                "accuracy_spent": held_out,
+                "accuracy_spent_unseen": unseen,
+                "chosen": ", ".join(f"{key}={v}" for key, v in found.best.params.items()),
             }
         )
     if rows:
