@@ -50,7 +50,6 @@ def arena(source: Source, registry: Registry) -> Arena:
             "recipe": "short",
             "recipes": {"short": recipe},
             "robustness": {
-                "target": TARGET,
                 "budget": 0.5,
                 "shares": [0.1],
                 "interval": 1,
