@@ -227,7 +227,8 @@ def test_triggers_are_judged_on_images_they_were_not_learnt_from(
     assert len(set(pictures(data))) == 40
     seen = []
     for seed in (0, 1):
-        learnt.clear(), judged.clear(), lent.clear()
+        for noted in (learnt, judged, lent):
+            noted.clear()
         scan(seed, data, repair=Curious(), held_out=held_out, steps=2)
         assert len(learnt) == len(lent) == 1
         # Neither does the repair see what is judged on.

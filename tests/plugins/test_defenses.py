@@ -244,6 +244,7 @@ def test_weight_decay_penalises_the_squared_norm(optimizer: Optimizer) -> None:
 
 def test_a_recorded_step_of_adam_is_that_of_the_cpu() -> None:
     """A recording must not look at how many steps were taken; replays have to count on."""
+    own: dict[str, Any]
     own, data = {"steps": 8, "batch_size": 20, "optimizer": "adam"}, trusted()
     model, other = two_layers(), two_layers()
     run(WeightDecay(**own), model, data)
@@ -509,6 +510,7 @@ def test_pruned_features_stay_masked_while_the_rest_is_tuned(optimizer: Optimize
     model, masked = settled(), settled()
     mask = least_active(masked, data.images, 0.6)
     masked.stages[-1].register_forward_hook(lambda module, inputs, output: output * mask)
+    settings: dict[str, Any]
     settings = {"steps": 4, "batch_size": 60, "learning_rate": 0.01, "optimizer": optimizer}
     next(data.batches(60, own))  # the sample's only batch is drawn first
     expected = WeightDecay(decay=1e-30, **settings).repair(masked, data, own)
