@@ -242,6 +242,7 @@ def test_weight_decay_penalises_the_squared_norm(optimizer: Optimizer) -> None:
     check_head(model, expected)
 
 
+@pytest.mark.usefixtures("exact")
 def test_a_recorded_step_of_adam_is_that_of_the_cpu() -> None:
     """A recording must not look at how many steps were taken; replays have to count on."""
     own: dict[str, Any]
