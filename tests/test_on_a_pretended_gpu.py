@@ -343,7 +343,7 @@ FURTHER = [
     *("lsp:base=a-blend", "pcb:base=badnets", "wanet:clean_label=False"),
     "topoprior:steps=4,warmup=1,topology_after=1",
     "calibrated-trigger-inversion:trigger=mask,steps=4,repair.steps=4",
-    "fine-pruning:layers=all,steps=4",
+    "fine-pruning:scope=all,steps=4",
     "exray:steps=4,alarm=0,detector=neural-cleanse-additive,detector.steps=4",
     "abs:steps=4,kept=0",
     "target-identification:inverter=neural-cleanse-image,inverter.steps=3",
