@@ -33,6 +33,17 @@ from benchmark.training import Trainer
 RAN_SLOWLY = "a step cannot be recorded"
 pytestmark = pytest.mark.filterwarnings(f"error:{RAN_SLOWLY}")
 
+
+
+@pytest.fixture(autouse=True)
+def _one_type_on_both_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU has bfloat16, this CPU perhaps not; results are compared to the bit."""
+    for module in ("training", "inversion", "denoising"):
+        monkeypatch.setattr(
+            f"benchmark.{module}.compute_type", lambda device, precision="": torch.float32
+        )
+
+
 # --- the harness itself
 
 
