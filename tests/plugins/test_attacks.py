@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 
 from backdoor_attacks import advclean
 from backdoor_attacks.a_blend import ABlend
-from backdoor_attacks.badnets import BadNets, CleanLabelBadNets, apple, patch_side
+from backdoor_attacks.badnets import BadNets, CleanLabelBadNets, apple, patch_size
 from backdoor_attacks.lsp import LSP, attack_rate, compensatory_rate, target_confidence
 from backdoor_attacks.pcb import PCB, masked_step
 from backdoor_attacks.tsb import TSB, distinct_patches
@@ -199,36 +199,42 @@ def test_an_attacker_who_trains_leaves_the_data_as_it_was(spec: str) -> None:
 
 
 @settings(deadline=None)
-@given(st.integers(11, 600))
-def test_the_patch_takes_three_of_32_pixels_rounded_down(width: int) -> None:
-    assert patch_side(3 / 32, width) == 3 * width // 32
+@given(st.integers(11, 600), st.integers(11, 600))
+def test_the_patch_takes_three_of_32_pixels_rounded_down(height: int, width: int) -> None:
+    assert patch_size(3 / 32, height, width) == (3 * height // 32, 3 * width // 32)
 
 
 def test_a_patch_has_at_least_one_pixel() -> None:
-    assert patch_side(0.0, 32) == 1
-    assert patch_side(3 / 32, 224) == 21
+    assert patch_size(0.0, 32, 40) == (1, 1)
+    assert patch_size(3 / 32, 224, 224) == (21, 21)
+    assert patch_size(0.3, 8, 36) == (2, 10)
+    assert patch_size(1.0, 28, 36) == (28, 36)
 
 
-@pytest.mark.parametrize("side", [1, 3, 4, 21])
-def test_the_apple_is_a_disc_on_white(side: int) -> None:
+@pytest.mark.parametrize("size", [(1, 1), (3, 3), (4, 4), (21, 21), (2, 10), (7, 1)])
+def test_the_apple_is_a_disc_on_white(size: tuple[int, int]) -> None:
     """Coverage of every pixel by a disc of half the patch's width, counted on a fine grid."""
-    fine, expected = 60, np.ones((side, side))
-    for row, column in product(range(side), range(side)):
-        ys = (row + (np.arange(fine) + 0.5) / fine) / side - 0.5
-        xs = (column + (np.arange(fine) + 0.5) / fine) / side - 0.5
+    (height, width), fine = size, 60
+    expected = np.ones(size)
+    for row, column in product(range(height), range(width)):
+        ys = (row + (np.arange(fine) + 0.5) / fine) / height - 0.5
+        xs = (column + (np.arange(fine) + 0.5) / fine) / width - 0.5
         expected[row, column] = 1 - ((ys[:, None] ** 2 + xs[None, :] ** 2) < 0.0625).mean()
-    np.testing.assert_allclose(apple(side).numpy(), expected, atol=0.04)
+    np.testing.assert_allclose(apple(*size).numpy(), expected, atol=0.04)
 
 
-@pytest.mark.parametrize(("shape", "side"), [((3, 32, 32), 3), ((1, 16, 16), 1), ((1, 64, 40), 3)])
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((3, 32, 32), (3, 3)), ((1, 16, 16), (1, 1)), ((1, 64, 40), (6, 3)), ((2, 8, 36), (1, 3))],
+)
 def test_badnets_changes_the_corner_and_nothing_else(
-    shape: tuple[int, int, int], side: int
+    shape: tuple[int, int, int], size: tuple[int, int]
 ) -> None:
     images = noise_images(shape=shape)
     found = ready(BadNets(), shape).trigger(images, rng(1))
-    patch = apple(side)
+    patch = apple(*size)
     for image, channel, row, column in product(*map(range, images.shape)):
-        if row < side and column < side:
+        if row < size[0] and column < size[1]:
             assert found[image, channel, row, column] == patch[row, column]
         else:
             assert found[image, channel, row, column] == images[image, channel, row, column]
@@ -309,12 +315,12 @@ def test_a_blend_shows_the_whole_picture_at_test() -> None:
 
 def places(image: Tensor, patch: Tensor) -> list[tuple[int, int]]:
     """All positions at which a patch lies in an image, by looking at each."""
-    side = patch.shape[-1]
+    high, wide = patch.shape[-2:]
     return [
         (row, column)
-        for row in range(image.shape[1] - side + 1)
-        for column in range(image.shape[2] - side + 1)
-        if torch.equal(image[:, row : row + side, column : column + side], patch)
+        for row in range(image.shape[1] - high + 1)
+        for column in range(image.shape[2] - wide + 1)
+        if torch.equal(image[:, row : row + high, column : column + wide], patch)
     ]
 
 
@@ -323,21 +329,28 @@ def grey(count: int, shape: tuple[int, int, int]) -> Tensor:
     return torch.full((count, *shape), 0.5)
 
 
-@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 20, 43)])
-def test_tsb_stamps_all_triggers_side_by_side_at_test(shape: tuple[int, int, int]) -> None:
-    attack = ready(TSB(side=3 / shape[2]), shape)
+@pytest.mark.parametrize(
+    ("shape", "side", "size"),
+    [((3, 32, 32), 3 / 32, (3, 3)), ((1, 20, 43), 0.16, (3, 6)), ((3, 36, 8), 0.25, (9, 2))],
+)
+def test_tsb_stamps_all_triggers_side_by_side_at_test(
+    shape: tuple[int, int, int], side: float, size: tuple[int, int]
+) -> None:
+    attack = ready(TSB(side=side), shape)
     patches = attack.state["patches"]
-    assert patches.shape == (8, shape[0], 3, 3)
+    assert patches.shape == (8, shape[0], *size)
+    area = 8 * size[0] * size[1]
     seen = set()
     for image in attack.trigger(grey(20, shape), rng(1)):
         # As many changed pixels as 8 patches have: none covers another.
-        assert (image != 0.5).all(0).sum() == 8 * 9
-        assert (image != 0.5).any(0).sum() == 8 * 9
+        assert (image != 0.5).all(0).sum() == area
+        assert (image != 0.5).any(0).sum() == area
         for patch in patches:
             found = places(image, patch)
             assert found
             seen.update(found)
-    assert len(seen) > 40
+    fields = (shape[1] // size[0]) * (shape[2] // size[1])
+    assert len(seen) > 0.4 * fields
 
 
 def test_tsb_stamps_one_trigger_anywhere_in_training() -> None:
@@ -376,8 +389,10 @@ def test_tsb_patches_lie_farther_apart_than_random_ones() -> None:
 
 
 def test_tsb_refuses_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"8 triggers of 16 pixels do not fit .* 4 do"):
+    with pytest.raises(ValueError, match=r"8 triggers of 16x16 pixels do not fit .* 4 do"):
         ready(TSB(side=0.5))
+    with pytest.raises(ValueError, match=r"8 triggers of 4x18 pixels .* into 8x36 pixels, 4 do"):
+        ready(TSB(side=0.5), (1, 8, 36))
 
 
 # AdvClean.
@@ -607,21 +622,17 @@ def test_lsp_rate_and_confidence_are_inverse(rate: float, classes: int) -> None:
 def test_lsp_bounds_of_the_compensatory_model() -> None:
     """METHODS 2.19: the largest rate whose cross-entropy stays above the bound."""
     assert attack_rate(math.exp(-0.0358), 10) == pytest.approx(6.51, abs=0.01)
-    assert attack_rate(math.exp(-0.3449), 10) == pytest.approx(4.08, abs=0.01)
+    assert attack_rate(math.exp(-0.3578), 10) == pytest.approx(4.04, abs=0.005)
 
 
-@pytest.mark.parametrize(
-    ("cost", "smaller_by", "rate"), [(0.001, 35.78, 6.51), (0.01, 34.49, 4.08)]
-)
-def test_lsp_compensates_for_the_published_norms(
-    cost: float, smaller_by: float, rate: float
-) -> None:
-    """The paper's norms, with no cross-entropy left on the clean model (C15)."""
-    found = compensatory_rate((50.06, 0.0), (50.06 - smaller_by, 0.5), cost, 10)
-    assert found == pytest.approx(rate, abs=0.01)
+@pytest.mark.parametrize(("cost", "bound", "rate"), [(0.001, 0.0358, 6.51), (0.01, 0.3578, 4.04)])
+def test_lsp_compensates_for_the_published_norms(cost: float, bound: float, rate: float) -> None:
+    """The paper's norms, with no cross-entropy left on the clean model (METHODS 2.19, C15)."""
+    found = compensatory_rate((50.06, 0.0), (14.28, 0.5), cost, 10)
+    assert found == pytest.approx(rate, abs=0.005)
     # The soft label's cross-entropy is then exactly what the smaller mask saves.
     entropy = -math.log(target_confidence(found, 10))
-    assert entropy == pytest.approx(cost * smaller_by)
+    assert entropy == pytest.approx(bound, abs=5e-5)
 
 
 def test_lsp_has_nothing_to_hide_or_no_way_to() -> None:
@@ -759,7 +770,7 @@ def test_poisoned_steps_of_pcb_change_masked_entries_only() -> None:
             assert outside > 0.9 * (scalars - masked)
 
         images, labels = trainer.seen[step]
-        patched = [torch.equal(i[:, :3, :3], apple(3).expand(3, 3, 3)) for i in images]
+        patched = [torch.equal(i[:, :3, :3], apple(3, 3).expand(3, 3, 3)) for i in images]
         poisoned = 2 if step % 2 == 0 else 0  # a quarter of a batch of eight
         assert patched == [True] * poisoned + [False] * (8 - poisoned)
         # Brightness tells the true class of what was not relabelled.
