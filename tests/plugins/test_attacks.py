@@ -71,10 +71,11 @@ def recipe(**settings: Any) -> Recipe:
 def view(
     shape: tuple[int, int, int] = SHAPE,
     build: Callable[[Generator, tuple[int, int, int]], Classifier] | None = None,
+    target: int = TARGET,
 ) -> AttackerView:
     make = build or convolutional
     return AttackerView(
-        target=TARGET,
+        target=target,
         class_names=tuple("abcde"),
         shape=shape,
         auxiliary=coloured(80, shape),
@@ -96,9 +97,11 @@ def noise_images(count: int = 6, shape: tuple[int, int, int] = SHAPE, seed: int 
 
 SPECS = [entry.plugin.name for entry in REGISTRY.entries if entry.kind is Attack] + [
     "a-blend:cells=3,conservatism=0.3",
+    "lc:adversarial=False",
     "lsp:base=a-blend",
     "lsp:base=c-badnets",
     "pcb:base=badnets",
+    "randsq:per_image=True",
     "refool:self_ghost=True",
     "tsb:triggers=3,side=0.2",
     "wanet:clean_label=False",
@@ -142,6 +145,43 @@ def test_one_seed_gives_one_trigger(spec: str) -> None:
         one, two = (attack.poison(images, labels, rng(1)) for attack in (first, again))
         assert torch.equal(one[0], two[0])
         assert torch.equal(one[1], two[1])
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 36), (1, 28, 36), (3, 36, 8)])
+@pytest.mark.parametrize("spec", SPECS)
+def test_images_need_not_be_square(spec: str, shape: tuple[int, int, int]) -> None:
+    attack = ready(REGISTRY.create(Attack, spec), shape)
+    images, labels = noise_images(shape=shape), torch.full((6,), TARGET)
+    found = [attack.trigger(images, rng(1))]
+    if isinstance(attack, PoisoningAttack):
+        found.append(attack.poison(images, labels, rng(1))[0])
+    for triggered in found:
+        assert triggered.shape == images.shape
+        assert 0 <= triggered.min() <= triggered.max() <= 1
+        assert not torch.equal(triggered, images)
+
+
+@pytest.mark.parametrize("target", range(CLASSES))
+@pytest.mark.parametrize(
+    "spec", ["badnets", "a-blend", "a-patch", "tsb", "randsq", "wanet:clean_label=False", "lsp"]
+)
+def test_labels_follow_the_target_of_the_repetition(spec: str, target: int) -> None:
+    attack = REGISTRY.create(Attack, spec)
+    attack.setup(view(target=target), rng())
+    assert isinstance(attack, PoisoningAttack)
+    _, new = attack.poison(noise_images(), (torch.arange(6) + target + 1) % CLASSES, rng(1))
+    # The first half; what follows may keep its label to break the tie.
+    assert (new.argmax(1) if new.ndim == 2 else new)[:3].tolist() == [target] * 3
+
+
+DRAWN = ["a-blend", "tsb", "randsq", "wanet", "wanet-original", "refool", "advclean", "blind-g"]
+
+
+@pytest.mark.parametrize("spec", DRAWN)
+def test_another_repetition_draws_another_trigger(spec: str) -> None:
+    images = PICTURES["noise"]
+    first, other = (created(spec, seed).trigger(images, rng(1)) for seed in (0, 1))
+    assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -809,6 +849,43 @@ def test_pcb_equals_a_training_by_hand() -> None:
         bias = np.where(may[1], bias - 0.05 * own[1], bias)
     np.testing.assert_allclose(model.head.weight.detach().numpy(), weight, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(model.head.bias.detach().numpy(), bias, rtol=1e-3, atol=1e-5)
+
+
+def test_pcb_equals_its_listing_by_hand() -> None:
+    """Alg. 5: Adam, whole poisoned batches, on softmax regression; a moment pair for each kind."""
+    shape = (1, 4, 4)
+    model, data = linear(rng(), shape), coloured(20, shape)
+    attack = PCB(BadNets(side=0.5), share=0.4, batch_share=1, optimizer="adam", adam_rate=0.02)
+    attack.setup(view(shape, linear), rng())
+    settings = {"schedule": "linear", "weight_decay": 0.1}
+    trainer = Watched(recipe(epochs=4, batch_size=5, **settings), Augmentation())
+    masks = [entry.numpy() for entry in the_mask(model, 0.4)]
+    weights = [p.detach().double().numpy().copy() for p in model.head.parameters()]
+    trained_by_pcb(model, attack, trainer, data)
+
+    moments = [[[np.zeros_like(w) for w in weights] for _ in range(2)] for _ in range(2)]
+    for step, (images, labels) in enumerate(trainer.seen):
+        if step % 2 == 0:
+            assert labels.tolist() == [TARGET] * 5
+        x = (images.double().flatten(1).numpy() - 0.5) / 0.25
+        scores = np.exp(x @ weights[0].T + weights[1])
+        error = scores / scores.sum(1, keepdims=True)
+        error[np.arange(5), labels.numpy()] -= 1
+        error /= 5
+        # The 16 batches are eight of each kind, and a rate is read at the middle of its step.
+        number = step // 2 + 1
+        rate = 0.02 * (1 - (number - 0.5) / 8)
+        first, second = moments[step % 2]
+        for which, gradient in enumerate((error.T @ x, error.sum(0))):
+            first[which] = 0.9 * first[which] + 0.1 * gradient
+            second[which] = 0.999 * second[which] + 0.001 * gradient**2
+            mean, square = first[which] / (1 - 0.9**number), second[which] / (1 - 0.999**number)
+            moved = weights[which] - rate * mean / (np.sqrt(square) + 1e-8)
+            may = masks[which] if step % 2 == 0 else True
+            weights[which] = np.where(may, moved, weights[which])
+    assert len(trainer.seen) == 16
+    for parameter, expected in zip(model.head.parameters(), weights, strict=True):
+        np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_pcb_triggers_as_its_base_does() -> None:
