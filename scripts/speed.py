@@ -40,6 +40,7 @@ from benchmark.images import to_unit
 from benchmark.models import Classifier
 from benchmark.protocol import Recipe
 from benchmark.registry import Registry
+from benchmark.runs.plan import plan
 from benchmark.runs.workshop import as_runs_do
 from benchmark.specs import parse
 
@@ -97,20 +98,22 @@ def ordinary_calls(count: int) -> Iterator[None]:
         graphs.ORDINARY_CALLS = before
 
 
-def step_seconds(
-    arena: Arena, batch: int, clock: Clock, *, replayed: bool, compiled: bool = False
-) -> float:
+def training(arena: Arena, steps: int, *, compiled: bool = False) -> Callable[[], None]:
+    """So many steps of the arena's recipe, of a model of their own; all but the steps is done."""
+    trainer, model = arena.trainer(), arena.new_model(arena.rng("speed"))
+    trainer.recipe = arena.recipe.model_copy(update={"epochs": 1})
+    count = steps * arena.recipe.batch_size
+    rows = torch.arange(count, device=arena.device) % len(arena.splits.train)
+    some = arena.splits.train.subset(rows)
+    ready: torch.nn.Module = torch.compile(model) if compiled else model  # type: ignore[assignment]
+    return lambda: trainer.fit(ready, some, arena.rng("speed"))
+
+
+def step_seconds(arena: Arena, clock: Clock, *, replayed: bool, compiled: bool) -> float:
     """Seconds of a training step, from runs that differ in their length alone."""
-    recipe = arena.recipe.model_copy(update={"epochs": 1, "batch_size": batch})
 
     def run(steps: int) -> float:
-        rows = torch.arange(steps * batch, device=arena.device) % len(arena.splits.train)
-        trainer = arena.trainer()
-        trainer.recipe = recipe
-        model = arena.new_model(arena.rng("speed"))
-        ready: torch.nn.Module = torch.compile(model) if compiled else model  # type: ignore[assignment]
-        some = arena.splits.train.subset(rows)
-        return clock.seconds(lambda: trainer.fit(ready, some, arena.rng("speed")))
+        return clock.seconds(training(arena, steps, compiled=compiled))
 
     few, many = (8, 72) if arena.device.type == "cuda" else (1, 5)
     with ordinary_calls(graphs.ORDINARY_CALLS if replayed else 2**31):
@@ -118,15 +121,11 @@ def step_seconds(
         return statistics.median((run(many) - run(few)) / (many - few) for _ in range(3))
 
 
-def kernels(arena: Arena, batch: int) -> str:
-    """Which kernels the time of a replayed training step goes into."""
-    recipe = arena.recipe.model_copy(update={"epochs": 1, "batch_size": batch})
-    trainer, model = arena.trainer(), arena.new_model(arena.rng("speed"))
-    trainer.recipe = recipe
-    rows = torch.arange(24 * batch, device=arena.device) % len(arena.splits.train)
-    some = arena.splits.train.subset(rows)
+def kernels(arena: Arena) -> str:
+    """Which kernels the time of training goes into."""
+    steps = training(arena, 24)
     with torch.profiler.profile() as profile:
-        trainer.fit(model, some, arena.rng("speed"))
+        steps()
     where = "self_device_time_total" if arena.device.type == "cuda" else "self_cpu_time_total"
     return str(profile.key_averages().table(sort_by=where, row_limit=15, max_name_column_width=60))
 
@@ -156,6 +155,11 @@ class Report:
         # Seeds hang on the name.
         self.protocol = protocol.model_copy(update={"name": f"{protocol.name}-speed"})
         self.registry = Registry()
+        cells = plan(self.protocol, self.registry, seeds=1)
+        repaired = [cell for cell in cells if cell.defense.stages == (cell.stage("repair"),)]
+        if not repaired:
+            raise UserError(f"{protocol.name} has no attack and repair in its robustness game")
+        self.cell = repaired[0]
         source = self.registry.create(Dataset, self.protocol.splits.dataset)
         self.source = data.load(source, data_dir)
         self.device = torch.device(device)
@@ -173,36 +177,32 @@ class Report:
 
     def victim(self, recipe: str) -> tuple[Row, Arena, Exam, Classifier]:
         """Train a victim of the first attack."""
-        if not self.protocol.robustness.attacks:
-            raise UserError(f"{self.protocol.name} has no attack in its robustness game")
-        arena, entry = self.arena(recipe), self.protocol.robustness.attacks[0]
-        attack = self.registry.create(Attack, entry.attack)
+        arena, ref = self.arena(recipe), self.cell.victim.attack
+        attack = self.registry.create(Attack, ref.label)
         attack.setup(arena.attacker_view(), arena.rng("trigger"))
-        training = victims.collect(arena, attack, entry.m or 0, 1, arena.rng("collect"))
+        collected = victims.collect(arena, attack, ref.m, ref.boost, arena.rng("collect"))
         started = self.clock.wait()
-        model = victims.train(arena, attack, training, arena.rng("train"))
+        model = victims.train(arena, attack, collected, arena.rng("train"))
         seconds = self.clock.wait() - started
         triggered = victims.trigger_test_images(arena, attack, arena.rng("test"))
         exam = Exam(arena.splits.validation, arena.splits.test, triggered, arena.target)
         answers = exam.sit(predictor(model, arena.recipe.precision))
         accuracy = exam.key.point(answers, "victim", 0).validation
-        images = len(training.data) * arena.recipe.epochs
+        images = int(collected.repeats.sum()) * arena.recipe.epochs
         each = operations(model, to_unit(exam.validation.pixels[:8]))
         note = f"{accuracy.value:.2%} right on {accuracy.total} validation images"
         name = f"victim by recipe {recipe}"
         return Row(name, seconds, images, images * each, note), arena, exam, model
 
-    def steps(self, arena: Arena, batch: int) -> Iterator[Row]:
-        model = arena.new_model(arena.rng("speed"))
-        each = operations(model, to_unit(arena.splits.validation.pixels[:8]))
+    def steps(self, arena: Arena, each: float) -> Iterator[Row]:
+        """A training step in every way; `each` is the operations of an image."""
+        batch = arena.recipe.batch_size
         ways = {"as it is": (False, False)}
         if self.device.type == "cuda":
             ways |= {"replayed": (True, False), "compiled and replayed": (True, True)}
         for way, (replayed, compiled) in ways.items():
             try:
-                seconds = step_seconds(
-                    arena, batch, self.clock, replayed=replayed, compiled=compiled
-                )
+                seconds = step_seconds(arena, self.clock, replayed=replayed, compiled=compiled)
             except Exception as error:  # a compiler's, and no reason to end the report
                 if not compiled:
                     raise
@@ -212,15 +212,13 @@ class Report:
 
     def repair(self, arena: Arena, exam: Exam, model: Classifier) -> Row:
         """A whole game of the first repair, which the budget does not end."""
-        alone = [spec for spec in self.protocol.robustness.defenses if "+" not in spec]
-        defenses = [self.registry.create(Defense, spec) for spec in alone]
-        repair = next((one for one in defenses if isinstance(one, Repair)), None)
-        if repair is None:
-            raise UserError(f"{self.protocol.name} has no repair in its robustness game")
-        game = self.protocol.robustness
-        endless = game.model_copy(update={"budget": 1.0})
+        repair = self.registry.create(Defense, self.cell.defense.stages[0].label)
+        share = self.cell.trusted_share
+        assert isinstance(repair, Repair)
+        assert share is not None
+        endless = self.protocol.robustness.model_copy(update={"budget": 1.0})
         arena.protocol = arena.protocol.model_copy(update={"robustness": endless})
-        trusted = arena.trusted(game.shares[0], 0)
+        trusted = arena.trusted(share, 0)
         started = self.clock.wait()
         outcome = robustness.play(arena, exam, model, repair=repair, trusted=trusted)
         seconds = self.clock.wait() - started
@@ -267,14 +265,14 @@ def main() -> None:
     for number, recipe in enumerate(asked.recipe or [report.protocol.recipe]):
         row, arena, exam, model = report.victim(recipe)
         add(row)
-        for step in report.steps(arena, arena.recipe.batch_size):
+        for step in report.steps(arena, row.operations / row.images):
             add(step)
         if number == 0:
             add(report.repair(arena, exam, model))
             if report.protocol.detectability is not None:
                 add(report.detector(arena, exam, model, asked.detector))
         if asked.kernels:
-            print(kernels(arena, arena.recipe.batch_size))
+            print(kernels(arena))
     header = ["work", "seconds", "images/s", "share", "note"]
     table = [row.cells(limits["matrix"]) for row in rows]
     print("\n" + tabulate(table, header, tablefmt="github", disable_numparse=True))

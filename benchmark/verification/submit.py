@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,14 +65,7 @@ def submit(
         kept = [one for one in there.findings if one.file not in {*found.files, "records"}]
         if kept:
             raise Rejected([one._replace(file=f"{folder}/{one.file}") for one in kept])
-    unfinished = {file for file, _ in _missing_seeds(found, there, found.protocol)}
-    if whole_rows:
-        found.records = {
-            file: cell for file, cell in found.records.items() if file not in unfinished
-        }
-        found.files = {
-            file: sha for file, sha in found.files.items() if not _is_of(file, unfinished)
-        }
+    left_out = _leave_out_unfinished(found, there, found.protocol) if whole_rows else 0
     known = found.records.keys() & there.records.keys()
     wrong = [
         *_other_results(run, folder, sorted(known)),
@@ -85,7 +78,6 @@ def submit(
     # Evidence comes first in the alphabet: every record finds its own, whatever ends this early.
     for file in new:
         write_whole(folder / file, _checked(run / file, found.files[file]))
-    left_out = len(unfinished) if whole_rows else 0
     return Submission(folder, len(found.records) - len(known), len(known), left_out)
 
 
@@ -131,47 +123,40 @@ def _other_models(run: Path, found: Checked) -> Iterator[Finding]:
             yield Finding(file, "victim_sha256", f"is another model than in {models[victim][1]}")
 
 
-def _seeds(run: Checked, board: Checked) -> Mapping[str, set[int]]:
-    """The seeds that run and board together have of every row."""
+def _rows(
+    run: Checked, board: Checked, protocol: Protocol
+) -> Iterator[tuple[str, set[int], set[int]]]:
+    """For every defended record of a run the seeds that its row has to have, and those it has."""
     seeds: defaultdict[str, set[int]] = defaultdict(set)
     for cell in (*run.records.values(), *board.records.values()):
         seeds[cell.row].add(cell.victim.seed)
-    return seeds
-
-
-def _wanted(cell: Cell, protocol: Protocol) -> set[int]:
-    """The seeds that a row has to have."""
     counts = {"robustness": protocol.robustness.seeds}
     if protocol.detectability is not None:
         counts["detectability"] = protocol.detectability.models
     if protocol.inversion is not None:
         counts["inversion"] = protocol.inversion.models
-    return set(range(counts[cell.game]))
-
-
-def _missing_seeds(
-    run: Checked, board: Checked, protocol: Protocol
-) -> Iterator[tuple[str, set[int]]]:
-    """Records of a run whose rows are unfinished, and what they lack."""
-    seeds = _seeds(run, board)
     for file, cell in run.records.items():
-        if cell.defense.stages and (missing := _wanted(cell, protocol) - seeds[cell.row]):
-            yield file, missing
+        if cell.defense.stages:
+            yield file, set(range(counts[cell.game])), seeds[cell.row]
+
+
+def _leave_out_unfinished(run: Checked, board: Checked, protocol: Protocol) -> int:
+    """Forget the records of rows that lack a seed; how many they were."""
+    unfinished = {file for file, wanted, there in _rows(run, board, protocol) if wanted - there}
+    run.records = {file: cell for file, cell in run.records.items() if file not in unfinished}
+    run.files = {file: sha for file, sha in run.files.items() if not _is_of(file, unfinished)}
+    return len(unfinished)
 
 
 def _incomplete(run: Checked, board: Checked, protocol: Protocol) -> Iterator[Finding]:
     """Nobody chooses the seeds that are shown, or leaves out what a number is compared with."""
     keys = {cell.key for cell in (*run.records.values(), *board.records.values())}
-    for file, missing in _missing_seeds(run, board, protocol):
-        count = len(_wanted(run.records[file], protocol))
-        yield Finding(file, "seed", f"of {count} seeds {_listed(missing)} is missing")
-    seeds = _seeds(run, board)
-    for file, cell in run.records.items():
-        if not cell.defense.stages:
-            continue
-        wanted = _wanted(cell, protocol)
-        if more := seeds[cell.row] - wanted:
+    for file, wanted, there in _rows(run, board, protocol):
+        if missing := wanted - there:
+            yield Finding(file, "seed", f"of {len(wanted)} seeds {_listed(missing)} is missing")
+        if more := there - wanted:
             yield Finding(file, "seed", f"{_listed(more)} is more than the {len(wanted)} seeds")
+        cell = run.records[file]
         undefended = Cell(cell.victim, NO_DEFENSE, None)
         clean = replace(undefended, victim=cell.victim.clean)
         for base, which in ((undefended, "undefended"), (clean, "clean")):
