@@ -22,6 +22,7 @@ from benchmark.runs.record import (
     Record,
     RobustnessRecord,
     Smoothed,
+    Swept,
     Tried,
 )
 
@@ -106,6 +107,7 @@ class Reversed(NamedTuple):
     evaluation: int
     tried: tuple[Tried, ...]
     starts: tuple[Inverted, ...]
+    swept: tuple[Swept, ...]
     smoothed: tuple[Smoothed, ...]
     uses: dict[str, str]
     seconds: float
@@ -219,6 +221,7 @@ class Rows:
                 evaluation=record.evaluation,
                 tried=record.tried,
                 starts=record.starts,
+                swept=record.swept,
                 smoothed=record.smoothed,
                 uses=record.uses,
                 seconds=record.cost.seconds,

@@ -14,6 +14,7 @@ from benchmark.games import detectability, inversion, robustness, tuning
 from benchmark.games.arena import Progress
 from benchmark.games.exam import predictor
 from benchmark.games.robustness import Outcome
+from benchmark.games.scene import scene
 from benchmark.runs import inversion_report, report, victim_training
 from benchmark.runs.cells import Cell, Tune, Victim
 from benchmark.runs.plan import with_settings
@@ -153,7 +154,7 @@ class Worker(Workshop):
         right = metrics.accuracy(answers.test, exam.key.test)
         outcome = inversion.play(
             arena,
-            inversion.scene(arena, exam, mounted, game, seed),
+            scene(arena, exam, mounted, game, seed),
             suspect,
             self.load(cell.victim.clean),
             configure,
