@@ -23,6 +23,7 @@ from benchmark.data import cache_folder
 from benchmark.errors import UserError
 from benchmark.images import ImageSet
 from benchmark.models import tensors_sha256
+from benchmark.training import compute_type, mixed_precision
 
 # diffusers is hardly typed; these names say which of its classes is meant.
 UNet2DModel: TypeAlias = Any
@@ -74,7 +75,7 @@ def time_step(sigma: float, alphas_cumprod: Tensor) -> int:
 class Denoiser:
     """A private, frozen copy of a diffusion network, which takes noise off images in one pass.
 
-    Gradients flow to the images, not to the weights.
+    It begins on the CPU. Gradients flow to the images, not to the weights.
 
     Args:
         unet: predicts the noise, (B, C, H, W) or with learned variances (B, 2C, H, W).
@@ -95,14 +96,14 @@ class Denoiser:
         self.scheduler, self.sha256 = scheduler, tensors_sha256(unet.state_dict())
         self.unet = copy.deepcopy(unet).eval().requires_grad_(False)
         self.channels = int(unet.config["in_channels"])
-        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        # Neither autocast nor channels last: on a CPU both were slower, the latter threefold.
-        if precision == "bfloat16":
-            self.unet.bfloat16()
+        self.precision = precision
+        self.to("cpu")
 
     def to(self, device: torch.device | str) -> Denoiser:
         """Move the network, and return this very denoiser."""
-        self.unet.to(device)
+        # Neither autocast nor channels last: on a CPU both were slower, the latter threefold.
+        self.dtype = compute_type(torch.device(device), self.precision)
+        self.unet.to(device, self.dtype)
         return self
 
     def __call__(self, images: Tensor, noise: Tensor, sigma: float) -> Tensor:
@@ -306,7 +307,7 @@ def train(
         times = torch.randint(_STEPS_KNOWN, (batch_size,), generator=rng, device=device)
         share = abar[times, None, None, None]
         noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
-        with torch.autocast(noisy.device.type, torch.bfloat16):
+        with mixed_precision(noisy.device):
             predicted = unet(noisy, times).sample
         optimizer.zero_grad()
         nn.functional.mse_loss(predicted.float(), noise).backward()

@@ -19,6 +19,7 @@ from torch.fx.experimental.optimization import fuse
 
 from benchmark.images import TrustedData
 from benchmark.models import Classifier
+from benchmark.training import compute_type
 
 #: How many triggered images are judged in one pass, to bound the memory.
 IMAGES_PER_PASS = 1000
@@ -42,7 +43,7 @@ class FrozenClassifier(Classifier):
             stages, copy.deepcopy(model.neck), copy.deepcopy(model.head), model.mean.shape[1]
         )
         self.normalise_by(model.mean.flatten(), model.std.flatten())
-        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.dtype = compute_type(model.mean.device, precision)
         self.to(model.mean.device).to(memory_format=torch.channels_last)
         self.stages.to(self.dtype)
         self.neck.to(self.dtype)
