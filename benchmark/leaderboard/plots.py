@@ -65,13 +65,12 @@ def _line(
 
 
 def radii(frame: pd.DataFrame) -> bytes:
-    """ASR of the target's and of the normal classes' triggers over the radius.
+    """ASR of the target's and of the best normal class's trigger over the radius.
 
     One panel per attack. Inverters without a radius are drawn across.
     """
     figure, panels = _panels(frame, frame.attack + frame.m.map(" (m={})".format))
-    parts = {"asr_target": ("target", "-"), "asr_normal": ("mean of normal classes", ":"),
-             "asr_largest": ("largest of normal classes", "--")}  # fmt: skip
+    parts = {"asr_target": ("target", "-"), "asr_largest": ("largest of normal classes", ":")}
     names = _short(frame.inverter)
     colours = _colours(names)
     # Evenly spaced, as they are doubled from one to the next.
