@@ -34,7 +34,6 @@ RAN_SLOWLY = "a step cannot be recorded"
 pytestmark = pytest.mark.filterwarnings(f"error:{RAN_SLOWLY}")
 
 
-
 @pytest.fixture(autouse=True)
 def _one_type_on_both_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU has bfloat16, this CPU perhaps not; results are compared to the bit."""

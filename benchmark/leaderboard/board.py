@@ -144,6 +144,7 @@ def _frames(rows: Rows, groups: list[list[Played]], name: Namer) -> dict[str, pd
     frames["ranking"] = ranking(*played, frames["victims"])
     if rows.reversed:
         frames["inversions"] = inversions.inversions(rows.reversed, name)
+        frames["radii"] = inversions.radii(rows.reversed, name)
         frames["configurations"] = inversions.configurations(rows.reversed, name)
         frames["smoothed"] = inversions.smoothed(rows.reversed, name)
     shown = {title: frame for title, frame in frames.items() if not frame.empty}

@@ -14,11 +14,12 @@ from benchmark.runs.store import write_whole
 TABLES = (
     *("victims", "repairs", "detectability", "norms", "curves", "pareto"),
     *("defenders", "ranking", "comparison"),
-    *("inversions", "configurations", "smoothed"),
+    *("inversions", "radii", "configurations", "smoothed"),
 )
 PLOTS = {
     "curves": plots.curves,
     "pareto": front_plots.pareto,
+    "radii": plots.radii,
     "configurations": plots.configurations,
     "smoothed": plots.smoothed,
 }

@@ -294,7 +294,9 @@ def test_collect_changes_m_images_of_the_right_classes(
 
 def test_collect_draws_by_its_generator(arena: Arena) -> None:
     attack = ready(arena, Brighten())
-    first, again, other = (victims.collect(arena, attack, 9, 1, TARGET, rng(s)).poisoned for s in (1, 1, 2))
+    first, again, other = (
+        victims.collect(arena, attack, 9, 1, TARGET, rng(s)).poisoned for s in (1, 1, 2)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
