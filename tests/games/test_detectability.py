@@ -6,7 +6,7 @@ import copy
 import gc
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import FunctionType, ModuleType
 from typing import Any
 
