@@ -259,15 +259,12 @@ class Starts:
     Attributes:
         images: float32 (J, C, H, W) in [0, 1].
         targets: int64 (J,), the class that each image shall be put into.
-        scale: mean L2 norm of what the true trigger changes, which the game gives away; 1
-            where nobody knows it.
         restart: 0 for the start that the method prescribes; from 1 on every run begins
             somewhere else, drawn from the generator.
     """
 
     images: Images
     targets: Tensor
-    scale: float = 1.0
     restart: int = 0
 
 

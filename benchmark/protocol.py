@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import tomllib
+from collections.abc import Container
 from functools import cached_property
 from importlib.resources import files
 from itertools import product
@@ -137,15 +138,20 @@ class Inversion(_Part):
     Attributes:
         models: poisoned models of each attack.
         start_images: clean images that every inverter begins from, one by one.
+        curve_starts: how many of them, the first ones, all classes are tried from.
+        radii: values of `epsilon`, L2 norms in [0, 1] pixels and the same for every attack, that
+            all classes are tried with, where an inverter has that parameter (Fig. 8).
         runs: attempts that every inverter has at least in the column with restarts.
         selection, evaluation: images that configurations are chosen and reported on.
         sigmas: noise levels that a smoothed classifier is checked at.
-        inverters: with the settings that all classes are tried with.
+        inverters: with the settings that all classes are tried with, but for the radius.
         configurations: for an inverter, the values of parameters that the best is taken of.
     """
 
     models: Natural
     start_images: Natural
+    curve_starts: Natural
+    radii: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=4)]
     runs: Natural
     selection: Natural
     evaluation: Natural
@@ -160,6 +166,20 @@ class Inversion(_Part):
         if unknown := sorted(self.configurations.keys() - played):
             raise ValueError(f"configurations of {unknown[0]}, which is not among the inverters")
         return self
+
+    @model_validator(mode="after")
+    def _sweeps_upwards(self) -> Inversion:
+        if list(self.radii) != sorted(set(self.radii)):
+            raise ValueError(f"radii must rise, got {', '.join(map(str, self.radii))}")
+        if self.curve_starts > self.start_images:
+            raise ValueError(
+                f"curve_starts is {self.curve_starts}, there are {self.start_images} start_images"
+            )
+        return self
+
+    def sweep(self, params: Container[str]) -> tuple[float | None, ...]:
+        """Radii that an inverter with these parameters tries all classes at; None for its own."""
+        return self.radii if "epsilon" in params else (None,)
 
     def attempts(self, inverter: str) -> list[tuple[dict[str, float], int]]:
         """Every configuration of an inverter, again with restarts until there are `runs`.

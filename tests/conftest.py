@@ -104,6 +104,8 @@ def with_inversion(tiny: Protocol) -> Protocol:
         {
             "models": 1,
             "start_images": 3,
+            "curve_starts": 2,
+            "radii": [0.5, 1.0, 2.0, 4.0],
             "runs": 3,
             "selection": 30,
             "evaluation": 45,

@@ -33,6 +33,16 @@ from benchmark.training import Trainer
 RAN_SLOWLY = "a step cannot be recorded"
 pytestmark = pytest.mark.filterwarnings(f"error:{RAN_SLOWLY}")
 
+
+@pytest.fixture(autouse=True)
+def _one_type_on_both_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU has bfloat16, this CPU perhaps not; results are compared to the bit."""
+    for module in ("training", "inversion", "denoising"):
+        monkeypatch.setattr(
+            f"benchmark.{module}.compute_type", lambda device, precision="": torch.float32
+        )
+
+
 # --- the harness itself
 
 
@@ -343,7 +353,7 @@ FURTHER = [
     *("lsp:base=a-blend", "pcb:base=badnets", "wanet:clean_label=False"),
     "topoprior:steps=4,warmup=1,topology_after=1",
     "calibrated-trigger-inversion:trigger=mask,steps=4,repair.steps=4",
-    "fine-pruning:layers=all,steps=4",
+    "fine-pruning:scope=all,steps=4",
     "exray:steps=4,alarm=0,detector=neural-cleanse-additive,detector.steps=4",
     "abs:steps=4,kept=0",
     "target-identification:inverter=neural-cleanse-image,inverter.steps=3",

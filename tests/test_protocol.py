@@ -79,6 +79,8 @@ m = [1, 5]
 [inversion]
 models = 2
 start_images = 3
+curve_starts = 2
+radii = [0.5, 1.5, 4, 9]
 runs = 4
 selection = 5
 evaluation = 6
@@ -287,6 +289,10 @@ def test_digest_is_insensitive_to_key_order(value: Any, seed: int) -> None:
         ("models = 2", "models = 0", "inversion.models: .* greater than or equal to 1"),
         ("start_images = 3", "start_images = 0", "inversion.start_images"),
         ("runs = 4", "runs = 0", "inversion.runs"),
+        ("0.5, 1.5, 4, 9", "1, 2, 4", "inversion.radii: .* at least 4 items"),
+        ("0.5, 1.5, 4, 9", "0, 1, 2, 4", "inversion.radii.0: .* greater than 0"),
+        ("0.5, 1.5, 4, 9", "1, 1, 2, 4", "inversion: .*radii must rise, got 1.0, 1.0, 2.0, 4.0"),
+        ("curve_starts = 2", "curve_starts = 4", "curve_starts is 4, there are 3 start_images"),
         ("selection = 5", "selection = 0", "inversion.selection"),
         ("selection = 5", "selection = 11", "selection is 11, splits.validation has 10"),
         ("evaluation = 6", "evaluation = 11", "inversion.evaluation is 11, splits.test has 10"),

@@ -157,8 +157,8 @@ def play_inverter(inverter: Inverter, watch: Watch) -> Mapping[str, Tensor]:
     targets = torch.arange(len(images))
     outputs: dict[str, Tensor] = {}
     for what, starts in {
-        "the trigger": Starts(images, targets, 2.0),
-        "the restarted trigger": Starts(images[:1], targets[:1], 2.0, restart=1),
+        "the trigger": Starts(images, targets),
+        "the restarted trigger": Starts(images[:1], targets[:1], restart=1),
     }.items():
         found = inversion.trail(inverter, copy.deepcopy(tiny.suspect()), starts, arena.rng(what))
         outputs |= {f"{what}'s {k}": v for k, v in found[max(found)].pictures.items()}

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from benchmark import metrics
 from benchmark.api import Detection, Detector
 from benchmark.games import checks
 from benchmark.games.arena import Arena, Progress
 from benchmark.games.exam import BATCH, AnswerKey, Exam
+from benchmark.games.transfer import covers_too_much, true_masks
 from benchmark.images import to_unit
+from benchmark.metrics import Rate
 from benchmark.models import Classifier
 from benchmark.training import mixed_precision
 
@@ -33,7 +35,8 @@ class Scan:
         seconds: what it took.
         reversed_answers: int16 (2, N), what the suspect says to the test images with the
             trigger reversed for the attack's target: as it is, and restricted to the pixels
-            that the true trigger changes (ReASR of Li et al.). None where there is no such trigger.
+            that the true trigger changes on each image (ReASR of Li et al.); (1, N) where these
+            are most of the image, which restricts nothing. None where there is no such trigger.
     """
 
     detection: Detection
@@ -83,35 +86,28 @@ def examine(
     ]
 
 
-def true_mask(exam: Exam) -> Tensor:
-    """Pixels that the true trigger changes on any test image, bool (H, W)."""
-    return (exam.triggered != exam.test.pixels).any(0).any(0)
-
-
 @torch.inference_mode()
 def _answers_to_reversed(
     arena: Arena, exam: Exam, suspect: Classifier, detection: Detection, detector: Detector
 ) -> NDArray[np.int16] | None:
     if detection.trigger is None or not len(exam.triggered):
         return None
-    mask = true_mask(exam)
-    found = []
-    for pixels in exam.test.pixels.split(BATCH // 10):
+    masks = true_masks(exam)
+    restricting = not covers_too_much(masks)
+    found, size = [], BATCH // 10
+    for pixels, mask in zip(exam.test.pixels.split(size), masks.split(size), strict=True):
         images = to_unit(pixels)
         whole = detection.trigger.apply(images.clone())[exam.target]
         whole = checks.images(whole, images, f"{detector.name}'s trigger")
-        restricted = torch.where(mask, whole, images)
+        shown = [whole]
+        if restricting:
+            shown.append(torch.where(mask[:, None], whole, images))
         with mixed_precision(images.device, arena.recipe.precision):
-            found.append(suspect(torch.cat([whole, restricted])).argmax(1).view(2, -1))
+            found.append(suspect(torch.cat(shown)).argmax(1).view(len(shown), -1))
     answers: NDArray[np.int16] = torch.cat(found, 1).cpu().numpy().astype(np.int16)
     return answers
 
 
-def reversed_success(
-    answers: NDArray[np.int16], key: AnswerKey
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Counts of target answers on images of other classes: whole trigger, and ReASR."""
-    others = key.test != key.target
-    total = int(others.sum())
-    whole, restricted = (int((row[others] == key.target).sum()) for row in answers)
-    return (whole, total), (restricted, total)
+def reversed_success(answers: NDArray[np.int16], key: AnswerKey) -> list[Rate]:
+    """Target answers on images of other classes: to the whole trigger, and, if any, ReASR."""
+    return [metrics.attack_success(row, key.test, key.target) for row in answers]

@@ -16,13 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.api import Attack, Images, Inverter, Starts
+from benchmark.api import Images, Inverter, Starts
 from benchmark.games import checks
 from benchmark.games.arena import Arena, Progress
-from benchmark.games.detectability import true_mask
-from benchmark.games.exam import Exam
-from benchmark.games.transfer import Hits, Judge, overlap
-from benchmark.images import ImageSet, to_bytes, to_unit
+from benchmark.games.scene import Scene
+from benchmark.games.transfer import Hits, Judge, changed_pixels, covers_too_much, overlap
+from benchmark.images import to_bytes, to_unit
 from benchmark.inversion import Trigger
 from benchmark.models import Classifier
 from benchmark.protocol import Inversion
@@ -32,30 +31,6 @@ INVERSIONS_AT_ONCE = 500
 
 #: Makes an inverter with some of its parameters set to these numbers.
 Configure = Callable[[Mapping[str, float]], Inverter]
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What one game is played with; the inverter sees the start images and the target only.
-
-    Attributes:
-        starts: S images of other classes, from the trusted split.
-        triggered_starts: float32 (S, C, H, W), the same with the true trigger.
-        selection: images on which a configuration is chosen, from the validation split.
-        evaluation: images on which it is reported, from the test split.
-        triggered: uint8, the evaluation images with the true trigger.
-        mask: bool (H, W), pixels that the true trigger changes on any test image.
-        scale: mean L2 norm of what the true trigger changes on the evaluation images.
-    """
-
-    starts: ImageSet
-    triggered_starts: Images
-    selection: ImageSet
-    evaluation: ImageSet
-    triggered: Tensor
-    target: int
-    mask: Tensor
-    scale: float
 
 
 @dataclass(frozen=True)
@@ -86,20 +61,22 @@ class Fidelity:
     """How close the chosen trigger of each start image comes to the true one, each (S,).
 
     Attributes:
-        overlap: intersection over union of the true trigger's pixels and as many pixels of
-            the start image that the reversed trigger changes most.
+        overlap: intersection over union of the pixels that the true trigger changes on the
+            start image and as many that the reversed trigger changes most; NaN where the former
+            are none, or where the true trigger covers too much of the evaluation images.
         distance: L2 distance of the inverted from the truly triggered start image, as a share
             of the true trigger's scale: an untouched image has 1 on average.
         norm: L2 norm of what the reversed trigger changes on the start image, likewise.
         restricted: bool (S, N), evaluation images put into the target by the trigger's part
-            on the true trigger's pixels (ReASR of Li et al.).
+            on the true trigger's pixels of that image (ReASR of Li et al.); None where the true
+            trigger covers too much.
         on_clean_model: bool (S, N), images that the clean model puts there under the trigger.
     """
 
     overlap: NDArray[np.float64]
     distance: NDArray[np.float64]
     norm: NDArray[np.float64]
-    restricted: Hits
+    restricted: Hits | None
     on_clean_model: Hits
 
 
@@ -110,7 +87,8 @@ class Outcome:
     Attributes:
         chosen: (S,) number of the attempt that works best on the selection images, among
             those without restarts.
-        classes: bool (S, K, N), which evaluation images each class's trigger puts there.
+        classes: by radius, which is None for an inverter without one, bool (S', K, N): which
+            evaluation images each class's trigger from each of the first start images puts there.
         smoothed: by noise level, int16 (2, N): the smoothed classifier's answers to clean and
             to triggered evaluation images; empty where the inverter smoothes nothing.
         inverted: (S, C, H, W) and `trail`, by number of steps: start images with the chosen
@@ -121,44 +99,11 @@ class Outcome:
     attempts: list[Attempt]
     chosen: NDArray[np.int64]
     fidelity: Fidelity
-    classes: Hits
+    classes: dict[float | None, Hits]
     smoothed: dict[float, NDArray[np.int16]]
     inverted: Images
     trail: dict[int, Images]
     seconds: float
-
-
-def scene(arena: Arena, exam: Exam, attack: Attack, game: Inversion, seed: int) -> Scene:
-    """Draw the start, selection and evaluation images of one repetition."""
-    splits, target = arena.splits, exam.target
-    rng = torch.Generator().manual_seed(arena.protocol.seed("inversion", "starts", seed))
-    others = (splits.trusted.labels != target).nonzero().flatten()
-    if game.start_images > len(others):
-        raise ValueError(
-            f"{game.start_images} start images asked for, the trusted split has {len(others)} of "
-            "other classes"
-        )
-    order = torch.randperm(len(others), generator=rng).to(others.device)
-    starts = splits.trusted.subset(others[order[: game.start_images]])
-    images = to_unit(starts.pixels)
-    triggered = attack.trigger(images.clone(), arena.rng("inversion", "trigger", seed))
-    triggered = checks.images(triggered, images, f"{attack.name}.trigger")
-    evaluation = splits.test.subset(torch.arange(game.evaluation, device=arena.device))
-    stamped = exam.triggered[: game.evaluation]
-    change = to_unit(stamped) - to_unit(evaluation.pixels)
-    scale = change.flatten(1).norm(dim=1).mean().item()
-    if not scale:
-        raise ValueError(f"the trigger of {attack.name} changes no image, so none can be inverted")
-    return Scene(
-        starts=starts,
-        triggered_starts=to_unit(to_bytes(triggered)),
-        selection=splits.validation.subset(torch.arange(game.selection, device=arena.device)),
-        evaluation=evaluation,
-        triggered=stamped,
-        target=target,
-        mask=true_mask(exam),
-        scale=scale,
-    )
 
 
 def play(
@@ -187,8 +132,12 @@ def play(
     begin = to_unit(view.starts.pixels)
     targets = torch.full((len(begin),), view.target, device=arena.device)
     todo = game.attempts(plain.name)
+    radii, every = (
+        game.sweep(vars(plain)),
+        torch.arange(len(arena.class_names), device=arena.device),
+    )
     # All classes are as much work as K attempts.
-    total = len(todo) + len(arena.class_names) + len(game.sigmas)
+    total = len(todo) + len(radii) * len(every) + len(game.sigmas)
 
     def invert(inverter: Inverter, starts: Starts, *names: object) -> dict[int, Trigger]:
         purpose = ("invert", *seed_parts, *names)
@@ -198,7 +147,7 @@ def play(
 
     attempts = []
     for number, (params, restart) in enumerate(todo):
-        starts = Starts(begin.clone(), targets.clone(), view.scale, restart)
+        starts = Starts(begin.clone(), targets.clone(), restart)
         found = invert(configure(params), starts, sorted(params.items()), restart)
         last = found[max(found)]
         attempts.append(
@@ -215,16 +164,20 @@ def play(
     chosen = best(first, view.selection.labels.cpu().numpy(), view.target)
     pick = [(attempts[number], row) for row, number in enumerate(chosen)]
 
-    every = torch.arange(len(arena.class_names), device=arena.device)
-    classes: list[Hits] = []
-    # Start image by start image where there are many classes, for the memory.
-    for part in begin.split(max(1, INVERSIONS_AT_ONCE // len(every))):
-        wanted = every.repeat(len(part))
-        starts = Starts(part.repeat_interleave(len(every), 0), wanted.clone(), view.scale)
-        found = invert(plain, starts, "classes", *([len(classes)] if classes else []))
-        hits = judge.hits(found[max(found)], wanted, view.evaluation, plain.name)
-        classes.append(hits.reshape(len(part), len(every), -1))
-    progress(len(todo) + len(every), total)
+    classes: dict[float | None, Hits] = {}
+    for radius in radii:
+        inverter = plain if radius is None else configure({"epsilon": radius})
+        # Few start images at a time where there are many classes, for the memory.
+        parts = begin[: game.curve_starts].split(max(1, INVERSIONS_AT_ONCE // len(every)))
+        rows = []
+        for number, part in enumerate(parts):
+            wanted = every.repeat(len(part))
+            starts = Starts(part.repeat_interleave(len(every), 0), wanted.clone())
+            found = invert(inverter, starts, "classes", radius, number)
+            hits = judge.hits(found[max(found)], wanted, view.evaluation, plain.name)
+            rows.append(hits.reshape(len(part), len(every), -1))
+        classes[radius] = np.concatenate(rows)
+        progress(len(todo) + len(classes) * len(every), total)
 
     # As files would hold them, and as the evidence does.
     inverted = to_unit(to_bytes(_picked(pick, begin, lambda attempt: attempt.trigger)))
@@ -235,13 +188,13 @@ def play(
         answers = _smoothed_answers(arena, plain, suspect, view, sigma, seed_parts)
         if answers is not None:
             smoothed[sigma] = answers
-        progress(len(todo) + len(every) + number + 1, total)
+        progress(total - len(game.sigmas) + number + 1, total)
     return Outcome(
         scene=view,
         attempts=attempts,
         chosen=chosen,
         fidelity=fidelity,
-        classes=np.concatenate(classes),
+        classes=classes,
         smoothed=smoothed,
         inverted=inverted,
         trail=_trail_of(pick, begin),
@@ -301,18 +254,21 @@ def _fidelity(
     clean_judge: Judge,
 ) -> Fidelity:
     gap, change = inverted - view.triggered_starts, inverted - begin
-    restricted, on_clean = [], []
-    for attempt, row in pick:
-        targets = torch.full((len(begin),), view.target, device=begin.device)
+    targets = torch.full((len(begin),), view.target, device=begin.device)
+
+    def hits(judge: Judge, masks: Tensor | None = None) -> Hits:
         data, who = view.evaluation, "the inverter"
-        restricted.append(judge.hits(attempt.trigger, targets, data, who, row, view.mask)[0])
-        on_clean.append(clean_judge.hits(attempt.trigger, targets, data, who, row)[0])
+        rows = [judge.hits(one.trigger, targets, data, who, row, masks) for one, row in pick]
+        return np.concatenate(rows)
+
+    covered = covers_too_much(view.masks)
+    shared = overlap(change, changed_pixels(to_bytes(view.triggered_starts), view.starts.pixels))
     return Fidelity(
-        overlap=overlap(change, view.mask).cpu().numpy(),
+        overlap=np.full(len(begin), np.nan) if covered else shared.cpu().numpy(),
         distance=gap.flatten(1).norm(dim=1).double().cpu().numpy() / view.scale,
         norm=change.flatten(1).norm(dim=1).double().cpu().numpy() / view.scale,
-        restricted=np.stack(restricted),
-        on_clean_model=np.stack(on_clean),
+        restricted=None if covered else hits(judge, view.masks),
+        on_clean_model=hits(clean_judge),
     )
 
 

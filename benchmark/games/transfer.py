@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmark.games import checks
 from benchmark.games.arena import Arena
+from benchmark.games.exam import Exam
 from benchmark.images import ImageSet, to_unit
 from benchmark.inversion import IMAGES_PER_PASS, Trigger
 from benchmark.models import Classifier
@@ -16,6 +17,24 @@ from benchmark.training import mixed_precision
 
 #: Which images a trigger puts into its class, bool.
 Hits = NDArray[np.bool_]
+
+#: A true trigger on more than this share of an image leaves no pixel to tell it from.
+MOST_COVERED = 0.5
+
+
+def changed_pixels(triggered: Tensor, images: Tensor) -> Tensor:
+    """Pixels at which images (N, C, H, W) differ in any channel, bool (N, H, W)."""
+    return (triggered != images).any(1)
+
+
+def true_masks(exam: Exam) -> Tensor:
+    """Pixels that the true trigger changes on each test image, bool (N, H, W)."""
+    return changed_pixels(exam.triggered, exam.test.pixels)
+
+
+def covers_too_much(masks: Tensor) -> bool:
+    """Whether masks (N, H, W) cover so much that ReASR and overlap with them say nothing."""
+    return masks.double().mean().item() > MOST_COVERED
 
 
 class Judge:
@@ -33,23 +52,23 @@ class Judge:
         data: ImageSet,
         who: str,
         only: int | None = None,
-        mask: Tensor | None = None,
+        masks: Tensor | None = None,
     ) -> Hits:
         """Which of N images get the class of each of J triggers, bool (J, N).
 
         Args:
             only: number of the only trigger that is asked for; then (1, N).
-            mask: bool (H, W), the only pixels that may change.
+            masks: bool (N, H, W), the only pixels of each image that may change.
         """
         size = max(1, IMAGES_PER_PASS // len(classes))
         rows = slice(None) if only is None else slice(only, only + 1)
         classes = classes[rows]
         found = []
-        for pixels in data.pixels.split(size):
-            images = to_unit(pixels)
+        for at in torch.arange(len(data), device=data.device).split(size):
+            images = to_unit(data.pixels[at])
             changed = trigger.apply(images.clone())[rows]
-            if mask is not None:
-                changed = torch.where(mask, changed, images)
+            if masks is not None:
+                changed = torch.where(masks[at][:, None], changed, images)
             flat = changed.flatten(0, 1)
             flat = checks.images(flat, images[:1].expand(len(flat), -1, -1, -1), f"{who}'s trigger")
             with mixed_precision(images.device, self.precision):
@@ -59,16 +78,18 @@ class Judge:
         return hits
 
 
-def overlap(changes: Tensor, mask: Tensor) -> Tensor:
-    """Intersection over union of a mask with as many pixels that change most, float64 (S,).
+def overlap(changes: Tensor, masks: Tensor) -> Tensor:
+    """Intersection over union of masks with as many pixels that change most, float64 (S,).
+
+    NaN where a mask is empty.
 
     Args:
         changes: (S, C, H, W); a pixel counts with its largest channel, and not at all where
             nothing changes.
-        mask: bool (H, W).
+        masks: bool (S, H, W).
     """
-    size = int(mask.sum())
-    most = changes.abs().amax(1).flatten(1).topk(size, dim=1)
-    changed = most.values > 0
-    shared = (mask.flatten()[most.indices] & changed).sum(1).double()
-    return shared / (size + changed.sum(1) - shared)
+    strength, true = changes.abs().amax(1).flatten(1), masks.flatten(1)
+    ranks = strength.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    changed = (ranks < true.sum(1, keepdim=True)) & (strength > 0)
+    shares: Tensor = (changed & true).sum(1).double() / (changed | true).sum(1)
+    return shares

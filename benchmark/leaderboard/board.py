@@ -154,6 +154,7 @@ def _frames(rows: Rows, searches: Sequence[tuned.Search], name: Namer) -> dict[s
     frames["ranking"] = ranking(*played)
     if rows.reversed:
         frames["inversions"] = inversions.inversions(rows.reversed, name)
+        frames["radii"] = inversions.radii(rows.reversed, name)
         frames["configurations"] = inversions.configurations(rows.reversed, name)
         frames["smoothed"] = inversions.smoothed(rows.reversed, name)
     shown = {title: frame for title, frame in frames.items() if not frame.empty}

@@ -14,12 +14,13 @@ from benchmark.runs.store import write_whole
 TABLES = (
     *("victims", "repairs", "detectability", "norms", "classscores", "curves", "pareto"),
     *("costs", "defenders", "ranking", "comparison"),
-    *("inversions", "configurations", "smoothed"),
+    *("inversions", "radii", "configurations", "smoothed"),
 )
 PLOTS = {
     "curves": plots.curves,
     "classscores": plots.class_scores,
     "pareto": front_plots.pareto,
+    "radii": plots.radii,
     "configurations": plots.configurations,
     "smoothed": plots.smoothed,
 }

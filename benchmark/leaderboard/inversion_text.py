@@ -14,22 +14,30 @@ the target class. "Best" is the paper's reading: for every start image the best 
 configurations on the very images that are reported, an oracle; "selected" takes the
 configuration that worked best on other images. Inverters with few configurations are run again
 from other starts until they have had as many runs as those with many: the columns "with
-restarts". The true trigger's norm is given away as the unit of radii, which only inverters with
-a radius use. Rates are in percent, means over start images and models; brackets are 95 %
+restarts". Nobody is told the true trigger's norm: radii are L2 norms in [0, 1] pixels, the same
+for every attack. Rates are in percent, means over start images and models; brackets are 95 %
 intervals, the wider of Wilson's over all images and Student's t over the start images of the
 models that were played, so that they say little about other models where these are few.
 """
 FIDELITY = """\
 What the selected triggers are like. On the clean model: what they do to a model without the
 backdoor, which tells a trigger from a perturbation that fools any model. ReASR: their success
-on the true trigger's pixels only. Overlap: intersection over union of the true trigger's pixels
-with at most as many that the reversed one changes most. Norm: L2 of what the reversed trigger
-changes on the start image, in units of the true trigger's. Distance: L2 between the inverted and
-the truly triggered start image, likewise; an untouched image has about 1. Where a true trigger
-covers most of the image, ReASR and overlap say little. Target found: start images for which the
-target's trigger, reversed with the settings that the protocol lists the inverter with, works
-better than that of every class but the image's own; AUC: the chance that it works better than
-one of them. Its interval is over models.
+on the pixels that the true trigger changes on an image only. Overlap: intersection over union of
+those pixels with at most as many that the reversed one changes most. Norm: L2 of what the
+reversed trigger changes on the start image, in units of the true trigger's. Distance: L2 between
+the inverted and the truly triggered start image, likewise; an untouched image has about 1. Where
+the true trigger covers more than half of the image, ReASR and overlap say nothing: a dash.
+Target found: start images for which the target's trigger works better than that of every class
+but the image's own, where every class has the best of its triggers over all radii, since nobody
+knows the right one; AUC: the chance that it works better than one of them. The interval is over
+models.
+"""
+RADII = """\
+Triggers reversed for every class, at radii that are the same for every attack (Fig. 8 of Sun and
+Kolter): ASR of the target's, and of those of the normal classes but the start image's own, their
+mean and the largest. A backdoor shows where the target's is far above. Target found: start images
+for which the target's trigger works better than that of every normal class; AUC: the chance that
+it works better than one of them. Inverters without a radius have one line.
 """
 SMOOTHED = """\
 The smoothed classifier that is inverted (Tab. 5 of Sun and Kolter), in percent: accuracy, ASR
@@ -51,6 +59,9 @@ def inversion_sections(board: Board) -> list[str]:
     ]
     parts += ["![ASR over the noise level](configurations.svg)"]
     parts += ["### Fidelity and target", FIDELITY.rstrip(), _fidelity(frames["inversions"])]
+    parts += ["### All classes over the radius", RADII.rstrip()]
+    parts += [_radii(frames["radii"])]
+    parts += ["![ASR over the radius](radii.svg)"]
     if board.used:
         used = [f"{what} `{sha[:12]}` by {cell_text(by)}" for what, sha, by in board.used]
         parts += [f"Used besides the models: {'; '.join(used)}."]
@@ -101,6 +112,25 @@ def _fidelity(frame: pd.DataFrame) -> str:
                 "norm": number(row["norm"], 2),
                 "overlap": number(row["overlap"], 2),
                 "distance": number(row["distance"], 2),
+                "target found": percent(row, "target_found"),
+                "AUC": number(row["target_auc"], 2),
+            }
+            for row in frame.to_dict("records")
+        ]
+    )
+
+
+def _radii(frame: pd.DataFrame) -> str:
+    return table(
+        [
+            {
+                "attack": attack_text(row),
+                "inverter": cell_text(row["inverter"]),
+                "ε": "–" if pd.isna(row["epsilon"]) else f"{row['epsilon']:g}",
+                "models x starts": f"{row['models']} x {row['starts']}",
+                "target": percent(row, "asr_target"),
+                "normal, mean": percent(row, "asr_normal"),
+                "normal, largest": percent(row, "asr_largest"),
                 "target found": percent(row, "target_found"),
                 "AUC": number(row["target_auc"], 2),
             }

@@ -1,4 +1,4 @@
-"""Data frames of the inversion game: inverters, their configurations, smoothed classifiers."""
+"""Data frames of the inversion game: inverters, configurations, radii, smoothed classifiers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from benchmark import metrics
 from benchmark.leaderboard.rows import Reversed
 from benchmark.leaderboard.tables import Namer, attack_columns, mean_columns
-from benchmark.runs.record import Rate, Tried
+from benchmark.runs.record import Rate, Swept, Tried
 
 
 def success(record: Reversed, tried: Tried, start: int) -> metrics.Rate:
@@ -41,30 +41,41 @@ def selected(record: Reversed, *, restarts: bool) -> list[metrics.Rate]:
     ]
 
 
-def _contest(record: Reversed) -> list[tuple[float, list[float]]]:
-    """Per start image the success of the target's trigger, and that of its competitors'.
+#: Success of the target's trigger, and that of its competitors', from one start image.
+Contest = tuple[metrics.Rate, list[metrics.Rate]]
 
-    The image's own class is none of them, since there was nothing to reverse for it.
+
+def contests(record: Reversed, levels: Sequence[Swept]) -> list[Contest]:
+    """Per start image the contest at these radii; every class has the best of its triggers.
+
+    The image's own class is no competitor, since there was nothing to reverse for it; of two
+    classes there is none then, and no contest.
     """
     found = []
-    for start in record.starts:
-        rates = {label: rate.counts.value for label, rate in enumerate(start.classes)}
-        own = rates.pop(record.target)
-        rates.pop(start.label)
-        found.append((own, list(rates.values())))
+    for row in range(len(levels[0].classes)):
+        tried = zip(*(level.classes[row] for level in levels), strict=True)
+        best = {label: _largest(rate.counts for rate in rates) for label, rates in enumerate(tried)}
+        own = best.pop(record.target)
+        best.pop(record.starts[row].label)
+        found += [(own, list(best.values()))] if best else []
     return found
 
 
-def target_found(record: Reversed) -> metrics.Rate:
+def target_found(found: Sequence[Contest]) -> metrics.Rate:
     """Start images for which the target's trigger works better than every competitor's."""
-    hits = sum(own > max(others) for own, others in _contest(record))
-    return metrics.Rate(hits, len(record.starts))
+    hits = sum(own.value > _largest(others).value for own, others in found)
+    return metrics.Rate(hits, len(found))
 
 
-def target_auc(record: Reversed) -> float:
+def target_auc(found: Sequence[Contest]) -> float:
     """Chance that the target's trigger works better than a competitor's; ties count half."""
-    pairs = [(own, rate) for own, others in _contest(record) for rate in others]
-    return fmean(float(own > rate) + 0.5 * (own == rate) for own, rate in pairs)
+    pairs = [(own.value, rate.value) for own, others in found for rate in others]
+    wins = [float(own > rate) + 0.5 * (own == rate) for own, rate in pairs]
+    return fmean(wins) if wins else float("nan")
+
+
+def _largest(rates: Iterable[metrics.Rate]) -> metrics.Rate:
+    return max(rates, key=lambda rate: rate.value)
 
 
 def _groups(records: Sequence[Reversed]) -> list[list[Reversed]]:
@@ -84,12 +95,19 @@ def _all(
     return [rate for record in group for rate in rates(record)]
 
 
+def _known(group: Iterable[Reversed], name: str) -> list[Any]:
+    """What is told of all start images, where it says something."""
+    found = [getattr(start, name) for record in group for start in record.starts]
+    return [value for value in found if value is not None]
+
+
 def _rates(group: Iterable[Reversed], name: str) -> list[metrics.Rate]:
-    return [getattr(start, name).counts for record in group for start in record.starts]
+    return [rate.counts for rate in _known(group, name)]
 
 
 def _mean(group: Iterable[Reversed], name: str) -> float:
-    return fmean(getattr(start, name) for record in group for start in record.starts)
+    found = _known(group, name)
+    return fmean(found) if found else float("nan")
 
 
 def _common(group: Sequence[Reversed], name: Namer) -> dict[str, Any]:
@@ -120,12 +138,41 @@ def inversions(records: Sequence[Reversed], name: Namer) -> pd.DataFrame:
             | mean_columns("asr_clean_model", _rates(group, "on_clean_model"))
             | mean_columns("reasr", _rates(group, "reasr"))
             | {name: _mean(group, name) for name in ("norm", "overlap", "distance")}
-            | mean_columns("target_found", [target_found(record) for record in group])
-            | {
-                "target_auc": fmean(target_auc(record) for record in group),
-                "seconds": fmean(record.seconds for record in group),
-            }
+            | _identified([contests(record, record.swept) for record in group])
+            | {"seconds": fmean(record.seconds for record in group)}
         )
+    return pd.DataFrame(rows)
+
+
+def _identified(found: Sequence[Sequence[Contest]]) -> dict[str, float]:
+    """Whether the target is the class whose triggers work best; one entry per model."""
+    return mean_columns("target_found", map(target_found, found)) | {
+        "target_auc": fmean(map(target_auc, found))
+    }
+
+
+def radii(records: Sequence[Reversed], name: Namer) -> pd.DataFrame:
+    """One row per attack, inverter and radius: the target beside the normal classes (Fig. 8).
+
+    The radius `epsilon` is NaN for an inverter that has none.
+    """
+    rows = []
+    for group in _groups(records):
+        for number, level in enumerate(group[0].swept):
+            found = [contests(record, [record.swept[number]]) for record in group]
+            every = [one for model in found for one in model]
+            normal = [rate for _, others in every for rate in others]
+            rows.append(
+                _common(group, name)
+                | {
+                    "starts": len(level.classes),
+                    "epsilon": float("nan") if level.radius is None else level.radius,
+                }
+                | mean_columns("asr_target", [own for own, _ in every])
+                | mean_columns("asr_normal", normal)
+                | mean_columns("asr_largest", [_largest(others) for _, others in every])
+                | _identified(found)
+            )
     return pd.DataFrame(rows)
 
 

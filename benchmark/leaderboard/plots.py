@@ -89,6 +89,32 @@ def _line(
     )  # fmt: skip
 
 
+def radii(frame: pd.DataFrame) -> bytes:
+    """ASR of the target's and of the best normal class's trigger over the radius.
+
+    One panel per attack. Inverters without a radius are drawn across.
+    """
+    figure, panels = _panels(frame, frame.attack + frame.m.map(" (m={})".format))
+    parts = {"asr_target": ("target", "-"), "asr_largest": ("largest of normal classes", ":")}
+    names = _short(frame.inverter)
+    colours = _colours(names)
+    # Evenly spaced, as they are doubled from one to the next.
+    place = {radius: n for n, radius in enumerate(sorted(frame.epsilon.dropna().unique()))}
+    for axis, group in panels:
+        for name, own in group.groupby(names, sort=False):
+            for part, (title, style) in parts.items():
+                label, colour = f"{title}, {name}", colours[name]
+                if own.epsilon.notna().all():
+                    _line(axis, own.epsilon.map(place), own, part, label, colour, style)
+                else:
+                    axis.axhline(
+                        own[part].mean(), label=label, color=colour, linestyle=style, linewidth=0.7
+                    )
+        axis.set_xticks(list(place.values()), [f"{radius:g}" for radius in place])
+        axis.set_xlabel("radius ε")
+    return _finished(figure, panels, "ASR on other images")
+
+
 def configurations(frame: pd.DataFrame) -> bytes:
     """Mean ASR of single configurations over the noise level, one panel per attack.
 

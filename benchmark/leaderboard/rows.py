@@ -23,6 +23,7 @@ from benchmark.runs.record import (
     Record,
     RobustnessRecord,
     Smoothed,
+    Swept,
     Tried,
 )
 
@@ -116,6 +117,7 @@ class Reversed(NamedTuple):
     evaluation: int
     tried: tuple[Tried, ...]
     starts: tuple[Inverted, ...]
+    swept: tuple[Swept, ...]
     smoothed: tuple[Smoothed, ...]
     uses: dict[str, str]
     seconds: float
@@ -228,6 +230,7 @@ class Rows:
                 evaluation=record.evaluation,
                 tried=record.tried,
                 starts=record.starts,
+                swept=record.swept,
                 smoothed=record.smoothed,
                 uses=record.uses,
                 seconds=record.cost.seconds,

@@ -14,7 +14,15 @@ from benchmark import metrics
 from benchmark.games.inversion import Outcome
 from benchmark.games.transfer import Hits
 from benchmark.images import to_bytes
-from benchmark.runs.record import Evidence, InversionRecord, Inverted, Rate, Smoothed, Tried
+from benchmark.runs.record import (
+    Evidence,
+    InversionRecord,
+    Inverted,
+    Rate,
+    Smoothed,
+    Swept,
+    Tried,
+)
 
 #: Start images on a picture, and how wide an image is drawn there, in pixels.
 ROWS, SIDE = 5, 64
@@ -35,7 +43,7 @@ def record(
         fields: what the records of all games say.
         reason: why the victim is not to be trusted, if it is not.
     """
-    scene, target = outcome.scene, outcome.scene.target
+    scene, target, fidelity = outcome.scene, outcome.scene.target, outcome.fidelity
     labels = scene.evaluation.labels.cpu().numpy()
     others = labels != target
     selecting = scene.selection.labels.cpu().numpy() != target
@@ -57,16 +65,23 @@ def record(
             Inverted(
                 label=int(scene.starts.labels[row]),
                 chosen=int(chosen),
-                overlap=float(outcome.fidelity.overlap[row]),
-                distance=float(outcome.fidelity.distance[row]),
-                norm=float(outcome.fidelity.norm[row]),
-                reasr=_rate(outcome.fidelity.restricted[row, others]),
-                on_clean_model=_rate(outcome.fidelity.on_clean_model[row, others]),
-                classes=tuple(
-                    _rate(hits[labels != label]) for label, hits in enumerate(outcome.classes[row])
-                ),
+                overlap=None if np.isnan(shared := fidelity.overlap[row]) else float(shared),
+                distance=float(fidelity.distance[row]),
+                norm=float(fidelity.norm[row]),
+                reasr=None if (bits := fidelity.restricted) is None else _rate(bits[row, others]),
+                on_clean_model=_rate(fidelity.on_clean_model[row, others]),
             )
             for row, chosen in enumerate(outcome.chosen)
+        ),
+        swept=tuple(
+            Swept(
+                radius=radius,
+                classes=tuple(
+                    tuple(_rate(hits[labels != label]) for label, hits in enumerate(start))
+                    for start in found
+                ),
+            )
+            for radius, found in outcome.classes.items()
         ),
         smoothed=tuple(
             Smoothed(
@@ -96,22 +111,24 @@ def _per_row(hits: Hits) -> tuple[int, ...]:
 def evidence(outcome: Outcome) -> dict[str, np.ndarray]:
     """Who got the target under which trigger, as packed bits, and the images of the picture.
 
-    `selection` and `evaluation` are (runs, starts, images), `classes` (starts, K, images),
-    `restricted` and `on_clean_model` (starts, images), each packed along the images;
-    `smoothed` holds answers, (noise levels, clean and triggered, images).
+    `selection` and `evaluation` are (runs, starts, images), `classes` (radii, first starts, K,
+    images), `restricted` and `on_clean_model` (starts, images), each packed along the images,
+    and `masks` (images, pixels) along the pixels; `smoothed` holds answers, (noise levels, clean
+    and triggered, images).
     """
     scene, fidelity = outcome.scene, outcome.fidelity
     bits = {
         "selection": np.stack([attempt.selection for attempt in outcome.attempts]),
         "evaluation": np.stack([attempt.evaluation for attempt in outcome.attempts]),
-        "classes": outcome.classes,
-        "restricted": fidelity.restricted,
+        "classes": np.stack(list(outcome.classes.values())),
         "on_clean_model": fidelity.on_clean_model,
+        "masks": scene.masks.flatten(1).cpu().numpy(),
     }
+    if fidelity.restricted is not None:
+        bits["restricted"] = fidelity.restricted
     arrays: dict[str, np.ndarray] = {
         "target": np.array(scene.target, np.int16),
         "scale": np.array(scene.scale),
-        "mask": scene.mask.cpu().numpy(),
         "chosen": outcome.chosen,
         "starts": scene.starts.pixels.cpu().numpy(),
         "inverted": to_bytes(outcome.inverted).cpu().numpy(),

@@ -186,7 +186,8 @@ class Found(_Part):
         also: other readings of the same examination, none of them called score.
         norms: L1 norm of the trigger reversed for every class.
         success: what the trigger reversed for the attack's target does to test images.
-        reasr: the same, restricted to the pixels of the true trigger (ReASR of Li et al.).
+        reasr: the same, restricted to the pixels of the true trigger (ReASR of Li et al.); none
+            where these are most of the image.
     """
 
     score: Single
@@ -230,23 +231,36 @@ class Inverted(_Part):
         label: its class.
         chosen: number of the run that worked best on the selection images, among those
             without restarts; what follows is about its trigger.
-        overlap: intersection over union with the true trigger's pixels.
+        overlap: intersection over union with the pixels that the true trigger changes here;
+            None where it changes none, or more than half of the evaluation images.
         distance: L2 distance of the inverted to the triggered start image, as a share of the
             true trigger's scale.
         norm: L2 norm of what the trigger changes on the start image, likewise.
-        reasr: its success on the true trigger's pixels only.
+        reasr: its success on the true trigger's pixels of each image only; None where those
+            are more than half of all.
         on_clean_model: its success on the clean model of the same repetition.
-        classes: success of a trigger reversed for every class, on images of other classes.
     """
 
     label: Annotated[int, Field(ge=0)]
     chosen: Annotated[int, Field(ge=0)]
-    overlap: Annotated[float, Field(ge=0, le=1)]
+    overlap: Annotated[float, Field(ge=0, le=1)] | None
     distance: Annotated[float, Field(ge=0)]
     norm: Annotated[float, Field(ge=0)]
-    reasr: Rate
+    reasr: Rate | None
     on_clean_model: Rate
-    classes: tuple[Rate, ...]
+
+
+class Swept(_Part):
+    """What triggers reversed for every class do at one radius (Fig. 8 of Sun and Kolter).
+
+    Attributes:
+        radius: L2 norm in [0, 1] pixels; None for an inverter that has none.
+        classes: for each of the first start images and each class, the success of that class's
+            trigger on images of other classes.
+    """
+
+    radius: Annotated[float, Field(gt=0)] | None
+    classes: tuple[tuple[Rate, ...], ...]
 
 
 class Smoothed(_Part):
@@ -328,7 +342,7 @@ class InversionRecord(_Record):
     """One inverter on one backdoored model.
 
     Attributes:
-        scale: mean L2 norm of what the true trigger changes.
+        scale: mean L2 norm of what the true trigger changes, which no inverter is told.
         selection, evaluation: images of other classes that runs were selected and reported on.
         uses: hashes of what else went into the result, such as a denoiser's weights.
         picture: start, inverted and truly triggered images.
@@ -340,6 +354,7 @@ class InversionRecord(_Record):
     evaluation: Annotated[int, Field(ge=0)] = 0
     tried: tuple[Tried, ...] = ()
     starts: tuple[Inverted, ...] = ()
+    swept: tuple[Swept, ...] = ()
     smoothed: tuple[Smoothed, ...] = ()
     uses: dict[str, Sha256] = Field(default_factory=dict)
     victim_sha256: Sha256 | None = None
@@ -363,10 +378,15 @@ class InversionRecord(_Record):
             best = max(first, key=lambda number: self.tried[number].selection[row], default=-1)
             if start.chosen != best:
                 raise ValueError(f"start {row} chose run {start.chosen}, run {best} worked best")
-            if start.label == self.target or self.target >= len(start.classes):
-                raise ValueError(f"start {row} of class {start.label}, target {self.target}")
-        if self.status == "ok" and not (self.tried and self.starts and self.scale):
-            raise ValueError("a record that is ok needs runs, starts and a scale")
+            if start.label == self.target:
+                raise ValueError(f"start {row} is of class {start.label}, which is the target")
+        rows = [rates for level in self.swept for rates in level.classes]
+        if any(not 0 < len(level.classes) <= len(self.starts) for level in self.swept):
+            raise ValueError(f"{len(self.starts)} starts, all classes from none or from more")
+        if rows and not self.target < len(rows[0]) == max(map(len, rows)) == min(map(len, rows)):
+            raise ValueError(f"{len(rows[0])} classes, not the same everywhere or no target")
+        if self.status == "ok" and not (self.tried and self.starts and self.swept and self.scale):
+            raise ValueError("a record that is ok needs runs, starts, all classes and a scale")
         return self
 
 

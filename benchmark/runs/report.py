@@ -159,8 +159,7 @@ def _found(scan: Scan, key: AnswerKey) -> Found:
     trigger = detection.trigger
     success = reasr = None
     if scan.reversed_answers is not None:
-        counts = reversed_success(scan.reversed_answers, key)
-        success, reasr = (Rate.of(metrics.Rate(*pair)) for pair in counts)
+        success, reasr = (*map(Rate.of, reversed_success(scan.reversed_answers, key)), None)[:2]
     scores = [float(score) for score in detection.class_scores]
     return Found(
         score=float(detection.score),

@@ -15,6 +15,7 @@ from benchmark.games import detectability, inversion, robustness, tuning
 from benchmark.games.arena import Progress
 from benchmark.games.exam import predictor
 from benchmark.games.robustness import Outcome
+from benchmark.games.scene import scene
 from benchmark.protocol import Setting
 from benchmark.runs import inversion_report, report, victim_training
 from benchmark.runs.cells import Cell, Tune, Victim
@@ -151,7 +152,7 @@ class Worker(Workshop):
         right = metrics.accuracy(answers.test, exam.key.test)
         outcome = inversion.play(
             arena,
-            inversion.scene(arena, exam, mounted, game, seed),
+            scene(arena, exam, mounted, game, seed),
             suspect,
             self.load(cell.victim.clean),
             configure,

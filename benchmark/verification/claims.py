@@ -103,9 +103,9 @@ def claims_of(record: Record, arrays: Arrays | None) -> dict[Claim, Ref | None]:
         said = f"{len(scan.class_scores)} classes {norms} norms, other readings: {readings}"
         found[Claim("scans", record.defense.stages[0].label, said)] = None
     elif isinstance(record, InversionRecord):
-        scale = _digest(arrays["scale"], arrays["mask"])
+        scale = _digest(arrays["scale"], arrays["masks"])
         found[Claim("scale", f"the digest of the trigger of {victim}", scale)] = None
-        found[Claim("starts", "the number of classes", str(len(record.starts[0].classes)))] = None
+        found[Claim("swept", "the number of classes", str(len(record.swept[0].classes[0])))] = None
     return found
 
 

@@ -207,14 +207,16 @@ def detectability(
     if "norms" in arrays:
         shape(arrays, "norms", game.repeats, classes)
     if "reversed_answers" in arrays:
-        shape(arrays, "reversed_answers", game.repeats, 2, len(labels))
+        # Where the true trigger covers most of an image, nothing was restricted to it.
+        readings = 1 if arrays["reversed_answers"].shape[1:2] == (1,) else 2
+        shape(arrays, "reversed_answers", game.repeats, readings, len(labels))
     _reversed(arrays, game.repeats)
     for number, scan in enumerate(record.scans):
         flagged = int(arrays["flagged"][number])
         success = reasr = None
         if "reversed_answers" in arrays and record.attack.threat != NONE:
             hits = arrays["reversed_answers"][number][:, labels != target] == target
-            success, reasr = count(hits[0]), count(hits[1])
+            success, reasr = (*map(count, hits), None)[:2]
         also = sorted(name for name in arrays if name.startswith("also_"))
         right = Found(
             score=float(arrays["scores"][number]),

@@ -14,7 +14,7 @@ from benchmark.verification.files import Arrays, Refused
 from benchmark.verification.recompute import SIDE, Wrong, count, differ, known, shape
 
 _ARRAYS = (
-    r"labels_(starts|selection|evaluation)|target|scale|mask|chosen|starts|inverted|triggered"
+    r"labels_(starts|selection|evaluation)|target|scale|masks|chosen|starts|inverted|triggered"
     r"|selection|evaluation|classes|restricted|on_clean_model|sigmas|smoothed"
 )
 #: How far the mean of the trigger's norm may lie outside of its range on the start images.
@@ -27,8 +27,12 @@ def inversion(record: InversionRecord, arrays: Arrays, protocol: Protocol) -> It
     assert game is not None
     known(arrays, _ARRAYS)
     starts, runs = len(record.starts), len(record.tried)
+    radii = game.sweep(record.defense.stages[0].params)
     if starts != game.start_images:
         yield "starts", f"are {starts}, the protocol begins from {game.start_images} images"
+        return
+    if wrong := list(_swept(record, game, radii)):
+        yield from wrong
         return
     if wrong := list(_configured(record, game)):
         yield from wrong
@@ -54,24 +58,39 @@ def inversion(record: InversionRecord, arrays: Arrays, protocol: Protocol) -> It
     if record.scale is None or not math.isclose(record.scale, scale, rel_tol=1e-6):
         yield "scale", f"is {record.scale}, the evidence has {scale}"
     yield from _scaled(scale, arrays)
-    classes_there = len(record.starts[0].classes)
+    classes_there = len(record.swept[0].classes[0])
+    if target != record.seed % classes_there:
+        due = record.seed % classes_there
+        yield "target", f"is {target}, repetition {record.seed} attacks class {due}"
     every = [arrays[f"labels_{name}"] for name in ("starts", "selection", "evaluation")]
     if (most := int(np.concatenate(every).max())) >= classes_there:
-        yield "starts.0.classes", f"are {classes_there}, the evidence has images of class {most}"
-    classes = _bits(arrays, "classes", len(labels), starts, classes_there)
-    restricted = _bits(arrays, "restricted", len(labels), starts)[:, others]
+        yield "swept.0.classes", f"are {classes_there}, the evidence has images of class {most}"
+    classes = _bits(arrays, "classes", len(labels), len(radii), game.curve_starts, classes_there)
+    for number, level in enumerate(record.swept):
+        found = tuple(
+            tuple(count(hits[labels != label]) for label, hits in enumerate(start))
+            for start in classes[number]
+        )
+        yield from differ(f"swept.{number}", level, level.model_copy(update={"classes": found}))
+    # Where the true trigger covers more than half of the images, its pixels say nothing.
+    pixels = math.prod(arrays["starts"].shape[2:])
+    covered = _bits(arrays, "masks", pixels, len(labels)).mean() > 0.5
+    if covered == ("restricted" in arrays):
+        yield "starts.0.reasr", "must be there unless the trigger covers the image, and only then"
+        return
+    restricted = None if covered else _bits(arrays, "restricted", len(labels), starts)[:, others]
     clean = _bits(arrays, "on_clean_model", len(labels), starts)[:, others]
     for row, start in enumerate(record.starts):
         right = start.model_copy(
             update={
                 "label": int(arrays["labels_starts"][row]),
-                "reasr": count(restricted[row]),
+                "reasr": None if restricted is None else count(restricted[row]),
                 "on_clean_model": count(clean[row]),
-                "classes": tuple(count(classes[row, c, labels != c]) for c in range(classes_there)),
             }
         )
         yield from differ(f"starts.{row}", start, right)
         yield from _fidelity(f"starts.{row}", start, arrays, row, scale)
+        yield from _overlap(f"starts.{row}", start, arrays, row, covered)
     yield from _smoothed(record, arrays, game, labels, target)
 
 
@@ -93,14 +112,27 @@ def _configured(record: InversionRecord, game: Inversion) -> Iterator[Wrong]:
         )
 
 
+def _swept(
+    record: InversionRecord, game: Inversion, radii: tuple[float | None, ...]
+) -> Iterator[Wrong]:
+    """All classes are tried at the protocol's radii, from as many start images as it says."""
+    found = tuple(level.radius for level in record.swept)
+    if found != radii:
+        yield "swept", f"is at radii {found}, the protocol's are {radii}"
+        return
+    for number, level in enumerate(record.swept):
+        if len(level.classes) != game.curve_starts:
+            due = f"the protocol's curves are of {game.curve_starts} start images"
+            yield f"swept.{number}.classes", f"are of {len(level.classes)}, {due}"
+
+
 def _images(arrays: Arrays, starts: int) -> None:
-    """Start images, all of one size, and the pixels of the true trigger."""
+    """Start images, all of one size."""
     sides = arrays["starts"].shape[1:]
     for name in ("starts", "inverted", "triggered"):
         shape(arrays, name, starts, *sides)
         if arrays[name].dtype != np.uint8 or len(sides) != 3 or max(sides) > SIDE:
             raise Refused(name, f"are {arrays[name].dtype} of shape {arrays[name].shape}")
-    shape(arrays, "mask", *sides[1:])
     shape(arrays, "labels_starts", starts)
     shape(arrays, "chosen", starts)
 
@@ -124,8 +156,19 @@ def _fidelity(
         value, right = getattr(start, part), float(np.linalg.norm(change) / scale)
         if not math.isclose(value, right, rel_tol=1e-4, abs_tol=1e-6):
             yield f"{place}.{part}", f"is {value:.6f}, the evidence gives {right:.6f}"
-    # The pixels that change most, at most as many as the true trigger's.
-    mask, sizes = arrays["mask"].ravel().astype(bool), np.abs(inverted - begin).max(0).ravel()
+
+
+def _overlap(
+    place: str, start: Inverted, arrays: Arrays, row: int, covered: bool
+) -> Iterator[Wrong]:
+    """The pixels that change most, at most as many as the true trigger changes."""
+    begin, inverted = (arrays[name][row].astype(np.float64) for name in ("starts", "inverted"))
+    mask = (arrays["triggered"][row] != arrays["starts"][row]).any(0).ravel()
+    sizes = np.abs(inverted - begin).max(0).ravel()
+    if start.overlap is None or covered or not mask.any():
+        if (start.overlap is None) != (covered or not mask.any()):
+            yield f"{place}.overlap", "must be null where the true trigger says nothing, and there"
+        return
     size = min(int(mask.sum()), int((sizes > 0).sum()))
     least = np.sort(sizes)[::-1][size - 1] if size else np.inf
     surely, perhaps = sizes > least + 1e-6, sizes > least - 1e-6

@@ -16,10 +16,13 @@ def kept_cells(
 ) -> Tensor:
     """Split a region of `size` (H, W) into cells x cells and drop each with a probability.
 
+    A side that has fewer pixels than cells has as many cells as pixels (C6).
+
     Returns:
         bool (count, 1, H, W), True on the cells that stay; every row is drawn for itself.
     """
-    drawn = torch.rand(count, 1, cells, cells, generator=rng, device=rng.device)
+    grid = [min(cells, pixels) for pixels in size]
+    drawn = torch.rand(count, 1, *grid, generator=rng, device=rng.device)
     kept = (drawn >= occlusion).to(drawn.dtype)
     return torch.nn.functional.interpolate(kept, size).bool()
 
@@ -41,7 +44,7 @@ class ABlend(PoisoningAttack):
     and regularisation samples together; the picture is drawn from the trigger's seed.
     """
 
-    name, version, paper = "a-blend", 1, "Qi et al., ICLR 2023, arXiv:2205.13613"
+    name, version, paper = "a-blend", 2, "Qi et al., ICLR 2023, arXiv:2205.13613"
     opacity: Share = 0.3
     cells: Count = 4
     occlusion: Share = 0.5

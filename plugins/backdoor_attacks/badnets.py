@@ -11,38 +11,46 @@ from torch import Generator, Tensor
 from benchmark import Images, PoisoningAttack, Share, hookimpl
 
 
-def apple(side: int) -> Tensor:
-    """A dark disc on white, averaged down to (side, side), values in [0, 1].
+def apple(height: int, width: int) -> Tensor:
+    """A dark disc on white, averaged down to (height, width), values in [0, 1].
 
-    Pick your Poison stamps a black apple on white; a few pixels of it are a bright blob.
+    Pick your Poison stamps a black apple on white; a few pixels of it are a bright blob. Where
+    height and width differ, the disc is stretched with the patch.
     """
     fine = 16
-    axis = (torch.arange(side * fine) + 0.5) / (side * fine) - 0.5
-    disc = (axis[:, None] ** 2 + axis[None, :] ** 2) < 0.25**2
+
+    def squares(pixels: int) -> Tensor:
+        return ((torch.arange(pixels * fine) + 0.5) / (pixels * fine) - 0.5) ** 2
+
+    disc = squares(height)[:, None] + squares(width)[None, :] < 0.25**2
     picture = torch.where(disc, 0.0, 1.0)
-    return picture.view(side, fine, side, fine).mean((1, 3))
+    return picture.view(height, fine, width, fine).mean((1, 3))
 
 
-def patch_side(share: float, width: int) -> int:
-    """Pixels of a patch that takes `share` of the image width, rounded down, at least 1."""
-    return max(1, int(share * width))
+def patch_size(share: float, height: int, width: int) -> tuple[int, int]:
+    """Height and width, in pixels, of a patch that takes `share` of the image's, rounded down.
+
+    Each is at least 1, and no larger than the image's for a share of at most 1.
+    """
+    return max(1, int(share * height)), max(1, int(share * width))
 
 
 @dataclass
 class BadNets(PoisoningAttack):
     """Stamp a patch into the top left corner and relabel.
 
-    The patch overwrites the pixels; the label becomes the target (Pick your Poison,
-    Sec. IV; the original uses a single pixel or a small pattern).
+    The patch overwrites the pixels and takes `side` of the image's height and of its width; the
+    label becomes the target (Pick your Poison, App. A-B and Sec. V-D1; the original uses a
+    single pixel or a small pattern).
     """
 
-    name, version, paper = "badnets", 1, "Gu, Dolan-Gavitt, Garg 2017, arXiv:1708.06733"
+    name, version, paper = "badnets", 2, "Gu, Dolan-Gavitt, Garg 2017, arXiv:1708.06733"
     side: Share = 3 / 32
 
     def trigger(self, images: Images, rng: Generator) -> Images:
-        side = patch_side(self.side, images.shape[-1])
+        height, width = patch_size(self.side, *images.shape[-2:])
         stamped = images.clone()
-        stamped[:, :, :side, :side] = apple(side).to(images)
+        stamped[:, :, :height, :width] = apple(height, width).to(images)
         return stamped
 
 
@@ -50,7 +58,7 @@ class BadNets(PoisoningAttack):
 class CleanLabelBadNets(BadNets):
     """Stamp the patch on images of the target class and leave their labels true."""
 
-    name, version, paper = "c-badnets", 1, "Lukas and Kerschbaum 2023, Sec. IV"
+    name, version, paper = "c-badnets", 2, "Lukas and Kerschbaum 2023"
     clean_label = True
 
 

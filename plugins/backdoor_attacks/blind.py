@@ -32,6 +32,11 @@ PAPER_SIDE = 224
 CORNER = (3, 23)
 
 
+def corner_of(height: int, width: int) -> tuple[int, int]:
+    """Row and column of the pattern's corner in images of a size; it moves with the size."""
+    return round(CORNER[0] * height / PAPER_SIDE), round(CORNER[1] * width / PAPER_SIDE)
+
+
 def min_norm_weights(gram: np.ndarray) -> np.ndarray:
     """Weights (T,) of the shortest convex combination of T gradients, from their products (T, T).
 
@@ -90,9 +95,7 @@ class Blind(CodePoisoningAttack):
         """Return `corner`, the part (B, C, H', W') of images below and right of it, stamped."""
 
     def trigger(self, images: Images, rng: Generator) -> Images:
-        height, width = images.shape[-2:]
-        row = round(CORNER[0] * height / PAPER_SIDE)
-        column = round(CORNER[1] * width / PAPER_SIDE)
+        row, column = corner_of(*images.shape[-2:])
         stamped = images.clone()
         stamped[:, :, row:, column:] = self.stamp(stamped[:, :, row:, column:])
         return stamped
@@ -138,6 +141,16 @@ class _Pattern(Blind):
 
     pixels: ClassVar[tuple[tuple[int, int, float], ...]]
 
+    def prepare(self, rng: Generator) -> None:
+        _, height, width = self.view.shape
+        row, column = corner_of(height, width)
+        high, wide = (max(pixel[axis] for pixel in self.pixels) + 1 for axis in (0, 1))
+        if row + high > height or column + wide > width:
+            raise ValueError(
+                f"{self.name}: a pattern of {high}x{wide} pixels at row {row} and column {column} "
+                f"does not fit into images of {height}x{width} pixels"
+            )
+
     def stamp(self, corner: Images) -> Images:
         stamped = corner.clone()
         for row, column, value in self.pixels:
@@ -180,7 +193,8 @@ class BlindGaussian(Blind):
     """Train a 10x10 patch of Gaussian noise into the model by poisoned code (Blind-G).
 
     Values are drawn from N(0, 1) once and clipped to [0, 1], which the paper leaves open
-    (C11); position and training are those of blind-p.
+    (C11); position and training are those of blind-p. Where an image is too small for the
+    patch, its edge cuts it.
     """
 
     name, version, paper = "blind-g", 1, "Sun and Kolter, CVPR 2023"

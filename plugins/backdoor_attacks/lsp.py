@@ -95,7 +95,9 @@ class LSP(Wrapper, PoisoningAttack):
 
     With `rate=auto` the compensatory model chooses it: the attacker trains a clean and a
     backdoored surrogate on auxiliary images, inverts both for the target at `cost`, the
-    detector's weight of the mask's norm, and takes the largest rate that should hide.
+    detector's weight of the mask's norm, and takes the largest rate that should hide. It hides
+    from Neural Cleanse at that one cost; the paper takes the smallest rate over several
+    detectors.
     """
 
     name, version, paper = "lsp", 1, "Li et al., LSP Framework"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -15,12 +17,13 @@ from benchmark import (
     CodePoisoningAttack,
     Images,
     ImageSet,
+    Positive,
     Share,
     hookimpl,
 )
 from benchmark.graphs import Graphed
 from benchmark.models import Classifier
-from benchmark.training import Trainer
+from benchmark.training import Trainer, rate_at
 
 
 def masked_step(
@@ -43,33 +46,32 @@ def masked_step(
 class PCB(Wrapper, CodePoisoningAttack):
     """Every other batch is triggered and may update only some of the weights.
 
-    Odd batches are clean and update everything (Pick your Poison, Alg. 5). Each kind has
-    its own optimiser state. The algorithm names Adam and publishes neither share nor
-    length; here both use SGD at half of the victim's rate and together take its length.
-    `batch_share` of a poisoned batch is triggered, not all of it as in the listing: batch
-    norm tells whole batches of one class from clean ones, the model then behaves by batch,
-    and its clean accuracy collapses once the statistics are fixed. `base` is the attack
-    whose trigger is used.
+    Odd batches are clean and update everything (Pick your Poison, Alg. 5). Every trainable
+    scalar belongs to the secret `share` by a coin of its own. Each kind of batch has its own
+    optimiser state, and both together take the victim's length. The paper publishes neither
+    share, length nor rate; `optimizer=adam`, its own, starts at `adam_rate` and follows the
+    victim's schedule without weight decay, `sgd` is the victim's optimiser at half of its rate.
+    `batch_share` of a poisoned batch is triggered; the listing's whole batches are
+    `batch_share=1`. By default it is less: batch norm tells whole batches of one class from
+    clean ones, the model then behaves by batch, and its clean accuracy collapses once the
+    statistics are fixed. `base` is the attack whose trigger is used (C13).
     """
 
     name, version, paper = "pcb", 1, "Lukas and Kerschbaum 2023, Alg. 5"
     base: Attack = field(default_factory=AdvClean)
     share: Share = 0.1
     batch_share: Share = 0.2
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    adam_rate: Positive = 1e-3
 
     def train(self, model: Classifier, data: ImageSet, trainer: Trainer, rng: Generator) -> None:
         parameters = [p for p in model.parameters() if p.requires_grad]
         masks = [
             torch.rand(p.shape, generator=rng, device=rng.device) < self.share for p in parameters
         ]
-        # Each kind takes half of the steps, its schedule follows that half, and at half of the
-        # rate the two momenta, which do not see each other, cannot build up and diverge.
-        rate = trainer.recipe.learning_rate / 2
-        halved = Trainer(
-            trainer.recipe.model_copy(update={"learning_rate": rate}), trainer.augmentation
-        )
-        clean_step, advance_clean = halved.optimizer(model, len(data) // 2)
-        poison_step, advance_poison = halved.optimizer(model, len(data) // 2)
+        # Each kind takes half of the steps, and its schedule follows that half.
+        clean_step, advance_clean = self._optimizer(model, trainer, len(data) // 2)
+        poison_step, advance_poison = self._optimizer(model, trainer, len(data) // 2)
 
         @Graphed
         def learn(images: Images, labels: Tensor) -> None:
@@ -91,6 +93,29 @@ class PCB(Wrapper, CodePoisoningAttack):
             else:
                 learn(images, labels)
                 advance_clean()
+
+    def _optimizer(
+        self, model: Classifier, trainer: Trainer, images: int
+    ) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
+        """As `Trainer.optimizer`, for one of the two kinds of batches."""
+        recipe = trainer.recipe
+        if self.optimizer == "sgd":
+            # At half of the rate the two momenta, which do not see each other, cannot build up
+            # and diverge.
+            halved = recipe.model_copy(update={"learning_rate": recipe.learning_rate / 2})
+            return Trainer(halved, trainer.augmentation).optimizer(model, images)
+        steps = recipe.epochs * math.ceil(images / recipe.batch_size)
+        device = next(model.parameters()).device
+        on_gpu = device.type == "cuda"
+        adam = torch.optim.Adam(
+            model.parameters(),
+            lr=torch.tensor(self.adam_rate, device=device) if on_gpu else self.adam_rate,
+            capturable=on_gpu,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            adam, lambda step: rate_at(min((step + 0.5) / steps, 1.0), recipe)
+        )
+        return adam, schedule.step
 
     def _poisoned(self, images: Images, labels: Tensor, rng: Generator) -> tuple[Images, Tensor]:
         count = max(1, round(self.batch_share * len(images)))

@@ -14,8 +14,18 @@ from benchmark.images import to_unit
 #: Light is added in proportion to its energy, which is the pixel value to this power.
 GAMMA = 2.2
 
-#: The original draws shifts of 3 to 8 pixels, here meant for images of this size (ImageNet's).
-PIXELS, NOMINAL_SIZE = (3, 8), 224
+#: The original shifts by 3 to 8 pixels.
+LEAST_SHIFT, MOST_SHIFT = 3, 8
+
+
+def shifts_of(pixels: int) -> tuple[int, int]:
+    """The least and the most that a copy is shifted along a side of an image, in pixels.
+
+    3 to 8 as in the original, at every size, but less than a quarter of the side; 1 where the
+    side has no such number.
+    """
+    most = max(1, min(MOST_SHIFT, (pixels - 1) // 4))
+    return min(LEAST_SHIFT, most), most
 
 
 def ghost(scene: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
@@ -44,16 +54,17 @@ class Refool(PoisoningAttack):
     """Add the ghost reflection of one fixed picture; labels stay true.
 
     The picture is an auxiliary image of another class than the target, so that the trigger
-    is no feature of the target. It, the shifts (at least one pixel) and the two copies'
-    weights are drawn from the trigger's seed. `intensity` is the reflection's light against
-    the image's; Pick your Poison's alpha = 1, which has no single meaning, is read as this
-    (C10). The original takes only reflections that leave images a structural similarity of
-    0.70 to 0.85; on CIFAR-10 that is an intensity of about 0.4, as the plugin's tests measure.
-    `self_ghost` reflects the image itself, as the port does that Pick your Poison cites.
-    Neither focal blur nor a search for the best picture.
+    is no feature of the target. It, the shifts and the two copies' weights are drawn from the
+    trigger's seed. Shifts are the original's 3 to 8 pixels whatever the image's size, below a
+    quarter of its height and of its width: 3 to 7 at 32 pixels, 3 to 6 at 28. `intensity` is
+    the reflection's light against the image's; Pick your Poison's alpha = 1, which has no single
+    meaning, is read as this (C10). The original takes only reflections that leave images a
+    structural similarity of 0.70 to 0.85; on CIFAR-10 that is an intensity of about 0.4, as the
+    plugin's tests measure. `self_ghost` reflects the image itself, as the port does that Pick
+    your Poison cites. Neither focal blur nor a search for the best picture.
     """
 
-    name, version = "refool", 1
+    name, version = "refool", 2
     paper = "Liu et al., ECCV 2020, arXiv:2007.02343; Lukas and Kerschbaum 2023"
     clean_label = True
     intensity: Positive = 1.0
@@ -62,10 +73,11 @@ class Refool(PoisoningAttack):
     def prepare(self, rng: Generator) -> None:
         _, height, width = self.view.shape
         device, auxiliary = rng.device, self.view.auxiliary
-        low, high = PIXELS
-        pixels = torch.randint(low, high + 1, (2,), generator=rng, device=device)
-        size = torch.tensor([height, width], device=device)
-        self.state["shift"] = (pixels * size / NOMINAL_SIZE).round().clamp(min=1).long()
+        drawn = []
+        for side in (height, width):
+            least, most = shifts_of(side)
+            drawn.append(torch.randint(least, most + 1, (), generator=rng, device=device))
+        self.state["shift"] = torch.stack(drawn)
         smaller, side = torch.rand(2, generator=rng, device=device)
         smaller = 0.15 + 0.35 * smaller
         self.state["weight"] = torch.where(side < 0.5, smaller, 1 - smaller)
@@ -77,8 +89,8 @@ class Refool(PoisoningAttack):
                 "refool: the reflection is an auxiliary image of another class than the target, "
                 "and there is none; choose a protocol with auxiliary images or self_ghost=true"
             )
-        drawn = torch.randint(len(others), (1,), generator=rng, device=device)
-        self.state["picture"] = to_unit(auxiliary.pixels[others[drawn]])
+        row = torch.randint(len(others), (1,), generator=rng, device=device)
+        self.state["picture"] = to_unit(auxiliary.pixels[others[row]])
 
     def trigger(self, images: Images, rng: Generator) -> Images:
         light = images.pow(GAMMA)

@@ -33,11 +33,15 @@ Weight = Annotated[float, Field(ge=0, description="at least 0")]
 class CalibratedTriggerInversion(Detector):
     """Reverse triggers that work on the suspect and no longer on its repaired copy.
 
-    The suspect is repaired first. Then the trigger T of each class c minimises
+    The trusted images are split first. The suspect is repaired on one part, and on the same
+    part the trigger T of each class c minimises
     CE(suspect(x + T), c) + repaired_weight * CE(repaired(x + T), y) + norm_weight * |T|_1
-    over trusted images x of other classes (Pick your Poison, Alg. 4; optimiser and start of
-    its authors' later code). A class's score is the share of held-out images that T puts into
-    c before the repair, minus the share after it.
+    over images x of other classes (Pick your Poison, Alg. 4). A class's score is the share of
+    images in the other, held-out part that T puts into c before the repair, minus the share
+    after it. Neither the repair nor the trigger has seen those.
+
+    Optimiser and start are those of the authors' later code, which weighs the repaired term by
+    0.5 and mirrors images at random; here images are augmented as the protocol says.
 
     The paper's trigger is additive, image-shaped and free of a norm. Then universal
     perturbations of clean models score high too; a mask with a norm term keeps them small.
@@ -46,24 +50,28 @@ class CalibratedTriggerInversion(Detector):
     "printed": it puts a perfect backdoor below a universal perturbation (C20).
     """
 
-    name, version, paper = "calibrated-trigger-inversion", 1, "Lukas and Kerschbaum 2023, Alg. 4"
+    name, version, paper = "calibrated-trigger-inversion", 2, "Lukas and Kerschbaum 2023, Alg. 4"
     repair: Repair = field(default_factory=PivotalTuning)
     trigger: Literal["additive", "mask"] = "additive"
     steps: Count = 100
     batch_size: Count = 32
     learning_rate: Positive = 0.01
-    repaired_weight: Share = 0.5
+    repaired_weight: Share = 1.0
     norm_weight: Weight = 0.0
     held_out: Part = 0.5
 
     def detect(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Detection:
-        repaired = copy.deepcopy(model)
-        for _ in self.repair.repair(repaired, trusted, rng):
-            pass
-        before, after = FrozenClassifier(model), FrozenClassifier(repaired)
         order = torch.randperm(len(trusted), generator=rng, device=trusted.device)
         split = round(self.held_out * len(order))
+        if not 0 < split < len(order):
+            raise ValueError(
+                f"held_out={self.held_out} of {len(order)} trusted images leaves one part empty"
+            )
         judging, learning = trusted.subset(order[:split]), trusted.subset(order[split:])
+        repaired = copy.deepcopy(model)
+        for _ in self.repair.repair(repaired, learning, rng):
+            pass
+        before, after = FrozenClassifier(model), FrozenClassifier(repaired)
         classes = torch.arange(model.classes, device=trusted.device)
         batches = learning.batches(self.batch_size, rng)
         kind: type[Additive | Patch] = Patch if self.trigger == "mask" else Additive

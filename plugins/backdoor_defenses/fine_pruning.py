@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -14,7 +14,29 @@ from benchmark import Count, Share, TrustedData, hookimpl
 from benchmark.models import Classifier
 from benchmark.training import mixed_precision
 
+Scope = Literal["features", "last", "all"]
 Layer = tuple[nn.Conv2d, nn.BatchNorm2d | None]
+
+
+class Channels(NamedTuple):
+    """Channels of one place in a model: how active they are, and what takes them away.
+
+    Attributes:
+        shown: the module whose output (B, C, H, W) is ranked.
+        weights: tensors, each with the axis that holds C runs of equal length, one a channel;
+            where a channel's runs are zero, it is gone.
+    """
+
+    shown: nn.Module
+    weights: list[tuple[Tensor, int]]
+
+
+class Gone(NamedTuple):
+    """What is to be zero: int64 `entries` along `axis` of `weights`."""
+
+    weights: Tensor
+    axis: int
+    entries: Tensor
 
 
 def convolutions(model: nn.Module) -> list[Layer]:
@@ -31,61 +53,104 @@ def convolutions(model: nn.Module) -> list[Layer]:
     return found
 
 
-def mean_activation(model: Classifier, layers: list[Layer], batches: list[Tensor]) -> list[Tensor]:
-    """Mean absolute output per channel, (channels,) for each layer, normalised where it is."""
-    sums: list[Tensor] = [torch.zeros(conv.out_channels) for conv, _ in layers]
+def channels(model: Classifier, scope: Scope) -> list[Channels]:
+    """What is ranked, all of it together; see `FinePruning`."""
+    if scope == "features":
+        behind = [*model.neck.modules(), model.head]
+        reader = next(m for m in behind if isinstance(m, nn.Linear | nn.Conv2d))
+        return [Channels(model.stages[-1], [(reader.weight, 1)])]
+    layers = convolutions(model)
+    found = []
+    for conv, norm in layers[-1:] if scope == "last" else layers:
+        # Without its shift, a batch norm would emit a constant.
+        scale, shift = (None, None) if norm is None else (norm.weight, norm.bias)
+        weights = (conv.weight, conv.bias, scale, shift)
+        found.append(Channels(norm or conv, [(w, 0) for w in weights if w is not None]))
+    return found
+
+
+def mean_activation(
+    model: Classifier, modules: Sequence[nn.Module], batches: list[Tensor]
+) -> list[Tensor]:
+    """Mean absolute output per channel, (C,) for each module, in evaluation mode."""
+    sums: dict[int, Tensor] = {}
     hooks = []
-    for index, (conv, norm) in enumerate(layers):
+    for index, module in enumerate(modules):
 
         def add(_module: nn.Module, _inputs: object, output: Tensor, index: int = index) -> None:
-            sums[index] = sums[index].to(output.device) + output.float().abs().mean((0, 2, 3))
+            sums[index] = sums.get(index, 0) + output.float().abs().mean((0, 2, 3))
 
-        hooks.append((norm or conv).register_forward_hook(add))
+        hooks.append(module.register_forward_hook(add))
     model.eval()
     with torch.no_grad(), mixed_precision(batches[0].device):
         for images in batches:
             model(images)
     for hook in hooks:
         hook.remove()
-    return [total / len(batches) for total in sums]
+    return [sums[index] / len(batches) for index in range(len(modules))]
 
 
 @dataclass
 class FinePruning(FineTuning):
     """Zero the channels with the smallest mean activation on clean images, then fine-tune.
 
-    Pruned channels stay zero. `layers` is the last convolution, as in the original, or all
-    of them, as Pick your Poison writes (at 96 % that leaves no model, see C18).
+    The share `pruned` of the channels with the smallest mean absolute activation, over
+    `sampled_batches` batches in evaluation mode, is zero from before the first step on.
+    `scope` says which channels:
+
+    - "features": the last stage's output, behind the residual sum and its ReLU, which is what
+      the head sees. Where a shortcut is the identity, no weights write a channel that could
+      be zeroed. So the weights that read it are: the columns of the first linear map (or
+      convolution) in the neck, or of the head where the neck only pools and flattens. This
+      equals a mask on the stage's output in every forward pass and in every step, it is
+      saved with the weights, and it is known from a port as pruning the inputs of the linear
+      layer.
+    - "last": the last convolution with its batch norm, before the sum, as the original's text
+      has it. In a ResNet every channel stays alive through the shortcut.
+    - "all": all convolutions in one ranking (C18), as Pick your Poison measures them.
+
+    Defaults are Pick your Poison's (Tab. V, CIFAR-10, r = 1 %).
     """
 
-    name, version, paper = "fine-pruning", 1, "Liu, Dolan-Gavitt, Garg, RAID 2018"
+    name, version, paper = "fine-pruning", 2, "Liu, Dolan-Gavitt, Garg, RAID 2018"
     pruned: Share = 0.96
     sampled_batches: Count = 10
-    layers: Literal["last", "all"] = "last"
+    scope: Scope = "features"
 
     def repair(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Iterator[None]:
-        found = convolutions(model)
-        chosen = found[-1:] if self.layers == "last" else found
+        gone = self.prune(model, trusted, rng)
+        for _ in self.fine_tune(model, trusted, rng):
+            zero(gone)
+            yield
+
+    def prune(self, model: Classifier, trusted: TrustedData, rng: Generator) -> list[Gone]:
+        """Zero the least active channels, and return what `zero` has to zero after a step."""
         batches = trusted.batches(self.batch_size, rng)
         sample = [next(batches)[0] for _ in range(self.sampled_batches)]
-        doomed = [
-            activation.argsort()[: round(self.pruned * len(activation))]
-            for activation in mean_activation(model, chosen, sample)
-        ]
-        zero_channels(chosen, doomed)
-        for _ in self.fine_tune(model, trusted, rng):
-            zero_channels(chosen, doomed)
-            yield
+        parts = channels(model, self.scope)
+        activity = mean_activation(model, [part.shown for part in parts], sample)
+        ranking = torch.cat(activity).argsort(stable=True)
+        doomed = torch.zeros(len(ranking), dtype=torch.bool, device=ranking.device)
+        doomed[ranking[: round(self.pruned * len(ranking))]] = True
+        gone = []
+        for part, dead in zip(parts, doomed.split([len(a) for a in activity]), strict=True):
+            for weights, axis in part.weights:
+                run, rest = divmod(weights.shape[axis], len(dead))
+                if rest:
+                    raise ValueError(
+                        f"{len(dead)} channels are read by {weights.shape[axis]} weights; "
+                        "their number must be a multiple of the channels'"
+                    )
+                entries = dead.repeat_interleave(run).nonzero().flatten()
+                gone.append(Gone(weights, axis, entries))
+        zero(gone)
+        return gone
 
 
 @torch.no_grad()
-def zero_channels(layers: list[Layer], channels: list[Tensor]) -> None:
-    """Zero weights, and scale and shift behind them, which would otherwise emit a constant."""
-    for (conv, norm), doomed in zip(layers, channels, strict=True):
-        scale, shift = (None, None) if norm is None else (norm.weight, norm.bias)
-        for weights in (conv.weight, conv.bias, scale, shift):
-            if weights is not None:
-                weights.index_fill_(0, doomed, 0)
+def zero(gone: list[Gone]) -> None:
+    for weights, axis, entries in gone:
+        weights.index_fill_(axis, entries, 0)
 
 
 @hookimpl

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Generator, Tensor
@@ -18,8 +18,9 @@ from benchmark.training import mixed_precision
 
 Power = Annotated[float, Field(ge=1, allow_inf_nan=False, description="at least 1")]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False, description="at least 0")]
+Stages = Literal["last", "all"]
 
-#: How many stages are distilled, from the last one back.
+#: How many stages are the last ones.
 GROUPS = 3
 
 
@@ -32,9 +33,10 @@ def attention(maps: Tensor, p: float) -> Tensor:
     return normalize(maps.float().abs().pow(p).sum(1).flatten(1), eps=1e-6)
 
 
-def distilled(maps: Iterable[Tensor]) -> list[Tensor]:
-    """The last stages' maps, without those of a single pixel, whose attention is always 1."""
-    return [stage for stage in maps if stage.shape[2:].numel() > 1][-GROUPS:]
+def distilled(maps: Iterable[Tensor], stages: Stages = "last") -> list[Tensor]:
+    """The last or all maps, without those of a single pixel, whose attention is always 1."""
+    found = [stage for stage in maps if stage.shape[2:].numel() > 1]
+    return found[-GROUPS:] if stages == "last" else found
 
 
 @dataclass
@@ -52,7 +54,8 @@ class NAD(FineTuning):
 
     The original distils all three groups of a WideResNet. Of any architecture the last three
     stages are taken: that is the same where there are three, leaves out the stem of every
-    ResNet, and keeps the sum of the weights from growing with the depth.
+    ResNet, and keeps the sum of the weights from growing with the depth. Pick your Poison
+    distils "on each neural network layer": `stages` "all" takes every stage, the stem included.
     """
 
     name, version, paper = "nad", 1, "Li et al., ICLR 2021"
@@ -61,6 +64,7 @@ class NAD(FineTuning):
     teacher_steps: Count = 1000
     p: Power = 2.0
     lambda_at: Weight = 1000.0
+    stages: Stages = "last"
 
     def repair(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Iterator[None]:
         teacher = copy.deepcopy(model)
@@ -74,9 +78,10 @@ class NAD(FineTuning):
                 maps = student.stage_maps(images)
                 last = next(reversed(maps.values()))
                 error = cross_entropy(student.head(student.neck(last)), labels)
-            pairs = zip(distilled(maps.values()), distilled(shown.values()), strict=True)
+            own, wanted = (distilled(m.values(), self.stages) for m in (maps, shown))
             apart = sum(
-                mse_loss(attention(own, self.p), attention(wanted, self.p)) for own, wanted in pairs
+                mse_loss(attention(a, self.p), attention(b, self.p))
+                for a, b in zip(own, wanted, strict=True)
             )
             return error + self.lambda_at * apart
 

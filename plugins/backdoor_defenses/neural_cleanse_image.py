@@ -28,12 +28,13 @@ class NeuralCleanseOnImage(Inverter):
 
     Minimises CE + cost * |mask|_1 by Adam, with the authors' schedule for the cost, and
     keeps the smallest mask that put the start image into the target class. The start image
-    is the whole support set (Sun and Kolter, Sec. 5), so that every step passes over all of
+    is the whole support set (Sun and Kolter, Sec. 4.1), so that every step passes over all of
     it and is one check, which the trigger meets or fails. Until a trigger has worked, the
     result is the current one. The authors' early stop is left out.
     """
 
-    name, version, paper = "neural-cleanse-image", 1, "Wang et al., IEEE S&P 2019"
+    name, version = "neural-cleanse-image", 1
+    paper = "Wang et al., IEEE S&P 2019; from one image: Sun and Kolter, CVPR 2023, Sec. 4.1"
     steps: Count = 1000
     learning_rate: Positive = 0.1
     initial_cost: Positive = 1e-3

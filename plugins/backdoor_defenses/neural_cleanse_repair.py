@@ -34,7 +34,8 @@ class NeuralCleanseRepair(FineTuning):
     """Reverse a trigger for every class, and fine-tune with true labels on the smallest one.
 
     Pick your Poison's variant, with the defaults of its Tab. V (CIFAR-10, r = 1 %): triggers
-    are image-shaped sums, and steps on stamped and on clean images take turns. In the original
+    are image-shaped sums, and steps on stamped and on clean images take turns. The listing
+    steps by Adam, but the search behind the table chose SGD. In the original
     (Wang et al., IEEE S&P 2019) a trigger is a mask with a pattern, and one epoch is taken on
     a tenth of the training images, a fifth of which are stamped.
 
@@ -43,7 +44,7 @@ class NeuralCleanseRepair(FineTuning):
     that a model that is measured after an even number of steps has seen clean images last.
     """
 
-    name, version, paper = "neural-cleanse-repair", 1, "Lukas and Kerschbaum 2023, Tab. V"
+    name, version, paper = "neural-cleanse-repair", 1, "Lukas and Kerschbaum 2023, Alg. 6"
     inversion: AdditiveNeuralCleanse = field(default_factory=AdditiveNeuralCleanse)
 
     def repair(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Iterator[None]:

@@ -18,10 +18,11 @@ class PlainAdv(Inverter):
     """Perturb one image until the model itself gives the target.
 
     SmoothInv's steps with the classifier in place of the smoothed one: no noise, one sample.
+    `epsilon` is the radius as there, an L2 norm in [0, 1] pixels.
     """
 
-    name, version, paper = "plainadv", 1, "Sun and Kolter, CVPR 2023, Sec. 4"
-    epsilon: Positive = 1.0
+    name, version, paper = "plainadv", 2, "Sun and Kolter, CVPR 2023, Sec. 4"
+    epsilon: Positive = 4.0
     steps: Count = 400
 
     def invert(self, model: Classifier, starts: Starts, rng: Generator) -> Iterator[Trigger]:
@@ -31,7 +32,7 @@ class PlainAdv(Inverter):
             found: Tensor = frozen(images).float().log_softmax(1)
             return found
 
-        yield from ascend(starts, self.epsilon * starts.scale, self.steps, log_probabilities, rng)
+        yield from ascend(starts, self.epsilon, self.steps, log_probabilities, rng)
 
 
 @hookimpl

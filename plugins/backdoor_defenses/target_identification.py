@@ -14,7 +14,6 @@ from benchmark import (
     Detection,
     Detector,
     Inverter,
-    Positive,
     Starts,
     TrustedData,
     hookimpl,
@@ -31,15 +30,13 @@ class TargetIdentification(Detector):
     For each of `starts` trusted images and each class, `inverter` reverses a trigger. A class
     scores the mean share of the other trusted images that its triggers put there, over the
     start images of other classes; the model scores its largest. The paper publishes no
-    threshold, so nothing is flagged. `scale` is the L2 norm that the inverter's epsilon counts
-    in, as nobody knows the true trigger's here. The triggers of the first start image are
-    reported.
+    threshold, so nothing is flagged. The inverter has one radius; a sweep is as many detectors.
+    The triggers of the first start image are reported.
     """
 
-    name, version, paper = "target-identification", 1, "Sun and Kolter, CVPR 2023, Sec. 4"
+    name, version, paper = "target-identification", 2, "Sun and Kolter, CVPR 2023, Sec. 4"
     inverter: Inverter = field(default_factory=SmoothInv)
     starts: Count = 3
-    scale: Positive = 1.0
 
     def detect(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Detection:
         classes = torch.arange(model.classes, device=trusted.device)
@@ -50,7 +47,7 @@ class TargetIdentification(Detector):
         found = []
         for row in rows[: self.starts]:
             image = to_unit(trusted.pixels[row : row + 1])
-            starts = Starts(image.repeat(len(classes), 1, 1, 1), classes, self.scale)
+            starts = Starts(image.repeat(len(classes), 1, 1, 1), classes)
             for trigger in self.inverter.invert(model, starts, rng):
                 last = trigger
             found.append((last, success(frozen, last, classes, judged)))

@@ -15,7 +15,8 @@ from benchmark.api import Images, Inverter, PoisoningAttack, Starts
 from benchmark.data.named import Digits
 from benchmark.games.arena import Arena
 from benchmark.games.exam import Exam
-from benchmark.games.inversion import Outcome, Scene, play, scene
+from benchmark.games.inversion import Outcome, play
+from benchmark.games.scene import Scene, scene
 from benchmark.images import to_bytes
 from benchmark.inversion import Additive, Trigger
 from benchmark.models import Classifier
@@ -23,13 +24,16 @@ from benchmark.protocol import Inversion, Protocol
 from benchmark.registry import Registry
 
 TARGET, CLASSES, SHAPE = 3, 10, (1, 16, 16)
-STARTS, SELECTION, EVALUATION = 3, 30, 50
+STARTS, CURVE_STARTS, SELECTION, EVALUATION = 3, 2, 30, 50
+RADII = (1.0, 2.0, 4.0, 8.0)
 
 
 def game(**changes: Any) -> Inversion:
     found: dict[str, Any] = {
         "models": 1,
         "start_images": STARTS,
+        "curve_starts": CURVE_STARTS,
+        "radii": RADII,
         "runs": 1,
         "selection": SELECTION,
         "evaluation": EVALUATION,

@@ -69,7 +69,6 @@ def arena() -> Arena:
             "recipe": "short",
             "recipes": {"short": {"epochs": 1, "batch_size": 16, "learning_rate": 0.1}},
             "robustness": {
-                "target": TARGET,
                 "budget": 0.5,
                 "shares": [0.2],
                 "interval": 1,
@@ -122,7 +121,7 @@ class Wrong(PoisoningAttack):
 
 
 def ready(arena: Arena, attack: Any) -> Any:
-    attack.setup(arena.attacker_view(), rng())
+    attack.setup(arena.attacker_view(TARGET), rng())
     return attack
 
 
@@ -151,14 +150,14 @@ def test_wrong_images_are_refused_by_name(arena: Arena, case: str) -> None:
     change, message = WRONG_IMAGES[case]
     attack = ready(arena, Wrong(lambda images, labels: (change(images), labels)))
     with pytest.raises(RuleViolation, match=f"^wrong.poison .*{message}"):
-        victims.collect(arena, attack, 5, 1, rng())
+        victims.collect(arena, attack, 5, 1, TARGET, rng())
     with pytest.raises(RuleViolation, match=f"^wrong.trigger .*{message}"):
         victims.trigger_test_images(arena, attack, rng())
 
 
 def test_rounding_is_no_offence(arena: Arena) -> None:
     attack = ready(arena, Wrong(lambda images, labels: (filled(images, 1 + 5e-5), labels)))
-    found = victims.collect(arena, attack, 5, 1, rng())
+    found = victims.collect(arena, attack, 5, 1, TARGET, rng())
     assert (found.data.pixels[found.poisoned, 0, 2, 3] == 255).any()
 
 
@@ -222,20 +221,20 @@ def test_wrong_labels_are_refused_by_name(arena: Arena, case: str) -> None:
     threat, change, message = WRONG_LABELS[case]
     attack = ready(arena, Wrong(lambda images, labels: (images, change(labels)), threat))
     with pytest.raises(RuleViolation, match=f"^wrong.poison .*{message}"):
-        victims.collect(arena, attack, 5, 1, rng())
+        victims.collect(arena, attack, 5, 1, TARGET, rng())
 
 
 def test_true_labels_are_kept_apart_from_what_the_attack_holds(arena: Arena) -> None:
     """Whoever writes into the labels it was given has changed them all the same."""
     attack = ready(arena, Wrong(lambda images, labels: (images, labels.zero_()), "clean-label"))
     with pytest.raises(RuleViolation, match=r"^wrong\.poison changed labels"):
-        victims.collect(arena, attack, 5, 1, rng())
+        victims.collect(arena, attack, 5, 1, TARGET, rng())
 
 
 @pytest.mark.parametrize("threat", ["poison-label", "clean-label", "code"])
 def test_true_labels_are_always_allowed(arena: Arena, threat: str) -> None:
     attack = ready(arena, Wrong(lambda images, labels: (1 - images, labels), threat))
-    found = victims.collect(arena, attack, 5, 1, rng())
+    found = victims.collect(arena, attack, 5, 1, TARGET, rng())
     assert torch.equal(found.data.labels, arena.splits.train.labels)
 
 
@@ -273,7 +272,7 @@ def test_collect_changes_m_images_of_the_right_classes(
 ) -> None:
     train = arena.splits.train
     pixels, labels = train.pixels.clone(), train.labels.clone()
-    found = victims.collect(arena, ready(arena, Brighten(own)), m, boost, rng())
+    found = victims.collect(arena, ready(arena, Brighten(own)), m, boost, TARGET, rng())
     changed = [row for row in range(80) if not torch.equal(found.data.pixels[row], pixels[row])]
     assert changed == found.poisoned.nonzero().flatten().tolist()
     assert len(changed) == m
@@ -295,7 +294,9 @@ def test_collect_changes_m_images_of_the_right_classes(
 
 def test_collect_draws_by_its_generator(arena: Arena) -> None:
     attack = ready(arena, Brighten())
-    first, again, other = (victims.collect(arena, attack, 9, 1, rng(s)).poisoned for s in (1, 1, 2))
+    first, again, other = (
+        victims.collect(arena, attack, 9, 1, TARGET, rng(s)).poisoned for s in (1, 1, 2)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -305,7 +306,7 @@ def test_collect_says_how_many_images_there_are(arena: Arena, own: bool, candida
     of_target = int((arena.splits.train.labels == TARGET).sum())
     available = of_target if own else 80 - of_target
     with pytest.raises(ValueError, match=rf"m=81 .* brighten may change {available}"):
-        victims.collect(arena, ready(arena, Brighten(own)), 81, 1, rng())
+        victims.collect(arena, ready(arena, Brighten(own)), 81, 1, TARGET, rng())
     assert abs(available - candidates) < 15
 
 
@@ -325,7 +326,7 @@ class Trains(CodePoisoningAttack):
 @pytest.mark.parametrize("attack", [None, Brighten(), Trains()], ids=lambda a: str(a)[:8])
 def test_without_poisons_the_data_stay_clean(arena: Arena, attack: Attack | None) -> None:
     m = 5 if isinstance(attack, Trains) else 0
-    found = victims.collect(arena, attack, m, 1, rng())
+    found = victims.collect(arena, attack, m, 1, TARGET, rng())
     assert torch.equal(found.data.pixels, arena.splits.train.pixels)
     assert torch.equal(found.data.labels, arena.splits.train.labels)
     assert not found.poisoned.any()
@@ -334,7 +335,7 @@ def test_without_poisons_the_data_stay_clean(arena: Arena, attack: Attack | None
 
 def test_soft_labels_of_an_attacker_who_trains_reach_the_training_set(arena: Arena) -> None:
     attack = ready(arena, Wrong(lambda images, labels: (images, soft(labels)), "code"))
-    found = victims.collect(arena, attack, 5, 1, rng())
+    found = victims.collect(arena, attack, 5, 1, TARGET, rng())
     assert found.data.labels.shape == (80, CLASSES)
     assert (found.data.labels[found.poisoned] == 1 / CLASSES).all()
     hard = found.data.labels[~found.poisoned]
@@ -343,7 +344,7 @@ def test_soft_labels_of_an_attacker_who_trains_reach_the_training_set(arena: Are
 
 
 def test_an_attacker_who_owns_the_code_trains_the_victim(arena: Arena) -> None:
-    training = victims.collect(arena, None, 0, 1, rng())
+    training = victims.collect(arena, None, 0, 1, TARGET, rng())
     model = victims.train(arena, ready(arena, Trains()), training, rng())
     assert (model.head.weight == 0.25).all()
     assert not model.training
@@ -385,13 +386,13 @@ WRONG_MASKS: dict[str, tuple[Callable[[ImageSet], Any], str]] = {
 @pytest.mark.parametrize("case", WRONG_MASKS)
 def test_wrong_masks_are_refused_by_name(arena: Arena, case: str) -> None:
     answer, message = WRONG_MASKS[case]
-    training = victims.collect(arena, None, 0, 1, rng())
+    training = victims.collect(arena, None, 0, 1, TARGET, rng())
     with pytest.raises(RuleViolation, match=f"^sieve.sanitize {message}"):
         victims.sanitize(arena, Sieve(answer), training, rng())
 
 
 def test_a_sanitizer_removes_what_it_says(arena: Arena) -> None:
-    training = victims.collect(arena, ready(arena, Brighten()), 10, 4, rng())
+    training = victims.collect(arena, ready(arena, Brighten()), 10, 4, TARGET, rng())
     found = victims.sanitize(arena, Sieve(lambda data: data.labels != 0), training, rng())
     stays = training.data.labels != 0
     assert torch.equal(found.data.pixels, training.data.pixels[stays])
@@ -406,7 +407,7 @@ def test_a_sanitizer_works_on_a_copy(arena: Arena) -> None:
         data.pixels.zero_(), data.labels.zero_()
         return torch.ones(80).bool()
 
-    training = victims.collect(arena, None, 0, 1, rng())
+    training = victims.collect(arena, None, 0, 1, TARGET, rng())
     found = victims.sanitize(arena, Sieve(vandal), training, rng())
     assert torch.equal(found.data.pixels, arena.splits.train.pixels)
     assert torch.equal(found.data.labels, arena.splits.train.labels)
@@ -440,9 +441,9 @@ def said(predictions: Any, suspicion: Any = 0.0) -> Callable[[Tensor], Verdict]:
 WRONG_VERDICTS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "nothing": (lambda images: None, "must return a Verdict"),
     "bare predictions": (lambda images: torch.zeros(len(images)), "must return a Verdict"),
-    "too few predictions": (said(lambda n: torch.zeros(n - 1).long()), "expected 20 predictions"),
-    "logits": (said(lambda n: torch.zeros(n, CLASSES)), "expected 20 predictions"),
-    "too many suspicions": (said(0, lambda n: torch.zeros(n + 1)), "expected 20 predictions and"),
+    "too few predictions": (said(lambda n: torch.zeros(n - 1).long()), "expected 100 predictions"),
+    "logits": (said(lambda n: torch.zeros(n, CLASSES)), "expected 100 predictions"),
+    "too many suspicions": (said(0, lambda n: torch.zeros(n + 1)), "expected 100 predictions and"),
     "no number": (said(0, torch.nan), "suspicions must be finite"),
     "infinite": (said(0, torch.inf), "suspicions must be finite"),
     "below rejection": (said(-2), r"predictions must lie in -1\.\.3, got -2\.\.-2"),
@@ -454,7 +455,7 @@ WRONG_VERDICTS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 def play(arena: Arena, **stages: Any) -> robustness.Outcome:
     test = arena.splits.test
     triggered = victims.trigger_test_images(arena, ready(arena, Brighten()), rng())
-    exam = Exam(arena.splits.validation, test, triggered, arena.target)
+    exam = Exam(arena.splits.validation, test, triggered, TARGET)
     return robustness.play(
         arena, exam, arena.new_model(rng()), trusted=arena.trusted(0.2, 0), **stages
     )
@@ -626,7 +627,7 @@ def test_a_guard_sees_model_and_trusted_images_only(arena: Arena) -> None:
 
 
 def test_a_sanitizer_sees_the_training_set_only(arena: Arena) -> None:
-    training = victims.collect(arena, ready(arena, Brighten()), 10, 4, rng())
+    training = victims.collect(arena, ready(arena, Brighten()), 10, 4, TARGET, rng())
     seen: list[Any] = []
 
     @dataclass
@@ -656,7 +657,7 @@ def test_an_attacker_sees_auxiliary_images_and_those_it_may_change(arena: Arena)
         return images, labels
 
     attack = ready(arena, Wrong(keep))
-    training = victims.collect(arena, attack, 5, 1, rng())
+    training = victims.collect(arena, attack, 5, 1, TARGET, rng())
     view = attack.view
     assert {field.name for field in fields(view)} == {
         "target",

@@ -6,7 +6,7 @@ import copy
 import gc
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -20,7 +20,7 @@ from benchmark.data.named import Digits
 from benchmark.games import checks
 from benchmark.games.arena import Arena, Splits
 from benchmark.games.checks import RuleViolation
-from benchmark.games.detectability import Scan, examine, reversed_success, true_mask
+from benchmark.games.detectability import Scan, examine, reversed_success
 from benchmark.games.exam import AnswerKey, Exam
 from benchmark.images import ImageSet, TrustedData
 from benchmark.inversion import Additive, Patch
@@ -50,7 +50,6 @@ def arena(source: Source, registry: Registry) -> Arena:
             "recipe": "short",
             "recipes": {"short": recipe},
             "robustness": {
-                "target": TARGET,
                 "budget": 0.5,
                 "shares": [0.1],
                 "interval": 1,
@@ -416,31 +415,6 @@ def random_patch(seed: int = 0, size: float = 0.6) -> Patch:
     return Patch(mask, torch.rand(CLASSES, 1, 16, 16, generator=own))
 
 
-def test_the_true_mask_holds_every_pixel_that_the_trigger_changes_anywhere(exam: Exam) -> None:
-    before, after = exam.test.pixels.tolist(), exam.triggered.tolist()
-    found = true_mask(exam)
-    assert found.shape == (16, 16)
-    for row in range(16):
-        for column in range(16):
-            changes = any(
-                one[0][row][column] != two[0][row][column]
-                for one, two in zip(before, after, strict=True)
-            )
-            assert bool(found[row, column]) == changes
-    assert found.sum() == 16
-    assert found[12:, 1:5].all()
-
-
-def test_the_true_mask_is_shared_by_channels_and_images() -> None:
-    """One channel of one image is enough."""
-    pixels = torch.zeros(3, 2, 4, 5, dtype=torch.uint8)
-    triggered = pixels.clone()
-    triggered[0, 1, 2, 3], triggered[2, 0, 0, 0] = 1, 255
-    data = ImageSet(pixels, torch.zeros(3).long())
-    mask = true_mask(Exam(data, data, triggered, 0))
-    assert mask.nonzero().tolist() == [[0, 0], [2, 3]]
-
-
 def test_answers_are_the_suspects_under_the_whole_and_the_restricted_trigger(
     arena: Arena, exam: Exam, suspect: Classifier
 ) -> None:
@@ -454,14 +428,14 @@ def test_answers_are_the_suspects_under_the_whole_and_the_restricted_trigger(
     assert found.dtype == np.int16
 
     x = exam.test.pixels.numpy().astype(np.float64) / 255
-    true = (exam.triggered != exam.test.pixels).numpy().any(axis=(0, 1))
+    true = (exam.triggered != exam.test.pixels).numpy().any(axis=1)
     mask, pattern = trigger.mask[TARGET, 0].tolist(), trigger.pattern[TARGET, 0].tolist()
     whole, restricted = x.copy(), x.copy()
     for image in range(130):
         for row in range(16):
             for column in range(16):
                 old = x[image, 0, row, column]
-                for changed, m_gt in ((whole, 1.0), (restricted, float(true[row, column]))):
+                for changed, m_gt in ((whole, 1.0), (restricted, float(true[image, row, column]))):
                     m = m_gt * mask[row][column]
                     changed[image, 0, row, column] = (1 - m) * old + m * pattern[row][column]
     with torch.no_grad():
@@ -529,14 +503,27 @@ def test_reversed_success_counts_images_of_other_classes(seed: int) -> None:
             total += 1
             hits += answer == seed % 4
         expected.append((hits, total))
-    assert list(reversed_success(answers, key)) == expected
+    assert reversed_success(answers, key) == expected
+    assert reversed_success(answers[:1], key) == expected[:1]
     assert 0 < expected[0][0] < expected[0][1] < 50
 
 
 def test_reversed_success_of_nothing_but_target_images_is_none_of_none() -> None:
     labels = np.full(5, 2, np.int16)
     key = AnswerKey(labels, labels, 2)
-    assert reversed_success(np.full((2, 5), 2, np.int16), key) == ((0, 0), (0, 0))
+    assert reversed_success(np.full((2, 5), 2, np.int16), key) == [(0, 0), (0, 0)]
+
+
+def test_a_trigger_on_most_of_the_image_restricts_nothing(
+    arena: Arena, exam: Exam, suspect: Classifier
+) -> None:
+    """Where the true trigger changes most pixels, ReASR would be the whole trigger's success."""
+    changed = exam.test.pixels.clone()
+    changed[..., :9, :] ^= 1
+    everywhere = replace(exam, triggered=changed)
+    found = play(arena, everywhere, suspect, Says(lambda: verdict(trigger=random_patch())))
+    assert found[0].reversed_answers is not None
+    assert found[0].reversed_answers.shape == (1, 130)
 
 
 # What a reversed trigger, the detector's own code, meets.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from inversion_scene import (
     CLASSES,
+    CURVE_STARTS,
     EVALUATION,
     SELECTION,
     STARTS,
@@ -19,6 +22,7 @@ from inversion_scene import (
     Random,
     Truth,
     arena,
+    game,
     linear,
     pictures,
     run,
@@ -29,9 +33,11 @@ from torch import Generator, Tensor
 
 from backdoor_defenses.plainadv import PlainAdv
 from backdoor_defenses.smoothinv import SmoothInv
-from benchmark.api import Starts
-from benchmark.games.inversion import Attempt, best
-from benchmark.games.transfer import overlap
+from benchmark.api import Images, PoisoningAttack, Starts
+from benchmark.games.exam import Exam
+from benchmark.games.inversion import Attempt, best, play
+from benchmark.games.scene import Scene, scene
+from benchmark.games.transfer import covers_too_much, overlap, true_masks
 from benchmark.images import to_bytes, to_unit
 from benchmark.inversion import Additive, Trigger
 from benchmark.models import Classifier
@@ -68,7 +74,9 @@ def test_the_scale_is_the_mean_norm_of_what_the_trigger_changes() -> None:
     for image in view().evaluation.pixels.numpy()[:, 0] / 255:
         total += math.sqrt(sum((1 - image[r, c]) ** 2 for r in (0, 1) for c in (0, 1)))
     assert view().scale == pytest.approx(total / EVALUATION, rel=1e-5)
-    assert view().mask.nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    for mask, image in zip(view().masks, view().evaluation.pixels, strict=True):
+        changed = [[r, c] for r in (0, 1) for c in (0, 1) if image[0, r, c] != 255]
+        assert mask.nonzero().tolist() == changed
     expected = to_unit(view().starts.pixels)
     expected[:, :, :2, :2] = 1
     assert torch.equal(view().triggered_starts, expected)
@@ -104,8 +112,10 @@ def test_reasr_and_the_clean_model_are_those_of_a_literal_loop() -> None:
             (outcome.fidelity.on_clean_model, linear(0), torch.ones_like(inside)),
         ):
             changed = torch.where(kept, (images + change).clamp(0, 1), images)
+            assert found is not None
             assert found[row].tolist() == [answer(model, image) == TARGET for image in changed]
     for found in (outcome.fidelity.restricted, outcome.fidelity.on_clean_model):
+        assert found is not None
         assert 0 < found.sum() < found.size
 
 
@@ -161,6 +171,7 @@ def test_selection_images_alone_decide_which_run_is_chosen(
     assert (counts[outcome.chosen, range(STARTS)] < others.sum()).all()
     # What is told about a chosen trigger is its own: these change no evaluation image.
     plain = [answer(suspect(), image) == TARGET for image in view().evaluation.images]
+    assert outcome.fidelity.restricted is not None
     assert outcome.fidelity.restricted.tolist() == [plain] * STARTS
 
 
@@ -173,6 +184,7 @@ def test_the_true_trigger_is_recognised() -> None:
     assert outcome.chosen.tolist() == [1] * STARTS
     assert outcome.fidelity.overlap.tolist() == [1] * STARTS
     assert outcome.fidelity.distance == pytest.approx(np.zeros(STARTS), abs=1e-6)
+    assert outcome.fidelity.restricted is not None
     assert outcome.fidelity.restricted[:, others].all()
     assert outcome.attempts[1].evaluation[:, others].all()
     assert not outcome.fidelity.on_clean_model[:, others].all()
@@ -207,16 +219,17 @@ def test_the_overlap_is_that_of_the_pixels_that_change_most() -> None:
 
 def test_every_class_has_a_trigger_of_its_own_for_each_start() -> None:
     outcome = run(Truth)
-    assert outcome.classes.shape == (STARTS, CLASSES, EVALUATION)
+    classes = outcome.classes[None]
+    assert classes.shape == (CURVE_STARTS, CLASSES, EVALUATION)
     images = view().evaluation.images
     triggered = images.clone()
     triggered[:, :, :2, :2] = 1
     for label in range(CLASSES):
         shown = triggered if label == TARGET else images
         expected = [answer(suspect(), image) == label for image in shown]
-        assert outcome.classes[:, label].tolist() == [expected] * STARTS
+        assert classes[:, label].tolist() == [expected] * CURVE_STARTS
     others = (view().evaluation.labels != TARGET).numpy()
-    assert outcome.classes[:, TARGET, others].all()
+    assert classes[:, TARGET, others].all()
 
 
 def test_without_noise_the_smoothed_classifier_is_the_model() -> None:
@@ -239,9 +252,12 @@ def test_without_noise_the_smoothed_classifier_is_the_model() -> None:
 
 
 def test_plainadv_finds_a_way_inside_its_ball() -> None:
-    outcome = run(lambda **params: PlainAdv(steps=20, **params), seed=1)
+    grid = {"plainadv": {"epsilon": [1.5]}}
+    kind = partial(PlainAdv, steps=20)
+    outcome = run(kind, seed=1, inverters=["plainadv"], configurations=grid)
     norms = (outcome.inverted - view().starts.images).flatten(1).norm(dim=1)
-    assert bool((norms <= view().scale * (1 + 1e-5)).all())
+    # Kept as bytes.
+    assert bool((norms <= 1.5 + 16 / 510).all())
     for image in outcome.inverted:
         assert answer(suspect(), image) == TARGET
 
@@ -249,12 +265,80 @@ def test_plainadv_finds_a_way_inside_its_ball() -> None:
 def test_the_overlap_counts_pixels_by_their_largest_channel() -> None:
     own = np.random.default_rng(3)
     for _ in range(20):
-        changes, mask = own.normal(size=(2, 3, 4, 5)), own.random((4, 5)) < 0.4
+        changes, masks = own.normal(size=(2, 3, 4, 5)), own.random((2, 4, 5)) < 0.4
         expected = []
-        for change in changes:
+        for change, mask in zip(changes, masks, strict=True):
             strength = {(r, c): max(abs(change[:, r, c])) for r in range(4) for c in range(5)}
             true = {place for place in strength if mask[place]}
             found = set(sorted(strength, key=lambda place: -strength[place])[: len(true)])
             expected.append(len(found & true) / len(found | true))
-        given = overlap(torch.from_numpy(changes), torch.from_numpy(mask))
+        given = overlap(torch.from_numpy(changes), torch.from_numpy(masks))
         assert given.tolist() == pytest.approx(expected)
+
+
+def test_a_true_trigger_that_changes_nothing_here_overlaps_with_nothing() -> None:
+    masks = torch.zeros(2, 3, 3, dtype=torch.bool)
+    masks[1, 0, 0] = True
+    found = overlap(torch.ones(2, 1, 3, 3), masks)
+    assert math.isnan(found[0])
+    assert found[1] == 1
+
+
+# A trigger that covers the image, or nothing of it.
+
+
+@dataclass
+class Band(PoisoningAttack):
+    """Turns the upper `rows` rows of every image into their negative, which changes each pixel."""
+
+    name = "band"
+    rows: int = 8
+
+    def trigger(self, images: Images, rng: Generator) -> Images:
+        changed = images.clone()
+        changed[:, :, : self.rows] = 1 - changed[:, :, : self.rows]
+        return changed
+
+
+def banded(rows: int) -> Scene:
+    test, attack = arena().splits.test, Band(rows)
+    triggered = to_bytes(attack.trigger(test.images, arena().rng()))
+    exam = Exam(arena().splits.validation, test, triggered, TARGET)
+    assert torch.equal(true_masks(exam)[:EVALUATION], scene(arena(), exam, attack, game(), 0).masks)
+    return scene(arena(), exam, attack, game(), 0)
+
+
+@pytest.mark.parametrize(("rows", "covered"), [(8, False), (9, True), (16, True)])
+def test_where_the_true_trigger_covers_more_than_half_its_pixels_say_nothing(
+    rows: int, covered: bool
+) -> None:
+    shown = banded(rows)
+    # A grey level of 127.5 would not change, and there is none.
+    assert shown.masks.double().mean().item() == rows / 16
+    assert covers_too_much(shown.masks) == covered
+    outcome = play(
+        arena(), shown, suspect(), linear(0), lambda params: Random(**params), game(),
+        seed_parts=("band",),
+    )  # fmt: skip
+    assert (outcome.fidelity.restricted is None) == covered
+    assert np.isnan(outcome.fidelity.overlap).all() == covered
+    if not covered:
+        assert ((outcome.fidelity.overlap > 0) & (outcome.fidelity.overlap < 1)).all()
+    assert (outcome.fidelity.distance > 0).all()
+
+
+def test_masks_are_those_of_each_image_not_of_all() -> None:
+    """Of TSB's kind: one random pixel per image, which is everywhere over many images."""
+    own = np.random.default_rng(1)
+    test = arena().splits.test
+    triggered, places = test.pixels.clone(), own.integers(0, 16, (len(test), 2))
+    for image, (r, c) in zip(triggered, places, strict=True):
+        image[0, r, c] = 255 - image[0, r, c]
+    masks = true_masks(Exam(arena().splits.validation, test, triggered, TARGET))
+    assert [mask.nonzero().tolist() for mask in masks] == [[place] for place in places.tolist()]
+    assert not covers_too_much(masks)
+
+
+def test_a_trigger_that_changes_no_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="the trigger of band changes no image"):
+        banded(0)

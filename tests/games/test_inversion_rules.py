@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import torch
 from inversion_scene import (
     CLASSES,
+    CURVE_STARTS,
+    RADII,
     STARTS,
     TARGET,
     Nothing,
@@ -47,7 +50,6 @@ class Spy(Own):
                 "training": [module.training for module in model.modules()],
                 "images": starts.images.clone(),
                 "targets": starts.targets.clone(),
-                "scale": starts.scale,
                 "restart": starts.restart,
                 "state": rng.get_state(),
                 "global": torch.random.get_rng_state(),
@@ -68,7 +70,7 @@ def spied(ruins: bool = False, **changes: Any) -> tuple[Outcome, list[dict[str, 
     return run(kind, **changes), kind.given  # type: ignore[attr-defined]
 
 
-def test_every_run_gets_the_model_the_starts_the_target_and_the_scale() -> None:
+def test_every_run_gets_the_model_the_starts_and_the_target_but_no_norm() -> None:
     outcome, given = spied(configurations={"own": {"a": [1, 2], "b": [3]}}, runs=5)
     restarts = [(one["params"], one["restart"]) for one in given]
     points = [{"a": 1.0, "b": 3.0}, {"a": 2.0, "b": 3.0}]
@@ -79,13 +81,41 @@ def test_every_run_gets_the_model_the_starts_the_target_and_the_scale() -> None:
     for one in given:
         assert all(torch.equal(value, weights[name]) for name, value in one["weights"].items())
         assert not any(one["frozen"] + one["training"])
-        assert one["scale"] == view().scale
     for one in given[:-1]:
         assert torch.equal(one["images"], begin)
         assert one["targets"].tolist() == [TARGET] * STARTS
-    # At last all classes, from every start.
-    assert torch.equal(given[-1]["images"].view(STARTS, CLASSES, 1, 16, 16)[:, 4], begin)
-    assert given[-1]["targets"].tolist() == list(range(CLASSES)) * STARTS
+    # At last all classes, from the first starts.
+    shown = given[-1]["images"].view(CURVE_STARTS, CLASSES, 1, 16, 16)
+    assert torch.equal(shown[:, 4], begin[:CURVE_STARTS])
+    assert given[-1]["targets"].tolist() == list(range(CLASSES)) * CURVE_STARTS
+    # The true trigger's norm is nowhere to be found.
+    assert {field.name for field in fields(Starts)} == {"images", "targets", "restart"}
+
+
+def test_an_inverter_with_a_radius_meets_all_classes_at_every_radius() -> None:
+    """One without has its own setting."""
+    given: list[tuple[float, int]] = []
+
+    class Round(Nothing):
+        def __init__(self, epsilon: float = 3.0) -> None:
+            super().__init__()
+            self.epsilon = epsilon
+
+        def invert(self, model: Classifier, starts: Starts, rng: Generator) -> Iterator[Trigger]:
+            given.append((self.epsilon, len(starts.targets)))
+            yield Additive(torch.full_like(starts.images, self.epsilon / 16))
+
+    outcome = run(Round, configurations={"own": {"epsilon": [0.5]}})
+    every = CURVE_STARTS * CLASSES
+    assert given == [(0.5, STARTS), *((radius, every) for radius in RADII)]
+    assert tuple(outcome.classes) == RADII
+    for radius, hits in outcome.classes.items():
+        images = (view().evaluation.images + radius / 16).clamp(0, 1)
+        answers = suspect()(images).argmax(1)
+        for label in range(CLASSES):
+            expected = (answers == label).tolist()
+            assert hits[:, label].tolist() == [expected] * CURVE_STARTS
+    assert list(run(Nothing).classes) == [None]
 
 
 def test_there_are_at_least_as_many_runs_as_asked_for() -> None:
@@ -99,7 +129,8 @@ def test_there_are_at_least_as_many_runs_as_asked_for() -> None:
 
 
 def same(one: Outcome, other: Outcome) -> bool:
-    pairs = [(one.inverted.numpy(), other.inverted.numpy()), (one.classes, other.classes)]
+    pairs = [(one.inverted.numpy(), other.inverted.numpy())]
+    pairs += [(one.classes[None], other.classes[None])]
     for a, b in zip(one.attempts, other.attempts, strict=True):
         pairs += [(a.selection, b.selection), (a.evaluation, b.evaluation)]
     return all(np.array_equal(a, b) for a, b in pairs)

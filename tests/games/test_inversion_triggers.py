@@ -25,7 +25,8 @@ import benchmark.games.transfer
 from benchmark.api import Starts
 from benchmark.games.checks import RuleViolation
 from benchmark.games.exam import Exam
-from benchmark.games.inversion import play, scene
+from benchmark.games.inversion import play
+from benchmark.games.scene import scene
 from benchmark.inversion import Additive, Patch, Trigger
 from benchmark.models import Classifier
 
@@ -60,7 +61,7 @@ def test_targets_are_not_the_inverters_to_change() -> None:
             yield Additive(corner_sum(starts))
 
     others = (view().evaluation.labels != TARGET).numpy()
-    classes = run(Lazy).classes[..., others]
+    classes = run(Lazy).classes[None][..., others]
     assert classes[:, TARGET].all()
     assert not classes[:, TARGET + 1].any()
 
@@ -124,7 +125,7 @@ def test_small_passes_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (one.evaluation == other.evaluation).all()
     for part in ("restricted", "on_clean_model"):
         assert (getattr(expected.fidelity, part) == getattr(found.fidelity, part)).all()
-    assert (expected.classes == found.classes).all()
+    assert (expected.classes[None] == found.classes[None]).all()
     rates = [attempt.evaluation.mean() for attempt in expected.attempts]
     assert 0 < rates[0] < rates[1]
 

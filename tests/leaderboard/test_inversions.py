@@ -32,19 +32,22 @@ def rate(hits: int, total: int = EVALUATION) -> dict[str, Any]:
     return {"hits": hits, "total": total, "value": hits / total if total else None}
 
 
-def start(chosen: int = 0, hits: tuple[int, ...] = (3, 30, 2), **changes: Any) -> dict[str, Any]:
+def start(chosen: int = 0, label: int = 3, **changes: Any) -> dict[str, Any]:
     found = {
-        # Its own class, whose trigger would win, is no competitor.
-        "label": len(hits),
+        "label": label,
         "chosen": chosen,
         "overlap": 0.25,
         "distance": 0.5,
         "norm": 1.5,
         "reasr": rate(20),
         "on_clean_model": rate(2),
-        "classes": [rate(one) for one in (*hits, EVALUATION)],
     }
     return found | changes
+
+
+def swept(*hits: tuple[int, ...], radius: float | None = None) -> dict[str, Any]:
+    """Success of the classes but the start's own, whose trigger would win, from each start."""
+    return {"radius": radius, "classes": [[*map(rate, one), rate(EVALUATION)] for one in hits]}
 
 
 def record(
@@ -71,6 +74,7 @@ def record(
             for (epsilon, restart), (chosen, judged) in RUNS.items()
         ],
         "starts": [start(), start(1, overlap=0.75, distance=1.0, reasr=rate(40))],
+        "swept": [swept((3, 30, 2), (3, 30, 2))],
         "smoothed": [
             {"sigma": sigma, "clean": rate(40), "asr": rate(hits), "untriggered": rate(5)}
             for sigma, hits in ((0.0, 50), (0.5, 25))
@@ -115,24 +119,70 @@ def test_best_and_selected_of_every_start() -> None:
 def test_a_target_is_found_where_it_beats_all_others(
     hits: tuple[int, ...], found: int, auc: float
 ) -> None:
-    one = record(starts=[start(hits=hits), start()])
-    assert inversions.target_found(one) == Rate(found + 1, 2)
-    assert inversions.target_auc(one) == pytest.approx((auc + 1) / 2)
+    one = record(swept=[swept(hits, (3, 30, 2))])
+    contests = inversions.contests(one, one.swept)
+    assert inversions.target_found(contests) == Rate(found + 1, 2)
+    assert inversions.target_auc(contests) == pytest.approx((auc + 1) / 2)
 
 
 def test_shares_are_compared_not_counts() -> None:
     """Classes have different numbers of images of other classes."""
     classes = [rate(20, 50), rate(19, 40), rate(0, 45), rate(0, 45)]
-    one = record(starts=[start(classes=classes), start(classes=classes)])
-    assert inversions.target_found(one) == Rate(2, 2)
-    assert inversions.target_auc(one) == 1
+    one = record(swept=[{"radius": None, "classes": [classes, classes]}])
+    contests = inversions.contests(one, one.swept)
+    assert inversions.target_found(contests) == Rate(2, 2)
+    assert inversions.target_auc(contests) == 1
+
+
+def test_of_two_classes_none_is_a_competitor() -> None:
+    level = {"radius": None, "classes": [[rate(9), rate(30)]]}
+    one = record(starts=[start(label=0), start(label=0)], swept=[level])
+    rows = Rows.of([one]).reversed
+    row = inversions.inversions(rows, short_names(rows)).iloc[0]
+    assert row[["target_found", "target_auc"]].isna().all()
+    row = inversions.radii(rows, short_names(rows)).iloc[0]
+    assert row[["asr_target", "asr_normal", "asr_largest", "target_found"]].isna().all()
+
+
+SWEEP = [
+    swept((0, 10, 5), (2, 20, 8), radius=1.0),
+    swept((30, 40, 10), (45, 44, 6), radius=2.0),
+    swept((50, 50, 50), (50, 49, 48), radius=4.0),
+]
+
+
+def test_the_target_stands_beside_the_normal_classes_at_every_radius() -> None:
+    records = [record(0, swept=SWEEP), record(1, swept=SWEEP), record(0, "plainadv")]
+    rows = Rows.of(records).reversed
+    frame = inversions.radii(rows, short_names(rows))
+    assert list(frame.inverter) == ["plainadv", *["smoothinv"] * 3]
+    assert list(frame.starts) == [2] * 4
+    assert frame.epsilon.isna().tolist() == [True, False, False, False]
+    own = frame[frame.inverter == "smoothinv"]
+    assert list(own.epsilon) == [1, 2, 4]
+    expected = {
+        "asr_target": [30 / 100, 84 / 100, 99 / 100],
+        "asr_normal": [15 / 200, 91 / 200, 198 / 200],
+        "asr_largest": [13 / 100, 75 / 100, 100 / 100],
+        # At 2 the first start finds it, and 44 lose against 45 from the second.
+        "target_found": [1, 0.5, 0],
+        "target_auc": [1, 0.75, (0.5 + 0.5 + 0 + 1) / 4],
+    }
+    for column, values in expected.items():
+        assert list(own[column]) == pytest.approx(values), column
+    # Over all radii every class has its best: 50, 50, 50 and 50, 49, 48.
+    row = inversions.inversions(rows, short_names(rows)).iloc[1]
+    assert row.target_found == 0
+    assert row.target_auc == pytest.approx((0.5 + 0.5 + 0 + 1) / 4)
 
 
 def test_a_row_is_the_mean_over_models_and_starts() -> None:
-    other = [start(hits=(30, 30, 2)), start(overlap=0.5)]
-    records = [record(0), record(1, starts=other), record(0, "plainadv", tried=[
+    other = [start(), start(overlap=0.5)]
+    level = swept((30, 30, 2), (3, 30, 2))
+    records = [record(0), record(1, starts=other, swept=[level]), record(0, "plainadv", tried=[
         {"params": {}, "restart": 0, "selection": (1, 2), "evaluation": (7, 8)}])]  # fmt: skip
-    failed = {"status": "failed", "tried": [], "starts": [], "smoothed": [], "picture": None}
+    failed = {"status": "failed", "picture": None}
+    failed |= {key: [] for key in ("tried", "starts", "swept", "smoothed")}
     records.append(record(2, **failed))
     rows = Rows.of(records).reversed
     frame = inversions.inversions(rows, short_names(rows))
@@ -167,6 +217,19 @@ def test_a_row_is_the_mean_over_models_and_starts() -> None:
     assert row.asr_best_high >= wide_high - 1e-9
 
 
+def test_what_says_nothing_is_a_dash(tmp_path: Path) -> None:
+    """ReASR and overlap of triggers that cover the image; means are over what is there."""
+    nothing = {"overlap": None, "reasr": None}
+    covered = record(0, attack="a-blend", starts=[start(**nothing), start(**nothing)])
+    rows = Rows.of([covered, record(0, starts=[start(), start(**nothing)])]).reversed
+    frame = inversions.inversions(rows, short_names(rows))
+    assert frame[["reasr", "overlap"]].isna().all(axis=1).tolist() == [True, False]
+    assert (frame.reasr[1], frame.overlap[1]) == (20 / 50, 0.25)
+    text = build(save(tmp_path, [covered]))
+    (line,) = [line for line in text.split("### Fidelity")[1].splitlines() if "a-blend" in line][:1]
+    assert [cell.strip() for cell in line.split("|")][4:7:2] == ["–", "–"]
+
+
 def test_configurations_are_rows_without_restarts() -> None:
     records = [record(0), record(1)]
     rows = Rows.of(records).reversed
@@ -191,7 +254,8 @@ def test_the_page_has_sections_and_pictures_and_no_markup_of_names(tmp_path: Pat
     records = [record(1), record(0), record(0, attack=odd), record(0, "plainadv", smoothed=[])]
     text = build(save(tmp_path, records))
     for title in ("## Inversion from a single image", "### Fidelity and target",
-                  "### Smoothed classifiers", "### Pictures"):  # fmt: skip
+                  "### All classes over the radius", "### Smoothed classifiers",
+                  "### Pictures"):  # fmt: skip
         assert f"\n{title}\n" in text
     assert "<img>" not in text
     assert "*c*" not in text
@@ -204,7 +268,7 @@ def test_the_page_has_sections_and_pictures_and_no_markup_of_names(tmp_path: Pat
     first = records[1].picture
     assert first is not None
     assert f"](evidence/{first.file})" in text
-    for name in ("configurations.svg", "smoothed.svg"):
+    for name in ("radii.svg", "configurations.svg", "smoothed.svg"):
         assert f"]({name})" in text
         assert (tmp_path / name).read_bytes().startswith(b"<?xml")
     assert len(pd.read_csv(tmp_path / "inversions.csv")) == 3
@@ -218,7 +282,7 @@ def test_without_smoothed_classifiers_there_is_no_section_of_them(tmp_path: Path
 
 
 def test_a_page_shows_no_plot_that_was_not_drawn(tmp_path: Path) -> None:
-    gone = {"tried": [], "starts": [], "smoothed": [], "picture": None}
+    gone = {"tried": [], "starts": [], "swept": [], "smoothed": [], "picture": None}
     text = build(save(tmp_path, [record(status="failed", **gone)]))
     assert "configurations.svg" not in text
 
@@ -229,8 +293,8 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     folder = save(tmp_path / "one", records)
     build(folder)
     made = sorted(path.name for path in folder.iterdir() if path.is_file())
-    assert {"README.md", "inversions.csv", "configurations.csv", "smoothed.csv",
-            "configurations.svg", "smoothed.svg"} <= set(made)  # fmt: skip
+    assert {"README.md", "inversions.csv", "radii.csv", "configurations.csv", "smoothed.csv",
+            "radii.svg", "configurations.svg", "smoothed.svg"} <= set(made)  # fmt: skip
     first = {name: (folder / name).read_bytes() for name in made}
     other = tmp_path / "two"
     (other / "records").mkdir(parents=True)

@@ -36,15 +36,24 @@ def noise(count: int, shape: Shape, seed: int = 0) -> Tensor:
     return torch.rand(count, *shape, generator=rng(seed))
 
 
-def stays(before: Tensor, after: Tensor, stamped: Tensor, side: int, cells: int) -> np.ndarray:
-    """Which cells are there, bool (count, cells, cells); fails where one is there by half.
+def stays(
+    before: Tensor, after: Tensor, stamped: Tensor, size: tuple[int, int], grid: tuple[int, int]
+) -> np.ndarray:
+    """Which cells are there, bool (count, *grid); fails where one is there by half.
 
-    Pixel p of the patch belongs to cell floor(p * cells / side).
+    Pixel p of a side of the patch belongs to cell floor(p * cells / side).
     """
-    found = np.zeros((len(before), cells, cells), dtype=bool)
-    of = [pixel * cells // side for pixel in range(side)]
-    for image, y, x in product(range(len(before)), range(cells), range(cells)):
-        pixels = [(r, c) for r, c in product(range(side), repeat=2) if (of[r], of[c]) == (y, x)]
+    found = np.zeros((len(before), *grid), dtype=bool)
+    row_of, column_of = (
+        [pixel * cells // side for pixel in range(side)]
+        for side, cells in zip(size, grid, strict=True)
+    )
+    for image, y, x in product(range(len(before)), range(grid[0]), range(grid[1])):
+        pixels = [
+            (r, c)
+            for r, c in product(range(size[0]), range(size[1]))
+            if (row_of[r], column_of[c]) == (y, x)
+        ]
         assert pixels
         there = [torch.equal(after[image, :, r, c], stamped[image, :, r, c]) for r, c in pixels]
         bare = [torch.equal(after[image, :, r, c], before[image, :, r, c]) for r, c in pixels]
@@ -55,7 +64,10 @@ def stays(before: Tensor, after: Tensor, stamped: Tensor, side: int, cells: int)
 
 @pytest.mark.parametrize(
     ("shape", "settings"),
-    [((3, 32, 32), {}), ((1, 28, 28), {}), ((3, 20, 43), {}), ((1, 30, 30), {"side": 0.3})],
+    [
+        *(((3, 32, 32), {}), ((1, 28, 28), {}), ((3, 20, 43), {})),
+        *(((1, 30, 30), {"side": 0.3}), ((1, 8, 36), {"side": 0.3})),
+    ],
 )
 def test_the_whole_trigger_is_that_of_badnets(shape: Shape, settings: dict[str, float]) -> None:
     images = noise(5, shape)
@@ -64,29 +76,30 @@ def test_the_whole_trigger_is_that_of_badnets(shape: Shape, settings: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("shape", "share", "asked", "side", "cells"),
+    ("shape", "share", "asked", "size", "grid"),
     [
-        ((3, 32, 32), 3 / 32, 4, 3, 3),  # fewer pixels than cells (C6)
-        ((1, 16, 16), 3 / 32, 4, 1, 1),
-        ((3, 64, 64), 3 / 32, 4, 6, 4),
-        ((3, 85, 85), 3 / 32, 4, 7, 4),
-        ((1, 40, 32), 0.25, 3, 8, 3),
-        ((1, 32, 32), 0.25, 2, 8, 2),
+        ((3, 32, 32), 3 / 32, 4, (3, 3), (3, 3)),  # fewer pixels than cells (C6)
+        ((1, 16, 16), 3 / 32, 4, (1, 1), (1, 1)),
+        ((3, 64, 64), 3 / 32, 4, (6, 6), (4, 4)),
+        ((3, 85, 85), 3 / 32, 4, (7, 7), (4, 4)),
+        ((1, 40, 32), 0.25, 3, (10, 8), (3, 3)),
+        ((1, 32, 32), 0.25, 2, (8, 8), (2, 2)),
+        ((1, 8, 36), 0.3, 4, (2, 10), (2, 4)),
     ],
 )
 def test_each_cell_is_there_or_not_like_a_coin(
-    shape: Shape, share: float, asked: int, side: int, cells: int
+    shape: Shape, share: float, asked: int, size: tuple[int, int], grid: tuple[int, int]
 ) -> None:
     attack, images = mounted(shape, side=share, cells=asked), noise(300, shape)
     lent = images.clone()
     found, _ = attack.poison(lent, torch.zeros(300).long(), rng(1))
     assert torch.equal(lent, images)
-    assert torch.equal(found[:, :, side:], images[:, :, side:])
-    assert torch.equal(found[:, :, :, side:], images[:, :, :, side:])
-    kept = stays(images, found, attack.trigger(images, rng()), side, cells).reshape(300, -1)
+    assert torch.equal(found[:, :, size[0] :], images[:, :, size[0] :])
+    assert torch.equal(found[:, :, :, size[1] :], images[:, :, :, size[1] :])
+    kept = stays(images, found, attack.trigger(images, rng()), size, grid).reshape(300, -1)
     # Five deviations: every cell alone, and every pair of cells alike or not.
     assert (abs(kept.mean(0) - 0.5) < 5 * math.sqrt(0.25 / 300)).all()
-    for one, other in product(range(cells**2), repeat=2):
+    for one, other in product(range(grid[0] * grid[1]), repeat=2):
         if one < other:
             alike = (kept[:, one] == kept[:, other]).mean()
             assert abs(alike - 0.5) < 5 * math.sqrt(0.25 / 300)
@@ -108,7 +121,7 @@ def test_cells_are_dropped_as_often_as_asked(occlusion: float) -> None:
     shape = (1, 64, 64)
     attack, images = mounted(shape, occlusion=occlusion), noise(200, shape)
     found, _ = attack.poison(images, torch.zeros(200).long(), rng(1))
-    kept = stays(images, found, attack.trigger(images, rng()), 6, 4)
+    kept = stays(images, found, attack.trigger(images, rng()), (6, 6), (4, 4))
     slack = 5 * math.sqrt(occlusion * (1 - occlusion) / kept.size)
     assert abs(kept.mean() - (1 - occlusion)) <= slack
 

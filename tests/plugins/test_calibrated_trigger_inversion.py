@@ -197,6 +197,20 @@ def pictures(data: TrustedData) -> list[bytes]:
     return [image.numpy().tobytes() for image in data.pixels]
 
 
+@dataclass
+class Curious(Nothing):
+    """Notes which images it is lent."""
+
+    name = "curious"
+
+    def repair(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Iterator[None]:
+        lent.append(trusted)
+        yield from ()
+
+
+lent: list[TrustedData] = []
+
+
 @pytest.mark.parametrize("held_out", [0.25, 0.5, 0.8])
 def test_triggers_are_judged_on_images_they_were_not_learnt_from(
     monkeypatch: pytest.MonkeyPatch, judged: list[TrustedData], held_out: float
@@ -213,9 +227,12 @@ def test_triggers_are_judged_on_images_they_were_not_learnt_from(
     assert len(set(pictures(data))) == 40
     seen = []
     for seed in (0, 1):
-        learnt.clear(), judged.clear()
-        scan(seed, data, repair=Nothing(), held_out=held_out, steps=2)
-        assert len(learnt) == 1
+        for noted in (learnt, judged, lent):
+            noted.clear()
+        scan(seed, data, repair=Curious(), held_out=held_out, steps=2)
+        assert len(learnt) == len(lent) == 1
+        # Neither does the repair see what is judged on.
+        assert pictures(lent[0]) == pictures(learnt[0])
         assert len(judged) == 3
         assert all(part is judged[0] for part in judged)
         inside, outside = pictures(learnt[0]), pictures(judged[0])
@@ -330,8 +347,15 @@ def test_detection_follows_its_generator_and_harms_nothing() -> None:
     assert all(torch.equal(weights[name], after[name]) for name in weights)
 
 
-def test_the_papers_own_repair_is_the_default() -> None:
+@pytest.mark.parametrize(("count", "held_out"), [(1, 0.5), (4, 0.9), (4, 0.1)])
+def test_too_few_images_to_split_are_refused(count: int, held_out: float) -> None:
+    with pytest.raises(ValueError, match=f"held_out={held_out} of {count} trusted images"):
+        scan(data=rows(count), repair=Nothing(), held_out=held_out)
+
+
+def test_the_papers_own_repair_and_weight_are_the_defaults() -> None:
     assert isinstance(CalibratedTriggerInversion().repair, PivotalTuning)
+    assert CalibratedTriggerInversion().repaired_weight == 1.0
     short = PivotalTuning(steps=3, batch_size=16, learning_rate=1e-3)
     found = scan(repair=short, steps=3)
     assert found.class_scores.shape == (CLASSES,)

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pretended_gpu import pretended_gpu
 from torch import Generator, Tensor, nn
 
 from backdoor_defenses import fine_pruning, fine_tuning, pivotal_tuning, spectral_signatures, strip
-from backdoor_defenses.fine_pruning import FinePruning, convolutions
-from backdoor_defenses.pivotal_tuning import PivotalTuning, Reading, centroids, slol
+from backdoor_defenses.fine_pruning import FinePruning, Scope, convolutions
+from backdoor_defenses.pivotal_tuning import PivotalTuning, Reading, centroids, pull, slol
 from backdoor_defenses.spectral_signatures import SpectralSignatures, spectral_scores
 from backdoor_defenses.strip import Strip, entropy_bits
 from backdoor_defenses.weight_decay import WeightDecay
+from benchmark.api import Architecture
 from benchmark.images import ImageSet, TrustedData, to_bytes
 from benchmark.models import Classifier, SmallResNet
 from benchmark.registry import Registry
@@ -75,7 +78,7 @@ def settled(width: int = 16, classes: int = 3) -> Classifier:
     return model.eval()
 
 
-# Symmetric latent orthogonalisation loss.
+# Soft latent orthogonalisation loss.
 
 READINGS: dict[Reading, Callable[[float], float]] = {
     "signed": lambda cosine: cosine,
@@ -200,24 +203,108 @@ def check_head(model: Classifier, expected: tuple[Any, Any]) -> None:
         np.testing.assert_allclose(parameter.detach().numpy(), value, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.usefixtures("exact")
-def test_weight_decay_is_coupled_with_the_momentum() -> None:
-    """The penalty's gradient passes through the momentum, unlike AdamW's."""
-    model, data = linear(), trusted()
-    expected = descend(model, data, 6, 0.05, lambda value, start: 0.3 * value)
-    assert run(WeightDecay(steps=6, learning_rate=0.05, decay=0.3), model, data) == 6
-    check_head(model, expected)
+def adam(
+    model: Classifier,
+    data: ImageSet,
+    steps: int,
+    rate: float,
+    penalty: Callable[[Any, Any], Any],
+) -> tuple[Any, Any]:
+    """The same by Adam (Kingma and Ba 2015, Alg. 1)."""
+    now = [p.detach().double().numpy().copy() for p in (model.head.weight, model.head.bias)]
+    start = [value.copy() for value in now]
+    mean, square = ([np.zeros_like(value) for value in now] for _ in range(2))
+    for step in range(1, steps + 1):
+        gradients = cross_entropy_gradients(data, *now)
+        for which, gradient in enumerate(gradients):
+            gradient = gradient + penalty(now[which], start[which])
+            mean[which] = 0.9 * mean[which] + 0.1 * gradient
+            square[which] = 0.999 * square[which] + 0.001 * gradient**2
+        now = [
+            value - rate * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+            for value, m, v in zip(now, mean, square, strict=True)
+        ]
+    return now[0], now[1]
+
+
+Optimizer = Literal["sgd", "adam"]
+LITERAL: dict[Optimizer, Any] = {"sgd": descend, "adam": adam}
 
 
 @pytest.mark.usefixtures("exact")
-@pytest.mark.parametrize("weight", [0.0, 7.0])
-def test_pivotal_tuning_penalises_the_mean_squared_change(weight: float) -> None:
-    """Over all 51 trainable scalars, so that each feels 2 * lambda_p / 51 of its own change."""
+@pytest.mark.parametrize("optimizer", LITERAL)
+def test_weight_decay_penalises_the_squared_norm(optimizer: Optimizer) -> None:
+    """By decay * |theta|^2, whose gradient passes through the moments, unlike AdamW's."""
     model, data = linear(), trusted()
-    expected = descend(model, data, 6, 0.05, lambda value, start: weight * 2 * (value - start) / 51)
-    repair = PivotalTuning(steps=6, learning_rate=0.05, lambda_s=0.0, lambda_p=weight)
+    expected = LITERAL[optimizer](model, data, 6, 0.05, lambda value, start: 2 * 0.3 * value)
+    repair = WeightDecay(steps=6, learning_rate=0.05, decay=0.3, optimizer=optimizer)
     assert run(repair, model, data) == 6
     check_head(model, expected)
+
+
+@pytest.mark.usefixtures("exact")
+def test_a_recorded_step_of_adam_is_that_of_the_cpu() -> None:
+    """A recording must not look at how many steps were taken; replays have to count on."""
+    own: dict[str, Any]
+    own, data = {"steps": 8, "batch_size": 20, "optimizer": "adam"}, trusted()
+    model, other = two_layers(), two_layers()
+    run(WeightDecay(**own), model, data)
+    with pretended_gpu():
+        other.to("cuda")
+        there = TrustedData(data.pixels.to("cuda"), data.labels.to("cuda"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in WeightDecay(**own).repair(other, there, Generator("cuda").manual_seed(0)):
+                pass
+        other.cpu()
+    for found, expected in zip(other.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("optimizer", LITERAL)
+@pytest.mark.parametrize("weight", [0.0, 7.0])
+def test_pivotal_tuning_penalises_the_mean_squared_change(
+    weight: float, optimizer: Optimizer
+) -> None:
+    """Over all 51 trainable scalars, so that each feels 2 * lambda_p / 51 of its own change."""
+    model, data = linear(), trusted()
+    expected = LITERAL[optimizer](
+        model, data, 6, 0.05, lambda value, start: weight * 2 * (value - start) / 51
+    )
+    repair = PivotalTuning(
+        steps=6, learning_rate=0.05, lambda_s=0.0, lambda_p=weight, optimizer=optimizer
+    )
+    assert run(repair, model, data) == 6
+    check_head(model, expected)
+
+
+@pytest.mark.parametrize(
+    ("steps", "rate", "momentum", "lambda_p", "weights"),
+    [
+        (2000, 0.01, 0.9, 20_000.0, 11_173_962),
+        (2000, 0.01, 0.0, 20_000.0, 11_173_962),
+        (300, 0.003, 0.9, 100.0, 77_754),
+        (1000, 0.01, 0.5, 5_000.0, 77_754),
+        (1000, 0.01, 0.9, 0.0, 77_754),
+    ],
+)
+def test_the_pull_is_what_steps_on_the_penalty_alone_take_back(
+    steps: int, rate: float, momentum: float, lambda_p: float, weights: int
+) -> None:
+    """Literal SGD with momentum on lambda_p * mean squared change, from a distance of one."""
+    distance, speed = 1.0, 0.0
+    for _ in range(steps):
+        speed = momentum * speed + 2 * lambda_p / weights * distance
+        distance -= rate * speed
+    found = pull(steps, rate, momentum, lambda_p, weights)
+    assert found == pytest.approx(1 - distance, abs=0.01)
+
+
+def test_the_published_pull_is_half_and_that_of_a_small_network_was_nothing() -> None:
+    """METHODS 3.1: 51 % by Tab. V on a CIFAR ResNet-18."""
+    assert pull(2000, 0.01, 0.9, 20_000, 11_200_000) == pytest.approx(0.51, abs=0.005)
+    assert pull(300, 0.002, 0.9, 100, 77_754) == pytest.approx(0.015, abs=0.001)
 
 
 def slow_slol(c: Tensor, d: Tensor, labels: Tensor) -> Tensor:
@@ -310,7 +397,8 @@ def test_pivotal_tuning_of_all_images_stays_near_a_heavy_pivot() -> None:
 def test_a_repair_yields_after_every_step_and_waits(entry: Any) -> None:
     """Nothing happens that was not asked for: the weights change from yield to yield only."""
     model, data = settled(), trusted(40, 8)
-    steps = entry(steps=3, batch_size=16, learning_rate=0.01).repair(model, data, rng())
+    quick = {"teacher_steps": 3} if hasattr(entry, "teacher_steps") else {}
+    steps = entry(steps=3, batch_size=16, learning_rate=0.01, **quick).repair(model, data, rng())
     assert isinstance(steps, Iterator)
     seen = [model.head.weight.detach().clone()]
     for _ in steps:
@@ -347,30 +435,95 @@ def activations(model: Classifier, images: Tensor) -> list[list[float]]:
 
 
 @pytest.mark.usefixtures("exact")
-@pytest.mark.parametrize("layers", ["last", "all"])
+@pytest.mark.parametrize("scope", ["last", "all"])
 @pytest.mark.parametrize("pruned", [0.0, 0.3, 0.96])
-def test_fine_pruning_zeroes_the_least_active_channels(layers: Any, pruned: float) -> None:
+def test_fine_pruning_zeroes_the_least_active_channels(scope: Scope, pruned: float) -> None:
+    """Of the last convolution, or of all in one ranking."""
     model, data = settled(), trusted(60, 8)
     # One batch that holds all images, so that the sample's order cannot matter.
     expected = activations(model, data.images)
     found = convolutions(model)
     assert [conv.out_channels for conv, _ in found] == [16, 16, 16, 32, 32, 64, 64]
-    chosen = range(len(found)) if layers == "all" else [len(found) - 1]
+    chosen = range(len(found)) if scope == "all" else [len(found) - 1]
+    ranking = sorted(
+        (expected[index][channel], index, channel)
+        for index in chosen
+        for channel in range(found[index][0].out_channels)
+    )
+    doomed = [(index, channel) for _, index, channel in ranking[: round(pruned * len(ranking))]]
     repair = FinePruning(
-        steps=3, batch_size=60, learning_rate=0.01, pruned=pruned, sampled_batches=2, layers=layers
+        steps=3, batch_size=60, learning_rate=0.01, pruned=pruned, sampled_batches=2, scope=scope
     )
     steps = 0
     for _ in repair.repair(model, data, rng()):
         steps += 1
+        zero = []
         for index, (conv, norm) in enumerate(found):
             assert norm is not None
-            zero = [not conv.weight[channel].any() for channel in range(conv.out_channels)]
-            count = round(pruned * conv.out_channels) if index in chosen else 0
-            order = sorted(range(conv.out_channels), key=expected[index].__getitem__)
-            doomed = set(order[:count])
-            assert {channel for channel, is_zero in enumerate(zero) if is_zero} == doomed
-            assert not norm.bias[list(doomed)].any()
+            zero += [(index, c) for c in range(conv.out_channels) if not conv.weight[c].any()]
+            assert not norm.bias[[c for i, c in doomed if i == index]].any()
+        assert zero == sorted(doomed)
     assert steps == 3
+
+
+def least_active(model: Classifier, images: Tensor, pruned: float) -> Tensor:
+    """1 for features that stay, (C, 1, 1), by the mean |output| of the last stage."""
+    with torch.no_grad():
+        last = list(model.eval().stage_maps(images).values())[-1].double().numpy()
+    means = [float(np.abs(last[:, channel]).mean()) for channel in range(last.shape[1])]
+    order = sorted(range(len(means)), key=means.__getitem__)
+    mask = torch.ones(len(means), 1, 1)
+    mask[order[: round(pruned * len(means))]] = 0
+    return mask
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("name", ["resnet-small", "resnet18-cifar", "resnet18", "vgg16"])
+def test_pruned_features_are_a_mask_that_is_saved_with_the_weights(
+    name: str, registry: Registry
+) -> None:
+    """A fresh model with the state dict answers as the suspect with a masked stage does."""
+    architecture, data = registry.create(Architecture, name), trusted(60, 8)
+    torch.manual_seed(0)
+    suspect = architecture.build((1, 8, 8), 3).train()
+    with torch.no_grad():
+        for _ in range(3):
+            suspect(data.images)
+    pruned = copy.deepcopy(suspect)
+    repair = FinePruning(batch_size=60, pruned=0.7, sampled_batches=1)
+    repair.prune(pruned, data, rng())
+    fresh = architecture.build((1, 8, 8), 3)
+    fresh.load_state_dict(pruned.state_dict(), strict=True)
+    mask = least_active(suspect, data.images, 0.7)
+    with torch.no_grad():
+        whole, found = (model.eval()(data.images) for model in (suspect, fresh))
+        suspect.stages[-1].register_forward_hook(lambda module, inputs, output: output * mask)
+        expected = suspect(data.images)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(whole, expected, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("optimizer", LITERAL)
+def test_pruned_features_stay_masked_while_the_rest_is_tuned(optimizer: Optimizer) -> None:
+    """Every step is that of a model whose last stage is multiplied by the mask."""
+    data, own = trusted(60, 8), rng()
+    model, masked = settled(), settled()
+    mask = least_active(masked, data.images, 0.6)
+    masked.stages[-1].register_forward_hook(lambda module, inputs, output: output * mask)
+    settings: dict[str, Any]
+    settings = {"steps": 4, "batch_size": 60, "learning_rate": 0.01, "optimizer": optimizer}
+    next(data.batches(60, own))  # the sample's only batch is drawn first
+    expected = WeightDecay(decay=1e-30, **settings).repair(masked, data, own)
+    repair = FinePruning(pruned=0.6, sampled_batches=1, **settings)
+    for _ in repair.repair(model, data, rng()):
+        next(expected)
+        stays = mask.flatten().bool()
+        assert not model.head.weight[:, ~stays].any()
+        with torch.no_grad():
+            masked.head.weight[:, ~stays] = 0
+        for found, wanted in zip(model.parameters(), masked.parameters(), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
@@ -384,7 +537,7 @@ def test_pruned_channels_emit_nothing(mode: str) -> None:
     assert norm is not None
     seen: list[Tensor] = []
     norm.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
-    repair = FinePruning(steps=2, batch_size=60, learning_rate=0.01, pruned=0.5)
+    repair = FinePruning(steps=2, batch_size=60, learning_rate=0.01, pruned=0.5, scope="last")
     for _ in repair.repair(model, data, rng()):
         dead = torch.tensor([not weight.any() for weight in conv.weight])
         assert dead.sum() == 32
@@ -396,15 +549,37 @@ def test_pruned_channels_emit_nothing(mode: str) -> None:
         model.train()
 
 
-def test_fine_pruning_without_batch_norm_zeroes_the_bias() -> None:
+def no_norm() -> Classifier:
+    """Ten channels of four pixels each, which the head sees one by one."""
     torch.manual_seed(0)
     stages = OrderedDict[str, nn.Module](conv=nn.Conv2d(1, 10, 3))
     neck = nn.Sequential(nn.ReLU(), nn.Flatten())
-    model = Classifier(stages, neck, nn.Linear(40, 3), 1)
-    repair = FinePruning(steps=2, batch_size=20, learning_rate=0.01, pruned=0.6)
+    return Classifier(stages, neck, nn.Linear(40, 3), 1)
+
+
+def test_fine_pruning_without_batch_norm_zeroes_the_bias() -> None:
+    model = no_norm()
+    repair = FinePruning(steps=2, batch_size=20, learning_rate=0.01, pruned=0.6, scope="last")
     assert run(repair, model, trusted()) == 2
     maps = model.stages(trusted().images)
     assert sum(not maps[:, channel].any() for channel in range(10)) == 6
+
+
+@pytest.mark.usefixtures("exact")
+def test_features_of_several_pixels_are_pruned_whole() -> None:
+    model, data = no_norm(), trusted()
+    mask = least_active(model, data.images, 0.6)
+    FinePruning(batch_size=20, pruned=0.6, sampled_batches=1).prune(model, data, rng())
+    zero = (model.head.weight == 0).all(0).view(10, 4)
+    assert torch.equal(zero, ~mask.view(10, 1).bool().expand(10, 4))
+
+
+def test_features_that_no_weights_read_in_runs_are_refused() -> None:
+    model = no_norm()
+    model.neck = nn.Sequential(nn.Flatten(), nn.MaxPool1d(3))
+    model.head = nn.Linear(13, 3)
+    with pytest.raises(ValueError, match="10 channels are read by 13 weights"):
+        run(FinePruning(steps=1), model, trusted())
 
 
 # Spectral Signatures.

@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 from backdoor_defenses import fine_tuning, nad
 from backdoor_defenses.fine_tuning import FineTuning
-from backdoor_defenses.nad import NAD, attention, distilled
+from backdoor_defenses.nad import NAD, Stages, attention, distilled
 from benchmark.api import Defense
 from benchmark.images import TrustedData
 from benchmark.models import Classifier, SmallResNet
@@ -171,6 +171,7 @@ def test_the_last_three_stages_with_a_map_are_distilled(
 ) -> None:
     maps = [torch.zeros(2, 5, side, side) for side in sides]
     assert [stage.shape[3] for stage in distilled(maps)] == expected
+    assert [stage.shape[3] for stage in distilled(maps, "all")] == [s for s in sides if s > 1]
 
 
 # The repair, step by step.
@@ -206,7 +207,13 @@ def maps_of(model: Classifier, images: Tensor) -> list[Tensor]:
 
 
 def literal_steps(
-    model: Classifier, data: TrustedData, steps: int, weight: float, p: float, teacher: Any = None
+    model: Classifier,
+    data: TrustedData,
+    steps: int,
+    weight: float,
+    p: float,
+    teacher: Any = None,
+    first: int = 1,
 ) -> None:
     """SGD with momentum 0.9 at 0.05 on all images at once, in training mode."""
     model.train()
@@ -217,7 +224,7 @@ def literal_steps(
         loss = -logits.log_softmax(1)[range(len(data)), data.labels].mean()
         if teacher is not None:
             wanted = [stage.detach() for stage in maps_of(teacher, data.images)]
-            for one, other in list(zip(own, wanted, strict=True))[1:]:
+            for one, other in list(zip(own, wanted, strict=True))[first:]:
                 gap = slow_attention(one, p) - slow_attention(other, p)
                 loss = loss + weight * (gap**2).sum() / gap.numel()
         gradients = torch.autograd.grad(loss, list(model.parameters()))
@@ -228,16 +235,20 @@ def literal_steps(
 
 
 @pytest.mark.usefixtures("exact")
-@pytest.mark.parametrize(("weight", "p"), [(30.0, 2.0), (30.0, 3.0), (300.0, 2.0)])
-def test_the_repair_equals_the_algorithm(weight: float, p: float) -> None:
+@pytest.mark.parametrize(
+    ("weight", "p", "stages"),
+    [(30.0, 2.0, "last"), (30.0, 3.0, "last"), (300.0, 2.0, "last"), (300.0, 2.0, "all")],
+)
+def test_the_repair_equals_the_algorithm(weight: float, p: float, stages: Stages) -> None:
     """A teacher from plain steps, frozen; then CE + weight * sum of mean squared gaps."""
     model, data = stacked(), TrustedData(trusted().pixels, trusted().labels)
     student, teacher = copy.deepcopy(model), copy.deepcopy(model)
-    repair = NAD(steps=4, learning_rate=0.05, teacher_steps=7, p=p, lambda_at=weight)
+    repair = NAD(steps=4, learning_rate=0.05, teacher_steps=7, p=p, lambda_at=weight, stages=stages)
     assert run(repair, model, data, rng()) == 4
 
     literal_steps(teacher, data, 7, 0.0, p)
-    literal_steps(student, data, 4, weight, p, teacher.eval())
+    first = 0 if stages == "all" else 1
+    literal_steps(student, data, 4, weight, p, teacher.eval(), first)
     for name, value in student.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value, rtol=2e-3, atol=2e-5)
 
@@ -289,7 +300,8 @@ def test_attention_stays_nearer_to_the_teachers() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", ["p=0.5", "p=nan", "lambda_at=-1", "lambda_at=inf", "teacher_steps=0", "steps=0"]
+    "settings",
+    ["p=0.5", "p=nan", "lambda_at=-1", "lambda_at=inf", "teacher_steps=0", "steps=0", "stages=2"],
 )
 def test_parameters_out_of_range_are_refused(registry: Registry, settings: str) -> None:
     registry.create(Defense, "nad:p=3,lambda_at=0,teacher_steps=1")

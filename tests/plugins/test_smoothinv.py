@@ -137,12 +137,10 @@ def test_projection_stays_in_the_ball_and_in_the_image_range(
 def test_every_step_is_the_papers(exact: None) -> None:
     """A literal version: one image at a time, loss -log G, normalised steps, clip, project."""
     model, sigma, samples, steps = small_model(4, sharpness=8), 0.4, 3, 12
-    images, targets, scale, epsilon = pictures(2, 5), torch.tensor([2, 0]), 1.5, 0.8
-    radius = epsilon * scale
-    inverter = SmoothInv(epsilon=epsilon, sigma=sigma, samples=samples, steps=steps)
+    images, targets, radius = pictures(2, 5), torch.tensor([2, 0]), 1.2
+    inverter = SmoothInv(epsilon=radius, sigma=sigma, samples=samples, steps=steps)
     found = [
-        trigger.variables[0]
-        for trigger in inverter.invert(model, Starts(images, targets, scale), rng(7))
+        trigger.variables[0] for trigger in inverter.invert(model, Starts(images, targets), rng(7))
     ]
     assert len(found) == steps
     draws, p = rng(7), torch.zeros_like(images)
@@ -191,8 +189,9 @@ def test_chunks_do_not_change_the_steps(exact: None, monkeypatch: pytest.MonkeyP
 def test_restarts_begin_elsewhere_inside_the_ball(exact: None) -> None:
     model, images = small_model(), pictures(3)
     targets = torch.zeros(3, dtype=torch.int64)
-    first = next(iter(PlainAdv(steps=1).invert(model, Starts(images, targets, 2.0), rng())))
-    again = next(iter(PlainAdv(steps=1).invert(model, Starts(images, targets, 2.0, 1), rng())))
+    inverter = PlainAdv(epsilon=2, steps=1)
+    first = next(iter(inverter.invert(model, Starts(images, targets), rng())))
+    again = next(iter(inverter.invert(model, Starts(images, targets, restart=1), rng())))
     # From nothing, one step is as long as a step is.
     assert bool((first.variables[0].flatten(1).norm(dim=1) <= 0.05 * 2 + 1e-5).all())
     assert bool((again.variables[0].flatten(1).norm(dim=1) > 0.1).any())

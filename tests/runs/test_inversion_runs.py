@@ -22,8 +22,11 @@ from benchmark.runs.plan import plan
 from benchmark.runs.record import InversionRecord, read
 from benchmark.runs.tasks import Worker
 from benchmark.runs.workshop import Setup
+from benchmark.verification.recompute_inversion import inversion
 
-STARTS, SELECTION, EVALUATION, RUNS = 3, 30, 45, 3  # of the fixture `with_inversion`
+# Of the fixture `with_inversion`.
+STARTS, CURVE_STARTS, SELECTION, EVALUATION, RUNS = 3, 2, 30, 45, 3
+RADII = (0.5, 1.0, 2.0, 4.0)
 
 BROKEN = '''
 from dataclasses import dataclass
@@ -105,6 +108,8 @@ def test_records_read_back_equal(played: Played) -> None:
         runs = -(-RUNS // len(grid))
         assert done == [(epsilon, restart) for restart in range(runs) for epsilon in grid]
         assert len(record.starts) == STARTS
+        assert tuple(level.radius for level in record.swept) == RADII
+        assert {len(level.classes) for level in record.swept} == {CURVE_STARTS}
         sigmas = [0.0, 0.5] if cell.defense.name == "smoothinv" else []
         assert [level.sigma for level in record.smoothed] == sigmas
 
@@ -142,14 +147,16 @@ def test_every_count_follows_from_the_evidence(played: Played) -> None:
         for row, start in enumerate(record.starts):
             hits = [tried.selection[row] for tried in first]
             assert start.chosen == chosen[row] == hits.index(max(hits))
-            assert len(start.classes) == 10
             own = {"restricted": start.reasr, "on_clean_model": start.on_clean_model}
             for name, rate in own.items():
+                assert rate is not None
                 found = bits(arrays, name, EVALUATION)[row]
                 assert rate.model_dump() == counted(found, labels["evaluation"], target)
-            for label, rate in enumerate(start.classes):
-                found = bits(arrays, "classes", EVALUATION)[row][label]
-                assert rate.model_dump() == counted(found, labels["evaluation"], label)
+        for level, starts in zip(record.swept, bits(arrays, "classes", EVALUATION), strict=True):
+            for rates, rows in zip(level.classes, starts, strict=True):
+                assert len(rates) == 10
+                for label, (rate, row) in enumerate(zip(rates, rows, strict=True)):
+                    assert rate.model_dump() == counted(row, labels["evaluation"], label)
         answers = arrays["smoothed"] if record.smoothed else []
         for level, (clean, triggered) in zip(record.smoothed, answers, strict=True):
             right = [int(a == b) for a, b in zip(clean, labels["evaluation"], strict=True)]
@@ -170,14 +177,15 @@ def test_scale_and_distance_follow_from_images(played: Played) -> None:
         norms = [float(np.sqrt((one**2).sum())) for one in change[:EVALUATION]]
         assert record.scale == pytest.approx(sum(norms) / len(norms), rel=1e-5)
         assert float(arrays["scale"]) == record.scale
-        assert (arrays["mask"] == (change != 0).any(axis=(0, 1))).all()
+        masks = (change[:EVALUATION] != 0).any(axis=1)
+        assert bits(arrays, "masks", masks[0].size) == masks.reshape(EVALUATION, -1).tolist()
         gaps = (arrays["inverted"].astype(float) - arrays["triggered"].astype(float)) / 255
         for gap, start in zip(gaps, record.starts, strict=True):
             # Pictures are kept as bytes.
             expected = np.sqrt((gap**2).sum()) / record.scale
             assert start.distance == pytest.approx(expected, abs=16 / 510 / record.scale)
         shown = (arrays["triggered"] != arrays["starts"]).any(axis=1)
-        assert not (shown & ~arrays["mask"]).any()
+        assert [start.overlap is None for start in record.starts] == (~shown.any((1, 2))).tolist()
 
 
 def test_pictures_are_png_files_of_the_stated_hash(played: Played) -> None:
@@ -229,11 +237,59 @@ def test_playing_again_gives_the_same_numbers(played: Played) -> None:
     assert after.model_copy(update=same) == before
 
 
+def findings(played: Played, record: InversionRecord, **changes: Any) -> list[str]:
+    """Fields whose numbers do not follow from the evidence, of which some arrays are changed."""
+    assert record.evidence is not None
+    with np.load(played.root / "evidence" / record.evidence.file, allow_pickle=False) as file:
+        arrays = {**file, **changes}
+    kept = {name: array for name, array in arrays.items() if array is not None}
+    return [field for field, _ in inversion(record, kept, played.worker.setup.protocol)]
+
+
+def test_every_number_is_found_again_from_the_evidence(played: Played) -> None:
+    for _, record in ok(played):
+        assert findings(played, record) == []
+
+
+def test_changed_numbers_are_found(played: Played) -> None:
+    _, record = ok(played)[0]
+    first, rest = record.swept[0], record.swept[1:]
+    rates = first.classes[0]
+    moved = rates[0].model_copy(update={"hits": 1, "value": 1 / rates[0].total})
+    other = first.model_copy(update={"classes": ((moved, *rates[1:]), *first.classes[1:])})
+    start = record.starts[0].model_copy(update={"overlap": None, "reasr": None})
+    few = tuple(level.model_copy(update={"classes": level.classes[:1]}) for level in record.swept)
+    for changes, fields in (
+        ({"swept": (other, *rest)}, ["swept.0.classes"]),
+        ({"swept": rest}, ["swept"]),
+        ({"swept": few}, [f"swept.{number}.classes" for number in range(len(RADII))]),
+        ({"starts": (start, *record.starts[1:])}, ["starts.0.reasr", "starts.0.overlap"]),
+        # Repetition 1 attacks class 1.
+        ({"seed": 11}, ["target"]),
+    ):
+        found = findings(played, record.model_copy(update=changes))
+        assert [name.split(".hits")[0] for name in found] == fields, changes
+
+
+def test_a_trigger_that_covers_the_image_leaves_dashes(played: Played) -> None:
+    """Where the evidence says so, ReASR and overlap must not be there, and the other way round."""
+    _, record = ok(played)[0]
+    everywhere = np.full((EVALUATION, 16 * 16 // 8), 255, np.uint8)
+    assert findings(played, record, masks=everywhere) == ["starts.0.reasr"]
+    assert findings(played, record, restricted=None) == ["starts.0.reasr"]
+    update = {"overlap": None, "reasr": None}
+    starts = tuple(start.model_copy(update=update) for start in record.starts)
+    dashed = record.model_copy(update={"starts": starts})
+    assert findings(played, dashed, masks=everywhere, restricted=None) == []
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
         (("starts", 0, "reasr", "hits"), 10**6),
-        (("starts", 0, "classes", 2, "hits"), 10**6),
+        (("swept", 1, "classes", 0, 2, "hits"), 10**6),
+        (("swept", 0, "radius"), 0.0),
+        (("swept", 0, "classes"), []),
         (("starts", 0, "on_clean_model", "value"), 2.0),
         (("smoothed", 0, "asr", "hits"), -1),
         (("starts", 0, "chosen"), -1),

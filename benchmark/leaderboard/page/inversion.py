@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmark.leaderboard.board import Board
-from benchmark.leaderboard.inversion_text import FIDELITY, INVERSION, PICTURES, SMOOTHED
+from benchmark.leaderboard.inversion_text import FIDELITY, INVERSION, PICTURES, RADII, SMOOTHED
 from benchmark.leaderboard.page import pictures
 from benchmark.leaderboard.page.charts import matrix
 from benchmark.leaderboard.page.columns import general, rate, table
@@ -53,6 +53,8 @@ def inversion(board: Board) -> Iterator[Part]:
             ],
         ),
     )
+    title = "All classes over the radius"
+    yield Part("radii", RADII, title, table=table(title, board.frames["radii"]))
     if "configurations" in board.frames:
         tried = board.frames["configurations"]
         params = [name for name in tried if name not in (*who, "models", *ASR)]

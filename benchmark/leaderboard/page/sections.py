@@ -58,7 +58,7 @@ counts in any table.
 #: Frames that have a place of their own on the page.
 _PLACED = {
     *("victims", "repairs", "detectability", "norms", "classscores", "curves", "pareto", "costs"),
-    *("inversions", "configurations", "smoothed", "comparison"),
+    *("inversions", "radii", "configurations", "smoothed", "comparison"),
 }
 #: Columns of the ranking, whose payoffs are shares.
 _RANKED: dict[str, tuple[str, Writer]] = {

@@ -1,0 +1,73 @@
+"""What an inversion game is played with: start images, images to judge by, the true trigger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmark.api import Attack, Images
+from benchmark.games import checks
+from benchmark.games.arena import Arena
+from benchmark.games.exam import Exam
+from benchmark.games.transfer import changed_pixels
+from benchmark.images import ImageSet, to_bytes, to_unit
+from benchmark.protocol import Inversion
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What one game is played with; the inverter sees the start images and the target only.
+
+    Attributes:
+        starts: S images of other classes, from the trusted split.
+        triggered_starts: float32 (S, C, H, W), the same with the true trigger.
+        selection: images on which a configuration is chosen, from the validation split.
+        evaluation: images on which it is reported, from the test split.
+        triggered: uint8, the evaluation images with the true trigger.
+        masks: bool (N, H, W), pixels that the true trigger changes on each of them.
+        scale: mean L2 norm of what it changes there, which no inverter is told.
+    """
+
+    starts: ImageSet
+    triggered_starts: Images
+    selection: ImageSet
+    evaluation: ImageSet
+    triggered: Tensor
+    target: int
+    masks: Tensor
+    scale: float
+
+
+def scene(arena: Arena, exam: Exam, attack: Attack, game: Inversion, seed: int) -> Scene:
+    """Draw the start, selection and evaluation images of one repetition."""
+    splits, target = arena.splits, exam.target
+    rng = torch.Generator().manual_seed(arena.protocol.seed("inversion", "starts", seed))
+    others = (splits.trusted.labels != target).nonzero().flatten()
+    if game.start_images > len(others):
+        raise ValueError(
+            f"{game.start_images} start images asked for, the trusted split has {len(others)} of "
+            "other classes"
+        )
+    order = torch.randperm(len(others), generator=rng).to(others.device)
+    starts = splits.trusted.subset(others[order[: game.start_images]])
+    images = to_unit(starts.pixels)
+    triggered = attack.trigger(images.clone(), arena.rng("inversion", "trigger", seed))
+    triggered = checks.images(triggered, images, f"{attack.name}.trigger")
+    evaluation = splits.test.subset(torch.arange(game.evaluation, device=arena.device))
+    stamped = exam.triggered[: game.evaluation]
+    change = to_unit(stamped) - to_unit(evaluation.pixels)
+    scale = change.flatten(1).norm(dim=1).mean().item()
+    if not scale:
+        raise ValueError(f"the trigger of {attack.name} changes no image, so none can be inverted")
+    return Scene(
+        starts=starts,
+        triggered_starts=to_unit(to_bytes(triggered)),
+        selection=splits.validation.subset(torch.arange(game.selection, device=arena.device)),
+        evaluation=evaluation,
+        triggered=stamped,
+        target=target,
+        masks=changed_pixels(stamped, evaluation.pixels),
+        scale=scale,
+    )

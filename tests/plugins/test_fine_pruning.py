@@ -1,0 +1,90 @@
+"""Fine-Pruning on a backdoor in scanned digits: what pruning by itself does to it."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Generator, Tensor
+
+from backdoor_attacks.badnets import BadNets
+from backdoor_defenses.fine_pruning import FinePruning, Scope
+from benchmark.images import ImageSet, TrustedData, to_bytes
+from benchmark.models import Classifier, SmallResNet, channel_statistics
+from benchmark.protocol import Augmentation, Recipe
+from benchmark.training import Trainer
+
+TARGET = 0
+
+
+def rng(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def stamped(images: Tensor) -> Tensor:
+    return BadNets(side=0.25).trigger(images, rng())
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[ImageSet, TrustedData, ImageSet]:
+    """1,000 images to train on, 200 trusted and 597 test images of 8x8 pixels."""
+    scans, labels = load_digits(return_X_y=True)
+    pixels = torch.tensor(scans * 255 / 16).round().to(torch.uint8).view(-1, 1, 8, 8)
+    whole = ImageSet(pixels, torch.tensor(labels))
+    order = torch.randperm(len(whole), generator=rng())
+    train, trusted, test = (whole.subset(rows) for rows in order.split([1000, 200, 597]))
+    return train, TrustedData(trusted.pixels, trusted.labels, pad=1), test
+
+
+@pytest.fixture(scope="module")
+def victim(digits: tuple[ImageSet, TrustedData, ImageSet]) -> Classifier:
+    """Trained on 50 poisons that occur eight times an epoch.
+
+    What sets a backdoor apart are exposures: with one occurrence it works as well, but shares
+    its features with clean images, and pruning half of those leaves it alive.
+    """
+    torch.set_num_threads(1)
+    train = digits[0]
+    rows = (train.labels != TARGET).nonzero().flatten()[:50]
+    bad = to_bytes(stamped(train.subset(rows).images))
+    poisoned = train.replace(rows, bad, torch.full_like(rows, TARGET))
+    repeats = torch.ones(len(train), dtype=torch.int64).index_fill_(0, rows, 8)
+    torch.manual_seed(0)
+    model = SmallResNet(width=16).build((1, 8, 8), 10)
+    model.normalise_by(*channel_statistics(train.pixels))
+    recipe = Recipe(
+        epochs=12, batch_size=64, learning_rate=0.1, weight_decay=5e-4, precision="float32"
+    )
+    Trainer(recipe, Augmentation(pad=1)).fit(model, poisoned, rng(), repeats=repeats)
+    return model
+
+
+@torch.no_grad()
+def rates(model: Classifier, test: ImageSet) -> tuple[float, float]:
+    """Clean accuracy, and the share of triggered images of other classes in the target."""
+    model.eval()
+    right = model(test.images).argmax(1) == test.labels
+    hit = model(stamped(test.images[test.labels != TARGET])).argmax(1) == TARGET
+    return right.float().mean().item(), hit.float().mean().item()
+
+
+def test_half_of_the_features_take_the_backdoor_along_before_any_fine_tuning(
+    digits: tuple[ImageSet, TrustedData, ImageSet], victim: Classifier
+) -> None:
+    """The same share of the last convolution leaves it whole, behind the shortcut."""
+    _, trusted, test = digits
+    found: dict[Scope | None, tuple[float, float]] = {None: rates(victim, test)}
+    scopes: tuple[Scope, Scope] = ("features", "last")
+    for scope in scopes:
+        pruned = copy.deepcopy(victim)
+        FinePruning(pruned=0.5, batch_size=64, scope=scope).prune(pruned, trusted, rng())
+        fresh = SmallResNet(width=16).build((1, 8, 8), 10)
+        fresh.load_state_dict(pruned.state_dict())
+        found[scope] = rates(fresh, test)
+    print(*(f"{scope}: accuracy {a:.3f}, ASR {b:.3f}" for scope, (a, b) in found.items()), sep="\n")
+    assert min(found[None]) > 0.9
+    assert found["features"][1] <= 0.15
+    assert found["features"][0] > 0.6
+    assert found["last"][1] > 0.9
