@@ -15,7 +15,8 @@ A population has as many clean as poisoned models, whose targets differ. A detec
 and the trusted images; it is told nothing else. ROC AUC is the chance that it finds a poisoned
 model more suspicious than a clean one, averaged over repetitions with other trusted images and
 randomness. Its brackets are 95 % intervals, the wider of a bootstrap over pairs of models,
-repetitions kept together, and Newcombe's score interval. Higher is better for the defender.
+repetitions kept together, and Newcombe's score interval. Higher is better for the defender. ‡ the
+attack did not work undefended, so that there is nothing to find.
 """
 THRESHOLDS = """\
 Target found: how often the class that a detector suspects most is the attack's target. An oracle
@@ -60,7 +61,8 @@ def _auc_grid(frame: pd.DataFrame) -> str:
     columns: dict[str, None] = {}
     for row in frame.to_dict("records"):
         column = cell_text(row["detector"])
-        line = lines.setdefault(attack_text(row), {"ASR": percent(row, "asr")})
+        attack = attack_text(row) + ("" if row["worked"] else " ‡")
+        line = lines.setdefault(attack, {"ASR": percent(row, "asr")})
         line[column] = interval(row, "auc")
         columns[column] = None
     return table(

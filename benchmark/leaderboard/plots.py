@@ -52,7 +52,9 @@ def class_scores(frame: pd.DataFrame) -> bytes:
 
     Dots are clean models, circles poisoned ones with another target, triangles those with this.
     """
-    titles = _short(frame.attack) + frame.m.map(" (m={})\n".format) + _short(frame.detector)
+    titles = (
+        _short(frame.attack) + frame.m.map(" (m={})\n".format).astype(str) + _short(frame.detector)
+    )
     figure, panels = _panels(frame, titles, shared=False)
     marks = {
         "score_clean": ("clean models", "o", "black"),

@@ -211,6 +211,6 @@ def curves(victims: pd.DataFrame, detectors: pd.DataFrame) -> pd.DataFrame:
     if detectors.empty:
         return detectors
     own = detectors[detectors.reading == SCORE]
-    wanted = [*KEYS, "threat", "detector", "auc", "auc_low", "auc_high"]
+    wanted = [*KEYS, "threat", "worked", "detector", "auc", "auc_low", "auc_high"]
     asr = victims[[*KEYS, "asr", "asr_low", "asr_high"]]
     return own[wanted].merge(asr, on=KEYS, how="left")
