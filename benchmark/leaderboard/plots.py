@@ -62,9 +62,9 @@ def class_scores(frame: pd.DataFrame) -> bytes:
         "score_target": ("poisoned, the target", "^", COLOURS[1]),
     }
     for axis, group in panels:
-        for column, (label, mark, face) in marks.items():
+        for place, (column, (label, mark, face)) in enumerate(marks.items()):
             axis.plot(
-                group["class"], group[column], mark, label=label, markersize=4,
+                group["class"] + 0.15 * (place - 1), group[column], mark, label=label, markersize=4,
                 markerfacecolor=face, markeredgecolor=face if face != "white" else "black",
                 markeredgewidth=0.8,
             )  # fmt: skip
