@@ -69,13 +69,18 @@ class NeuralCleanse(Detector):
     `steps` is the most they take. A class no mask ever reached counts as one whose mask
     covers the image.
 
+    Measured on a small ResNet for Fashion-MNIST with BadNets, at batches of 8: the target's
+    norm stays where it is from 2000 steps on, while the other norms fall by 6 % (median) from
+    1000 to 2000 steps and by 3 % (at most 11 %) from 2000 to 4000. No class finished by then.
+    A `patience` of 5 needs half as many steps for such norms.
+
     The score is minus the smallest norm, as in Pick your Poison; the anomaly index of the
     original is reported apart, 0 where there is none, and flags above 2. With two classes
     there is no index and no verdict.
     """
 
     name, version, paper = "neural-cleanse", 2, "Wang et al., IEEE S&P 2019"
-    steps: Count = 1000
+    steps: Count = 4000
     batch_size: Count = 32
     learning_rate: Positive = 0.1
     initial_cost: Positive = 1e-3
@@ -144,7 +149,7 @@ class FixedCostNeuralCleanse(Detector):
     minus the smallest norm; the anomaly index is reported apart, 0 where there is none.
     """
 
-    name, version, paper = "neural-cleanse-fixed", 2, "Li et al., LSP Framework, Sec. 4"
+    name, version, paper = "neural-cleanse-fixed", 2, "Li et al., LSP Framework, eqs. 7-10"
     steps: Count = 200
     batch_size: Count = 32
     learning_rate: Positive = 0.1
@@ -171,15 +176,16 @@ class FixedCostNeuralCleanse(Detector):
 class AdditiveNeuralCleanse(Detector):
     """Neural Cleanse as Pick your Poison runs it: an additive, image-shaped trigger.
 
-    Minimises CE + norm_weight * |T|_1 from a random start (Alg. 3 and Tab. V; the listing
+    Minimises CE + norm_weight * |T|_1 from a random start (Alg. 6 and Tab. V; the listing
     omits the norm, C19), and keeps each class's smallest sum whose success was at least
-    `threshold` between two checks. The learning rate falls to zero, since Adam at a constant
-    one leaves a pixel that belongs at zero swinging as far as the rate. The score is minus the
-    smallest norm; a class that no sum ever reached counts as one whose sum changes every value
-    of an image by 1.
+    `threshold` between two checks. A class that no sum ever reached has the one of the last
+    step, as in the paper: at this weight, on a small ResNet for Fashion-MNIST, that is most
+    classes, with success rates of 0.9 to 0.97. The learning rate falls to zero, since Adam at
+    a constant one leaves a pixel that belongs at zero swinging as far as the rate. The score
+    is minus the smallest norm.
     """
 
-    name, version, paper = "neural-cleanse-additive", 2, "Lukas and Kerschbaum 2023, Alg. 3"
+    name, version, paper = "neural-cleanse-additive", 2, "Lukas and Kerschbaum 2023, Alg. 6"
     steps: Count = 100
     batch_size: Count = 32
     learning_rate: Positive = 0.1
@@ -188,8 +194,8 @@ class AdditiveNeuralCleanse(Detector):
     threshold: Share = 0.99
 
     def detect(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Detection:
-        trigger, reached = self.search(model, trusted, rng)
-        norms = torch.where(reached, trigger.norms, trusted.pixels[0].numel())
+        trigger = self.reverse(model, trusted, rng)
+        norms = trigger.norms
         return Detection(-norms.min().item(), -norms, trigger=trigger)
 
     def reverse(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Additive:
