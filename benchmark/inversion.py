@@ -11,6 +11,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from typing import Self
 
 import torch
 from torch import Generator, Tensor, nn
@@ -18,11 +19,10 @@ from torch.fx import symbolic_trace
 from torch.fx.experimental.optimization import fuse
 
 from benchmark.images import TrustedData
+from benchmark.memory import IMAGES_PER_PASS as IMAGES_PER_PASS
+from benchmark.memory import images_per_pass
 from benchmark.models import Classifier
 from benchmark.training import compute_type
-
-#: How many triggered images are judged in one pass, to bound the memory.
-IMAGES_PER_PASS = 1000
 
 
 class FrozenClassifier(Classifier):
@@ -30,7 +30,8 @@ class FrozenClassifier(Classifier):
 
     Args:
         model: the suspect, which stays as it is.
-        precision: of the stages and the neck; logits are always float32.
+        precision: of the stages and the neck; logits are always float32. A processor that
+            only emulates bfloat16 takes float32 instead.
 
     Each stage is folded for itself, so that `stage_maps` still works.
     """
@@ -86,6 +87,12 @@ class Trigger(ABC):
 
         Where images are (J, B, C, H, W), every trigger has B images of its own.
         """
+
+    def take(self, rows: Tensor) -> Self:
+        """The triggers of some rows, int64; gradients reach the variables of all."""
+        part = copy.copy(self)
+        part.variables = [variable[rows] for variable in self.variables]
+        return part
 
     @property
     @abstractmethod
@@ -210,14 +217,19 @@ def adam_steps(
     steps: int,
     learning_rate: float,
     betas: tuple[float, float] = (0.5, 0.9),
+    falling: bool = False,
 ) -> Iterator[int]:
     """Take Adam steps on J triggers at once, yielding the number of each, from 1 on.
 
     Args:
         losses: draws a batch and returns one loss per trigger, (J,).
+        falling: let the learning rate fall in equal steps, to zero after the last one. At a
+            constant rate a variable that belongs at zero swings around it as far as the rate.
     """
     optimizer = torch.optim.Adam(variables, learning_rate, betas)
     for step in range(1, steps + 1):
+        if falling:
+            optimizer.param_groups[0]["lr"] = learning_rate * (1 - (step - 1) / steps)
         for variable in variables:
             variable.requires_grad_(True)
         optimizer.zero_grad(set_to_none=True)
@@ -235,17 +247,24 @@ def minimise(
     steps: int,
     learning_rate: float,
     betas: tuple[float, float] = (0.5, 0.9),
-    after: Callable[[int], None] = lambda step: None,
+    falling: bool = False,
+    after: Callable[[int], bool | None] = lambda step: None,
 ) -> None:
     """Take all Adam steps on the variables of a trigger; see `adam_steps`.
 
     Args:
-        after: called with the number of every finished step, from 1 on.
+        after: called with the number of every finished step, from 1 on; True ends it.
     """
     for step in adam_steps(
-        trigger.variables, losses, steps=steps, learning_rate=learning_rate, betas=betas
+        trigger.variables,
+        losses,
+        steps=steps,
+        learning_rate=learning_rate,
+        betas=betas,
+        falling=falling,
     ):
-        after(step)
+        if after(step):
+            return
 
 
 def success(model: Classifier, trigger: Trigger, classes: Tensor, data: TrustedData) -> Tensor:
@@ -268,7 +287,7 @@ def _share_of_others(
 ) -> Tensor:
     hits = torch.zeros(len(classes), device=classes.device)
     total = torch.zeros_like(hits)
-    size = max(1, IMAGES_PER_PASS // len(classes))
+    size = max(1, images_per_pass(model, data.pixels.shape[1:]) // len(classes))
     for rows in torch.arange(len(data), device=data.device).split(size):
         part = data.subset(rows)
         others = part.labels[None] != classes[:, None]

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import small_board
 import torch
 
 from benchmark import protocol as protocols
@@ -68,6 +69,20 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def registry() -> Registry:
     return Registry()
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Path:
+    """A run of the small released protocol; copy what is to be changed."""
+    return small_board.play(tmp_path_factory.mktemp("small"), registry)
+
+
+@pytest.fixture
+def small_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For one test, the released protocols are the small ones."""
+    folder = tmp_path / "protocols"
+    folder.mkdir()
+    monkeypatch.setattr(protocols, "_FOLDER", small_board.release(folder))
 
 
 @pytest.fixture(scope="session")

@@ -473,7 +473,7 @@ def test_success_and_true_answers_count_images_of_other_classes(
     monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     """However many images are judged in one pass, down to fewer than there are triggers."""
-    monkeypatch.setattr(inversion, "IMAGES_PER_PASS", at_once)
+    monkeypatch.setattr(inversion, "images_per_pass", lambda model, shape: at_once)
     model, data, classes = small(), trusted(), [2, 0, 3]
     # Answers that vary, so that there is something to count.
     with torch.no_grad():
@@ -526,6 +526,52 @@ def test_minimise_is_adam_by_its_definition(betas: tuple[float, float]) -> None:
                 hat, root = mean / (1 - one**step), math.sqrt(square / (1 - two**step))
                 value -= 0.1 * hat / (root + 1e-8)
             assert trigger.sum[j].flatten()[index].item() == pytest.approx(value, abs=1e-4)
+
+
+@pytest.mark.parametrize("falling", [False, True])
+def test_a_falling_rate_reaches_zero_in_equal_steps(falling: bool) -> None:
+    """With betas of zero Adam takes steps of its rate, whatever the gradient's size."""
+    trigger, path = Additive(torch.zeros(1, 1, 1, 1)), []
+    minimise(
+        trigger,
+        lambda: -7 * trigger.sum.flatten(1).sum(1),
+        steps=4,
+        learning_rate=1.0,
+        betas=(0.0, 0.0),
+        falling=falling,
+        after=lambda step: path.append(trigger.sum.item()),
+    )
+    wanted = [1, 1.75, 2.25, 2.5] if falling else [1, 2, 3, 4]
+    assert path == pytest.approx(wanted, rel=1e-6)
+
+
+def test_an_inversion_ends_where_it_is_told_to() -> None:
+    trigger, done = Additive(torch.ones(1, 1, 1, 1)), []
+
+    def after(step: int) -> bool:
+        done.append(step)
+        return step == 3
+
+    minimise(trigger, lambda: trigger.norms, steps=9, learning_rate=0.1, after=after)
+    assert done == [1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", [Patch, Additive])
+def test_some_rows_are_triggers_whose_gradients_reach_the_whole(
+    kind: type[Patch] | type[Additive],
+) -> None:
+    whole, rows = kind.random(4, (2, 3, 5), rng()), torch.tensor([2, 0])
+    images = torch.rand(3, 2, 3, 5, generator=rng(1))
+    for variable in whole.variables:
+        variable.requires_grad_(True)
+    part = whole.take(rows)
+    assert torch.equal(part.apply(images), whole.apply(images)[rows])
+    assert torch.equal(part.norms, whole.norms[rows])
+    part.apply(images).square().sum().backward()
+    for variable in whole.variables:
+        assert variable.grad is not None
+        touched = variable.grad.flatten(1).abs().sum(1) > 0
+        assert touched.tolist() == [True, False, True, False]
 
 
 def patch_start(count: int) -> Patch:

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import benchmark.protocol
-from benchmark.protocol import Protocol, ProtocolError, digest, load, released
+from benchmark.protocol import Protocol, ProtocolError, digest, load, released, withdrawn
 
-FOLDER = Path(benchmark.protocol.__file__).parent / "protocols"
+FONE_GAME = Path(benchmark.protocol.__file__).parent / "protocols"
 
 TOML = """
 name = "tiny-v1"
@@ -49,7 +49,6 @@ learning_rate = 0.1
 warmup = 0.5
 
 [robustness]
-target = 3
 budget = 0.02
 shares = [0.05, 0.1]
 interval = 10
@@ -95,6 +94,7 @@ m = 0
 epsilon = [1, 2]
 
 [tuning]
+suspect = 9
 draws = 1
 steps = 9
 batch_size = 8
@@ -104,8 +104,8 @@ learning_rate = 0.5
 decay = [0.1, 0.2, 0.3, 0.4]
 learning_rate = [1, 2, 3, 4, 5]
 """
-#: The same without the parts that the first protocols were released before.
-OLDER = TOML[: TOML.index("[detectability]")]
+#: The same with one game alone.
+ONE_GAME = TOML[: TOML.index("[detectability]")]
 
 
 @pytest.fixture
@@ -139,11 +139,7 @@ def canonical(value: Any) -> str:
 
 
 def canonical_sha256(protocol: Protocol) -> str:
-    dumped = protocol.model_dump(mode="json")
-    for part in ("detectability", "inversion", "tuning"):
-        if dumped[part] is None:
-            del dumped[part]
-    return hashlib.sha256(canonical(dumped).encode()).hexdigest()
+    return hashlib.sha256(canonical(protocol.model_dump(mode="json")).encode()).hexdigest()
 
 
 def test_the_hash_is_that_of_the_canonical_form(
@@ -152,7 +148,7 @@ def test_the_hash_is_that_of_the_canonical_form(
     assert tiny.sha256 == canonical_sha256(tiny)
     without = TOML[: TOML.index("[inversion]")] + TOML[TOML.index("[tuning]") :]
     hashes = {tiny.sha256}
-    for text, part in ((OLDER, "detectability"), (without, "inversion")):
+    for text, part in ((ONE_GAME, "detectability"), (without, "inversion")):
         older = parsed(text)
         assert getattr(older, part) is None
         assert older.sha256 == canonical_sha256(older)
@@ -280,12 +276,12 @@ def test_digest_is_insensitive_to_key_order(value: Any, seed: int) -> None:
         ("warmup = 0.5", "warmup = 1.0", "recipes.long.warmup: .* less than 1"),
         ("warmup = 0.5", 'schedule = "odd"', "recipes.long.schedule: .* 'cosine'"),
         ("code = 7", "codes = 7", "robustness.default_m.codes"),
-        ("trusted = 20", "trusted = 9", "share of 0.1 is 10 images, splits.trusted allows 1 to 9"),
+        ("trusted = 20", "trusted = 9", "share of 0.1 is 10 images, splits.trusted allows 2 to 9"),
         ('recipe = "short"', 'recipe = "brief"', "'brief' is not among recipes: short, long"),
         ("train = 100", "train = ", "not valid TOML"),
         ("models = 3", "models = 0", "detectability.models"),
         ("m = [1, 5]", "m = []", "detectability.attacks.0.m"),
-        ("share = 0.05", "share = 0.5", "share of 0.5 is 50 images, splits.trusted allows 1 to 20"),
+        ("share = 0.05", "share = 0.5", "share of 0.5 is 50 images, splits.trusted allows 2 to 20"),
         ("models = 2", "models = 0", "inversion.models: .* greater than or equal to 1"),
         ("start_images = 3", "start_images = 0", "inversion.start_images"),
         ("runs = 4", "runs = 0", "inversion.runs"),
@@ -317,6 +313,35 @@ def test_what_cannot_be_found_is_said() -> None:
         load("gone.toml")
     with pytest.raises(ProtocolError, match=r"unknown protocol 'gone'.*path of a \.toml file"):
         load("gone")
+
+
+@pytest.mark.parametrize("name", sorted(withdrawn()))
+def test_a_withdrawn_protocol_stays_refused(name: str, parsed: Callable[[str], Protocol]) -> None:
+    said = rf"{name}' was withdrawn, see CHANGELOG\.md; play '{withdrawn()[name]}' instead"
+    with pytest.raises(ProtocolError, match=said):
+        load(name)
+    with pytest.raises(ProtocolError, match=said):
+        parsed(TOML.replace("tiny-v1", name))
+    assert name not in released()
+
+
+def test_defenders_search_on_a_model_that_no_board_reports(
+    parsed: Callable[[str], Protocol],
+) -> None:
+    with pytest.raises(ProtocolError, match=r"tuning.suspect is repetition 2, which is reported"):
+        parsed(TOML.replace("suspect = 9", "suspect = 2"))
+
+
+def test_a_grid_may_hold_names(parsed: Callable[[str], Protocol]) -> None:
+    text = TOML.replace(
+        "learning_rate = [1, 2, 3, 4, 5]",
+        """learning_rate = [1, 2, 3]
+optimizer = ["sgd", "adam"]""",
+    )
+    tuning = parsed(text).tuning
+    assert tuning is not None
+    assert tuning.grids["weight-decay"]["optimizer"] == ("sgd", "adam")
+    assert tuning.grids["weight-decay"]["learning_rate"] == (1.0, 2.0, 3.0)
 
 
 def test_a_released_protocol_cannot_be_changed(
@@ -360,11 +385,11 @@ def test_parts_do_not_run_together(tiny: Protocol) -> None:
 
 # What was released.
 
-LOCK = [line.split() for line in (FOLDER / "released.lock").read_text().splitlines()]
+LOCK = [line.split() for line in (FONE_GAME / "released.lock").read_text().splitlines()]
 
 
 def test_every_protocol_file_is_locked_and_every_locked_one_has_its_file() -> None:
-    files = {path.stem for path in FOLDER.glob("*.toml")}
+    files = {path.stem for path in FONE_GAME.glob("*.toml")}
     assert files
     assert {name for _, name in LOCK} == files
     assert len(LOCK) == len(files)
@@ -372,7 +397,7 @@ def test_every_protocol_file_is_locked_and_every_locked_one_has_its_file() -> No
 
 def test_every_line_of_the_lock_is_the_hash_of_its_file() -> None:
     for sha256, name in LOCK:
-        protocol = load(str(FOLDER / f"{name}.toml"))
+        protocol = load(str(FONE_GAME / f"{name}.toml"))
         assert protocol.name == name
         found = canonical_sha256(protocol)
         assert found == sha256, f"{name} was changed after its release; make it a new protocol"
@@ -380,7 +405,7 @@ def test_every_line_of_the_lock_is_the_hash_of_its_file() -> None:
     assert released() == {name: sha256 for sha256, name in LOCK}
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FONE_GAME.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_protocol_file_is_valid_and_named_by_its_file(path: Path) -> None:
     raw = load(str(path)).model_dump(mode="json")
     assert raw["name"] == path.stem

@@ -50,7 +50,7 @@ def robustness(record: RobustnessRecord, arrays: Arrays, protocol: Protocol) -> 
     found = record.metrics
     assert found is not None
     known(arrays, _ROBUSTNESS)
-    yield from sizes(arrays, record.seed, protocol)
+    yield from sizes(arrays, record, protocol)
     held_out = held_out_images(record, protocol)
     shape(arrays, "labels_held_out", held_out)
     poisoned = record.attack.threat != NONE
@@ -193,7 +193,7 @@ def detectability(
     game = protocol.detectability
     assert game is not None
     known(arrays, _DETECTABILITY)
-    yield from sizes(arrays, record.seed, protocol)
+    yield from sizes(arrays, record, protocol)
     if len(record.scans) != game.repeats:
         yield "scans", f"are {len(record.scans)}, the protocol examines {game.repeats} times"
         return
@@ -261,12 +261,15 @@ def shape(arrays: Arrays, name: str, *wanted: int) -> None:
         raise Refused(name, f"has shape {arrays[name].shape} in the evidence, not {wanted}")
 
 
-def sizes(arrays: Arrays, seed: int, protocol: Protocol) -> Iterator[Wrong]:
+def sizes(
+    arrays: Arrays, record: RobustnessRecord | DetectabilityRecord, protocol: Protocol
+) -> Iterator[Wrong]:
     """There are as many test images as the protocol has, and targets take turns."""
     shape(arrays, "labels_test", protocol.splits.test)
-    classes = int(arrays["labels_test"].max()) + 1
-    if (target := int(arrays["target"])) != seed % classes:
-        yield "target", f"is {target} in the evidence, repetition {seed} attacks {seed % classes}"
+    target = record.seed % (int(arrays["labels_test"].max()) + 1)
+    for where, found in (("record", record.target), ("evidence", int(arrays["target"]))):
+        if found != target:
+            yield "target", f"is {found} in the {where}, repetition {record.seed} attacks {target}"
 
 
 def held_out_images(record: RobustnessRecord, protocol: Protocol) -> int:

@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from benchmark import Count, Detection, Detector, Positive, Share, TrustedData, hookimpl
-from benchmark.inversion import IMAGES_PER_PASS, FrozenClassifier, Patch, minimise, success
+from benchmark.inversion import FrozenClassifier, Patch, minimise, success
+from benchmark.memory import images_per_pass
 from benchmark.models import Classifier
 
 Levels = Annotated[int, Field(ge=2, description="at least 2")]
@@ -29,9 +30,9 @@ def stimulate(frozen: FrozenClassifier, images: Tensor, levels: int, scale: floa
     at level 0. Channels and levels go through the rest of the network in large batches.
     """
     gains = []
+    size = max(1, images_per_pass(frozen, images.shape[1:]) // (levels * len(images)))
     for after, maps in enumerate(frozen.stage_maps(images).values(), start=1):
         values = torch.linspace(0, scale, levels, device=maps.device) * maps.amax()
-        size = max(1, IMAGES_PER_PASS // (levels * len(images)))
         found = []
         for channels in torch.arange(maps.shape[1], device=maps.device).split(size):
             clamped = maps.expand(len(channels), levels, *maps.shape).clone()
@@ -117,11 +118,16 @@ class ABS(Detector):
     The score is the success on the other part (REASR) of the best candidate whose success
     was at least `kept` where it was made.
 
-    Numbers are those of the authors' code for CIFAR-10: 64 of 32 x 32 pixels, and a mask
-    weight of 500 for sums over ten images. The logit's term is of their later version, with
-    a weight of 100; at that, or after the published 1000 steps, triggers are found in clean
-    models far more often, hence 10 and 100. Activations are read after the ReLU that ends a
-    stage, not before it as well. The filter mode for feature-space triggers is left out.
+    The authors sum over ten images where this averages, so that their mask weight of 500 for
+    CIFAR-10, with 64 of 32 x 32 pixels, is 50 here; the other weights are the same in both.
+    The published setting is `abs:steps=1000,logit_weight=0`, and that of their later version
+    `abs:steps=1000,logit_weight=100`. At the latter, or after 1000 steps, triggers are found
+    in clean models far more often, hence 100 and 10. For TrojAI they take
+    `levels=3,scale=2,mask_weight=10` and a size of 1600 pixels.
+
+    Activations are read after the ReLU that ends a stage, not before it as well, since a
+    residual block shows no tensor there. The filter mode for feature-space triggers is left
+    out.
     """
 
     name, version, paper = "abs", 1, "Liu et al., CCS 2019"

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor, nn
 
-from backdoor_defenses.neural_cleanse import NeuralCleanse
+from backdoor_defenses.abs import ABS
 from benchmark import Count, Detection, Detector, Positive, Share, TrustedData, hookimpl
-from benchmark.inversion import IMAGES_PER_PASS, FrozenClassifier, Trigger, success
+from benchmark.inversion import FrozenClassifier, Trigger, success
+from benchmark.memory import images_per_pass
 from benchmark.models import Classifier
 
 #: Where the masks start, before tanh / 2 + 1/2: almost all channels are exchanged.
@@ -51,7 +52,7 @@ def features_of(
         count: how many copies of an image `apply` makes, some of which it may drop.
     """
     parts = []
-    for part in images.split(max(1, IMAGES_PER_PASS // count)):
+    for part in images.split(max(1, images_per_pass(frozen, images.shape[1:]) // count)):
         copies = apply(part)
         flat = copies.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         parts.append(frozen.features(flat).view(*copies.shape[:2], -1))
@@ -62,12 +63,14 @@ def features_of(
 class ExRay(Detector):
     """Filter another detector's reversed triggers by symmetric feature differencing.
 
-    A class is alarmed when its trigger turns a share of `alarm` of all other images into it.
-    For an alarmed class and up to `victims` others, the smallest channel masks are learnt
-    that exchange victims V with images T of the class, and V with their triggered versions
-    V'. The alarm is false when both use the same channels: when the masks overlap by more
-    than `overlap` of either, or the smaller mask turns the other pair around too, one way,
-    with an accuracy of `exchanged`. A model with a pair that stands this is flagged.
+    The authors filter the triggers of ABS. A class is alarmed when its trigger turns a share
+    of `alarm` of all other images into it; other detectors' triggers, as of
+    `detector=neural-cleanse`, are found at a threshold of their own, which `alarm` must not
+    exceed. For an alarmed class and up to `victims` others, the smallest channel masks are
+    learnt that exchange victims V with images T of the class, and V with their triggered
+    versions V'. The alarm is false when both use the same channels: when the masks overlap by
+    more than `overlap` of either, or the smaller mask turns the other pair around too, one
+    way, with an accuracy of `exchanged`. A model with a pair that stands this is flagged.
 
     The method has no score. Here a class scores its trigger's success times the share of
     clean images, V and T, that are not turned around by the channels of the trigger's mask,
@@ -79,9 +82,9 @@ class ExRay(Detector):
     for sums over 10 images.
     """
 
-    name, version, paper = "exray", 1, "Liu et al., CVPR 2022"
-    detector: Detector = field(default_factory=NeuralCleanse)
-    alarm: Share = 0.9
+    name, version, paper = "exray", 2, "Liu et al., CVPR 2022"
+    detector: Detector = field(default_factory=ABS)
+    alarm: Share = 0.99
     victims: Count = 9
     images: Count = 20
     steps: Count = 400
@@ -114,7 +117,7 @@ class ExRay(Detector):
         A class that has fewer than n repeats them; what stands for one without is not used.
         """
         order = torch.randperm(len(trusted), generator=rng, device=trusted.device)
-        parts = order.split(IMAGES_PER_PASS)
+        parts = order.split(images_per_pass(frozen, trusted.pixels.shape[1:]))
         with torch.no_grad():
             answers = torch.cat([frozen(trusted.subset(rows).images).argmax(1) for rows in parts])
         right = order[answers == trusted.labels[order]]

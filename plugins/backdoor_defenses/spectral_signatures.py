@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from benchmark import ImageSet, Sanitizer, Share, hookimpl
+from benchmark.memory import images_per_pass
 from benchmark.models import Classifier
 from benchmark.training import mixed_precision
 
@@ -40,7 +41,8 @@ class SpectralSignatures(Sanitizer):
     ) -> Tensor:
         model = train(data, rng)
         parts = []
-        for rows in torch.arange(len(data), device=data.device).split(1000):
+        size = images_per_pass(model, data.pixels.shape[1:])
+        for rows in torch.arange(len(data), device=data.device).split(size):
             with torch.inference_mode(), mixed_precision(data.device):
                 parts.append(model.features(data.subset(rows).images).float())
         features = torch.cat(parts)

@@ -22,7 +22,7 @@ from benchmark.games.arena import Arena, Splits
 from benchmark.games.checks import RuleViolation
 from benchmark.games.detectability import Scan, examine, reversed_success
 from benchmark.games.exam import AnswerKey, Exam
-from benchmark.images import ImageSet, TrustedData
+from benchmark.images import TrustedData
 from benchmark.inversion import Additive, Patch
 from benchmark.models import Classifier
 from benchmark.protocol import Protocol

@@ -6,15 +6,18 @@ import copy
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Generator, Tensor, nn
 
 from backdoor_defenses.abs import ABS, activation_weights, choose, margins, stimulate
+from benchmark.api import Defense
 from benchmark.images import TrustedData
 from benchmark.inversion import FrozenClassifier, Patch
 from benchmark.models import Classifier, SmallResNet
+from benchmark.registry import Registry
 
 SIDE, CLASSES, PLANTED = 8, 5, 3
 
@@ -91,7 +94,7 @@ def test_stimulation_does_not_depend_on_how_it_is_split(monkeypatch: pytest.Monk
     model, data = settled()
     frozen = FrozenClassifier(model, "float32")
     whole = stimulate(frozen, data.images[:3], 3, 2.0)
-    monkeypatch.setattr("backdoor_defenses.abs.IMAGES_PER_PASS", 20)
+    monkeypatch.setattr("backdoor_defenses.abs.images_per_pass", lambda model, shape: 20)
     for gains, wanted in zip(stimulate(frozen, data.images[:3], 3, 2.0), whole, strict=True):
         torch.testing.assert_close(gains, wanted)
 
@@ -186,6 +189,51 @@ def test_reversal_equals_one_candidate_at_a_time(size: float) -> None:
     for place, label in enumerate(classes.tolist()):
         wanted = literal_reversal(model, defense, data, weights, label, place)
         torch.testing.assert_close(found.mask[place, 0], wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "logits"),
+    [("abs:steps=1000,logit_weight=0", 0), ("abs:steps=1000,logit_weight=100", 100)],
+)
+def test_the_published_settings_minimise_the_published_sums(
+    registry: Registry, spec: str, logits: float
+) -> None:
+    """METHODS 3.11: sums over ten images, mask weight 500, others 1e-4, Adam 0.1, 64 pixels.
+
+    Adam does not see the factor of ten between sums and averages.
+    """
+    defense = registry.create(Defense, spec)
+    assert isinstance(defense, ABS)
+    assert (defense.steps, defense.batch_size, defense.learning_rate) == (1000, 10, 0.1)
+    assert (defense.levels, defense.scale, defense.kept) == (5, 8, 0.6)
+    assert defense.size * 32 * 32 == 64
+    model, data = settled(side=32)
+    frozen = FrozenClassifier(model, "float32")
+    weights = activation_weights(torch.tensor([7]), [16, 16, 32, 64], 1e-4)
+    steps = 5
+    found = replace(defense, steps=steps).reverse(frozen, data, torch.tensor([2]), weights, rng(5))
+    draw = rng(5)
+    pattern = torch.rand(1, *data.pixels.shape[1:], generator=draw)
+    mask = torch.full((32, 32), 0.02)
+    mask[12:20, 12:20] = 0.98
+    u, v = (torch.atanh((x - 0.5) * (2 - 1e-6)).requires_grad_() for x in (mask, pattern[0]))
+    optimizer = torch.optim.Adam([u, v], 0.1, (0.5, 0.9))
+    batches = data.batches(10, draw)
+    for _ in range(steps):
+        images, _ = next(batches)
+        m, p = torch.tanh(u) / 2 + 0.5, torch.tanh(v) / 2 + 0.5
+        triggered = (1 - m) * images + m * p
+        maps = torch.cat([part.sum((2, 3)) for part in model.stage_maps(triggered).values()], 1)
+        others = maps[:, :16].sum() - maps[:, 7].sum()
+        loss = -maps[:, 7].sum() + 1e-4 * others - logits * model(triggered)[:, 2].sum()
+        doubled = 2 if m.sum() > (8 + 2) ** 2 else 1
+        if m.sum() > 64:
+            loss = loss + doubled * 500 * m.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    wanted = (torch.tanh(u) / 2 + 0.5).detach()
+    torch.testing.assert_close(found.mask[0, 0], wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_a_planted_channel_is_the_first_candidate() -> None:

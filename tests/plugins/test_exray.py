@@ -10,11 +10,14 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+from backdoor_defenses.abs import ABS
 from backdoor_defenses.exray import ExRay, accuracies, exchange, overlaps
-from benchmark.api import Detection, Detector
+from backdoor_defenses.neural_cleanse import NeuralCleanse
+from benchmark.api import Defense, Detection, Detector
 from benchmark.images import TrustedData
 from benchmark.inversion import Additive, Patch, Trigger
 from benchmark.models import Classifier
+from benchmark.registry import Registry
 
 SIDE, CLASSES, TARGET = 3, 4, 2
 #: A dark pixel that no image uses, and that the model puts into the target class.
@@ -168,6 +171,29 @@ def test_a_trigger_that_fails_raises_no_alarm() -> None:
     assert (found.score, found.flagged) == (0.0, False)
     assert found.class_scores.tolist() == [0.0] * CLASSES
     assert found.trigger is not None
+
+
+def test_the_authors_inverter_and_their_alarm_are_the_defaults(registry: Registry) -> None:
+    """METHODS 3.12; another detector may stand in."""
+    assert (ExRay().detector, ExRay().alarm) == (ABS(), 0.99)
+    other = registry.create(Defense, "exray:detector=neural-cleanse,detector.steps=7,alarm=0.9")
+    assert other == ExRay(detector=NeuralCleanse(steps=7), alarm=0.9)
+
+
+@pytest.mark.parametrize(("alarm", "flagged"), [(0.95, True), (0.99, False)])
+def test_only_a_trigger_that_turns_enough_images_is_alarmed(alarm: float, flagged: bool) -> None:
+    """The trigger turns 97.8 % of the other images: one of 45 hides from it."""
+    data, model = everyone(), planted()
+    with torch.no_grad():
+        model.head.weight[TARGET, PLANTED] = 9.0
+    # At most 0.71 for all other images' own pixels.
+    data.pixels[0].flatten()[[0, TARGET]] = torch.tensor([255, 0], dtype=torch.uint8)
+    patch = lighting(PLANTED)
+    others = data.labels != TARGET
+    turned = model(patch.apply(data.images)[TARGET][others]).argmax(1) == TARGET
+    assert turned.double().mean() == pytest.approx(44 / 45)
+    found = ExRay(detector=Given(patch), alarm=alarm).detect(model, data, rng())
+    assert found.flagged is flagged
 
 
 def test_a_detector_without_triggers_is_refused_by_name() -> None:

@@ -16,12 +16,17 @@ from benchmark.runs.record import Record, read
 from benchmark.runs.replay import compare, draw, playable, same_cell
 from benchmark.specs import RegistryError
 
-RECORDS = Path(__file__).parent.parent.parent / "leaderboards" / "fashion-mnist-v1" / "records"
-NAME = "robustness-badnets-m100-pivotal-tuning-r0.05-s{}-*.json"
+NAME = "robustness-badnets-m40-pivotal-tuning-r0.05-s{}-*.json"
+RUN: list[Path] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _played(small_run: Path) -> None:
+    RUN[:] = [small_run]
 
 
 def record(seed: int = 0, **changes: Any) -> Record:
-    (path,) = RECORDS.glob(NAME.format(seed))
+    (path,) = (RUN[0] / "records").glob(NAME.format(seed))
     return read(json.dumps(json.loads(path.read_text()) | changes).encode())
 
 
@@ -29,7 +34,7 @@ def with_asr(one: Record, hits: int) -> Record:
     """The record with another remaining ASR."""
     asr = {"hits": hits, "total": 1800, "value": hits / 1800}
     content = json.loads(one.to_json())
-    content["metrics"]["asr"] = asr
+    content["metrics"]["paper"]["asr"] = asr
     return read(json.dumps(content).encode())
 
 
@@ -87,7 +92,7 @@ def test_another_version_or_setting_is_not_replayed(registry: Registry) -> None:
     assert playable(record(), registry).key == record().key
     content = json.loads(record().to_json())
     content["attack"]["version"] = 9
-    with pytest.raises(RegistryError, match="version 9, installed is 1"):
+    with pytest.raises(RegistryError, match="version 9, installed is 2"):
         playable(read(json.dumps(content).encode()), registry)
     content = json.loads(record().to_json())
     content["attack"]["params"]["side"] = 0.5

@@ -13,7 +13,7 @@ from benchmark.runs import tuned
 from benchmark.runs.plan import plan, plan_tuning
 from benchmark.runs.record import ProtocolRef, Rate
 from benchmark.runs.store import StoreError
-from benchmark.runs.tuned import Left, Search, Trial, search_grid
+from benchmark.runs.tuned import Left, Poisoning, Search, Trial, search_grid
 
 GRID = {"learning_rate": (0.1, 0.01, 0.001), "decay": (1.0, 2.0)}
 REF = ProtocolRef(name="made-up", sha256="a" * 64, recipe="standard")
@@ -23,8 +23,20 @@ def rate(hits: int, total: int = 100) -> Rate:
     return Rate(hits=hits, total=total, value=hits / total)
 
 
-def left(asr: int, cda: int = 90) -> Left:
-    return Left(asr=rate(asr), cda=rate(cda))
+def left(asr: int, held_out: int = 90, unseen: int = 880) -> Left:
+    return Left(
+        asr=rate(asr),
+        held_out=rate(held_out),
+        lost=max(0, 90 - held_out),
+        unseen=rate(unseen, 1000),
+        step=100,
+    )
+
+
+def poisoned(count: int) -> tuple[Poisoning, ...]:
+    """So many self-poisonings of a suspect that had 90 % before and has 86 % now."""
+    one = Poisoning(suspect=left(10), poisoned=left(100, 86), learning_rate=0.01)
+    return (one,) * count
 
 
 def found(*trials: Trial, defense: str = "weight-decay", share: float = 0.05) -> Search:
@@ -33,7 +45,8 @@ def found(*trials: Trial, defense: str = "weight-decay", share: float = 0.05) ->
         defense=defense,
         version=1,
         trusted_share=share,
-        before=(left(100),),
+        suspect=9,
+        poisonings=poisoned(len(trials[0].left)),
         trials=trials,
     )
 
@@ -84,7 +97,21 @@ def test_the_best_has_the_lowest_asr_then_the_highest_accuracy_then_is_first() -
     ]
     assert found(*trials).best.params == {"x": 3.0}
     assert trials[2].asr == pytest.approx(0.1)
-    assert trials[0].cda == pytest.approx(0.95)
+    assert trials[0].right == 190
+
+
+def test_a_search_is_charged_against_the_suspect_not_its_poisoned_copy() -> None:
+    """90 % before, 86 % poisoned, 87 and 89 % repaired: it costs 2 points, it does not win 2."""
+    trial = Trial(params={"x": 1.0}, left=(left(0, 87, 850), left(0, 89, 870)))
+    held_out, unseen = found(trial).cost(trial)
+    assert held_out == pytest.approx(0.02)
+    assert unseen == pytest.approx(0.02)
+
+
+def test_instability_is_the_mean_absolute_difference_over_all_pairs() -> None:
+    trials = [Trial(params={"x": float(n)}, left=(left(asr),)) for n, asr in enumerate((0, 10, 40))]
+    assert found(*trials).instability == pytest.approx((10 + 40 + 30) / 300)
+    assert found(trials[0]).instability == 0
 
 
 def test_searches_are_kept_as_files_and_a_damaged_one_is_named(tmp_path: Path) -> None:
@@ -113,7 +140,8 @@ def test_a_winner_is_used_at_its_share_under_what_the_user_asks_for(
 
     def settings(*defenses: str) -> list[dict[str, object]]:
         cells = plan(tiny, registry, defenses=defenses, tuned=winners)
-        return [cell.defense.stages[0].params for cell in cells if cell.defense.stages]
+        attacked = [cell for cell in cells if cell.victim.attack.name != "none"]
+        return [cell.defense.stages[0].params for cell in attacked if cell.defense.stages]
 
     tuned_one, other = settings("weight-decay")
     assert (tuned_one["decay"], tuned_one["learning_rate"], tuned_one["steps"]) == (0.5, 0.25, 5)
@@ -136,6 +164,7 @@ def test_searches_are_planned_for_every_share_that_is_played(
     with_population: Protocol, registry: Registry, tmp_path: Path
 ) -> None:
     tuning = Tuning(
+        suspect=9,
         draws=1,
         steps=5,
         batch_size=8,
@@ -151,6 +180,7 @@ def test_searches_are_planned_for_every_share_that_is_played(
     ]
     assert searches[0].repair.params["steps"] == 5
     assert searches[0].suspect.attack.name == "none"
+    assert searches[0].suspect.seed == 9
     assert len({search.key for search in searches}) == 2
     with pytest.raises(ValueError, match="has no grid for strip; there are weight-decay"):
         plan_tuning(protocol, registry, tmp_path, ["strip"])

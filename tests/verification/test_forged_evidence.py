@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,12 @@ from forgeries import (
 )
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from small_board import cut
 
 from benchmark.verification.verify import verify
 
-ROOT = Path(__file__).parent.parent.parent
-UNDEFENDED = "robustness-badnets-m100-none-s0"
-MEASURED = ("validation", "test", "triggered")
+UNDEFENDED = "robustness-badnets-m40-none-s0"
+MEASURED = ("held_out", "test", "triggered")
 
 Attack = Callable[[Path], object]
 
@@ -129,10 +128,11 @@ def another_scale(run: Path) -> None:
 
 def fewer_classes(run: Path) -> None:
     def record(content: Json) -> None:
-        for start in content["starts"]:
-            start["classes"].pop()
+        for swept in content["swept"]:
+            for start in swept["classes"]:
+                start.pop()
 
-    both(SMOOTHED, record, lambda found: found.update(classes=found["classes"][:, :-1]))(run)
+    both(SMOOTHED, record, lambda found: found.update(classes=found["classes"][:, :, :-1]))(run)
 
 
 def another_picture(picture: Image.Image, **options: Any) -> Attack:
@@ -172,7 +172,7 @@ FORGED: dict[str, tuple[str, Attack, str, str, str]] = {
     "a scale of one's own": ("inverted", another_scale, "records", "scale", "on start images"),
     "a smoothed classifier left out": ("inverted", tampered(SMOOTHED, "smoothed", []),
         "records", "smoothed", "where the evidence has it"),
-    "nine of ten classes": ("inverted", fewer_classes, "records", "starts.0.classes", "class 9"),
+    "nine of ten classes": ("inverted", fewer_classes, "records", "swept.0", "9"),
     "another target in the evidence": ("inverted", more(SMOOTHED, "target", np.array(3, np.int16)),
         "records", "target", "the evidence has 3"),
     "start images beyond those": ("inverted",
@@ -197,9 +197,9 @@ FORGED: dict[str, tuple[str, Attack, str, str, str]] = {
     "a sanitized model at a step of its own": ("played", sanitized(times=1, step=5),
         "records", "curve.1.step", "has step 0"),
     "a repair that is cut short": ("played", points(REPAIRED, lambda rows: rows[:-2]),
-        "records", "curve", "ends at step 100 of 200"),
-    "a repair that ends at an odd step": ("played", points(REPAIRED, lambda rows: rows, at4=151),
-        "records", "curve", "ends at step 151 of 200"),
+        "records", "curve", "ends at step 4 of 8"),
+    "a repair that ends at an odd step": ("played", points(REPAIRED, lambda rows: rows, at4=7),
+        "records", "curve", "ends at step 7 of 8"),
     "confidences above 1": ("played", both(REPAIRED, at("metrics.target_confidence", 50.0),
         lambda found: found.update(confidence=np.full_like(found["confidence"], 50))),
         "evidence", "confidence", "outside 0 to 1"),
@@ -256,11 +256,10 @@ def test_a_sanitized_model_is_measured_once(played: Path) -> None:
     assert not [finding for finding in verify(played).findings if "curve" in finding.field]
 
 
-def test_a_repair_may_end_where_its_budget_is_spent(tmp_path: Path) -> None:
-    name = "robustness-badnets-m100-weight-decay-r0.05-s0"
-    for path in (ROOT / "leaderboards" / "fashion-mnist-v1").glob(f"*/{name}-*"):
-        place = tmp_path / path.parent.name / path.name
-        place.parent.mkdir()
-        shutil.copyfile(path, place)
-    assert '"step": 200' not in record_of(tmp_path, name).read_text()
-    assert verify(tmp_path).findings == []
+def test_a_repair_may_end_where_its_budget_is_spent(
+    small_run: Path, small_released: None, tmp_path: Path
+) -> None:
+    name = "robustness-none-m0-weight-decay-r0.1-s0"
+    run = cut(small_run, [f"*/{name}-*"], tmp_path / "ended")
+    assert '"step": 8' not in record_of(run, name).read_text()
+    assert verify(run).findings == []

@@ -28,7 +28,7 @@ from benchmark.runs.record import Evidence
 from benchmark.verification.files import PICTURE_SIZE, Refused, check_picture, read_evidence
 from benchmark.verification.verify import verify
 
-UNDEFENDED = "robustness-badnets-m100-none-s0"
+UNDEFENDED = "robustness-badnets-m40-none-s0"
 
 
 def patched(name: str, change: Callable[[bytearray], object]) -> Callable[[Path], object]:

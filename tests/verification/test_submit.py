@@ -22,13 +22,13 @@ from benchmark.verification.submit import Rejected, submit
 from benchmark.verification.verify import verify
 
 CLEAN = "robustness-none-m0-none-s{}"
-UNDEFENDED = "robustness-badnets-m100-none-s{}"
+UNDEFENDED = "robustness-badnets-m40-none-s{}"
 
 
 def only(run: Path, folder: Path, *defenses: str) -> Path:
     """A run of some defenses, with the models that they rest on."""
     for path in sorted((run / "records").iterdir()):
-        if any(f"-{defense}-" in path.name for defense in ("none-m0-none", "m100-none", *defenses)):
+        if any(f"-{defense}-" in path.name for defense in ("none-m0-none", "m40-none", *defenses)):
             for file in (path, run / "evidence" / f"{path.stem}.npz"):
                 (folder / file.parent.name).mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, folder / file.parent.name / file.name)
@@ -98,8 +98,8 @@ def test_an_interrupted_submission_continues(
             submit(played, boards)
     assert len(written) == after
     submit(played, boards)
-    assert verify(boards / "fashion-mnist-v1").findings == []
-    assert len(list((boards / "fashion-mnist-v1" / "records").iterdir())) == 12
+    assert verify(boards / "small-v1").findings == []
+    assert len(list((boards / "small-v1" / "records").iterdir())) == 12
 
 
 def remove(run: Path, name: str) -> None:
@@ -136,7 +136,8 @@ def test_the_results_of_one_seed_are_not_those_of_another(played: Path, tmp_path
 
     shutil.copyfile(source, played / "evidence" / f"{path.stem}.npz")
     edit(path, copy)
-    assert any("victim_sha256" in line for line in refused(played, tmp_path / "boards"))
+    lines = refused(played, tmp_path / "boards")
+    assert any("target: is 2 in the evidence, repetition 0 attacks 0" in line for line in lines)
 
 
 def test_one_model_does_not_answer_in_two_ways(played: Path, tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ LIES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another stage": (
         lambda run: forged(GUARDED, ("defense.stages.0.stage", "sanitize"),
                            ("trusted_share", None))(run),
-        "records",
+        "labels_held_out",
     ),
     "two versions": (
         lambda run: forged(REPAIRED, ("defense.stages.0.version", 2))(run),
@@ -188,7 +189,7 @@ LIES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "version: is -3",
     ),
     "a label with empty parts": (
-        lambda run: edit(record_of(run, REPAIRED), at("attack.label", "badnets:,side=0.15")),
+        lambda run: edit(record_of(run, REPAIRED), at("attack.label", "badnets:,side=0.25")),
         "not written as poisongames writes it",
     ),
     "a setting that is none": (
@@ -258,7 +259,7 @@ def test_the_command_takes_a_run(played: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, words, env={"COLUMNS": "300"})
     assert done.exit_code == 0, done.output
     assert "12 records are new in" in done.output
-    assert f"poisongames board build {tmp_path / 'boards' / 'fashion-mnist-v1'}" in done.output
+    assert f"poisongames board build {tmp_path / 'boards' / 'small-v1'}" in done.output
 
 
 def test_of_a_run_that_was_cut_short_whole_rows_are_taken(played: Path, tmp_path: Path) -> None:
@@ -273,12 +274,12 @@ def test_of_a_run_that_was_cut_short_whole_rows_are_taken(played: Path, tmp_path
     assert done.exit_code == 0, done.output
     assert "9 records are new" in done.stdout
     assert "2 of unfinished rows were left out" in done.stdout
-    board = boards / "fashion-mnist-v1"
+    board = boards / "small-v1"
     files = [path.name for path in board.rglob("*") if path.is_file()]
     assert len(files) == 18
     assert not [name for name in files if "-strip-" in name]
     assert verify(board).findings == []
     # What is wrong for another reason is not left out.
-    edit(record_of(played, REPAIRED), at("metrics.step", 1))
+    edit(record_of(played, REPAIRED), at("metrics.paper.step", 1))
     with pytest.raises(Rejected):
         submit(played, boards, whole_rows=True)

@@ -14,6 +14,7 @@ import pytest
 from forgeries import (
     GUARDED,
     HOSTILE,
+    OTHERS,
     REPAIRED,
     Json,
     at,
@@ -79,7 +80,7 @@ def test_hostile_and_damaged_submissions_are_refused(
 
 #: What no evidence can speak about: costs, versions, the hashes of models that are not kept.
 FREE = re.compile(
-    r"cost\.(seconds|victim_seconds|peak_memory_mb|device)|env\..*|(victim|model)_sha256"
+    r"cost\.((defense_|victim_)?seconds|peak_memory_mb|device)|env\..*|(victim|model|data)_sha256"
     r"|scans\.\d+\.seconds|uses\..*"
 )
 
@@ -192,7 +193,7 @@ def test_the_command_says_one_line_each_and_fails(played: Path, tmp_path: Path) 
     held = CliRunner().invoke(app, ["verify", str(played)])
     assert held.exit_code == 0
     assert "records hold" in held.output
-    edit(record_of(played, REPAIRED), at("metrics.asr", rate(1, 1800)))
+    edit(record_of(played, REPAIRED), at("metrics.paper.asr", rate(1, OTHERS)))
     edit(record_of(played, GUARDED), at("env.torch", "<script>"))
     failed = CliRunner().invoke(app, ["verify", str(played)])
     assert failed.exit_code == 1
@@ -208,6 +209,12 @@ def test_the_command_says_one_line_each_and_fails(played: Path, tmp_path: Path) 
 def test_an_unreadable_record_is_named(played: Path) -> None:
     record_of(played, REPAIRED).chmod(0)
     assert any("pivotal-tuning" in finding.file for finding in verify(played).findings)
+
+
+def test_records_of_other_images_do_not_share_a_board(played: Path) -> None:
+    edit(record_of(played, REPAIRED), at("data_sha256", "0" * 64))
+    (finding,) = verify(played).findings
+    assert "the digest of the images is 000000000000" in str(finding)
 
 
 def test_explanations_belong_to_a_board(played: Path) -> None:
