@@ -20,7 +20,7 @@ from benchmark.api import Attack, Defense
 from benchmark.leaderboard.board import Board, read_board
 from benchmark.leaderboard.build import build, stale
 from benchmark.leaderboard.explanations import TEXT_LIMIT
-from benchmark.leaderboard.published import published
+from benchmark.leaderboard.published import Published, published
 from benchmark.metrics import Rate as Counts
 from benchmark.metrics import mean_interval
 from benchmark.registry import Registry
@@ -51,6 +51,37 @@ wanet    .04/.02/.03 .14/.06/.08 .14/.08/.16    .28/.26/.25   .28/.28/.28
 """
 
 
+#: Attack, m, BA, ASR, accuracy of Neural Cleanse, ABS and ExRay.
+TABLE_L1 = """
+none             0   .902 -    -    -    -
+badnets          10% .902 .983 .695 .910 .640
+lsp:base=badnets 10% .902 .979 .510 .660 .565
+lc               5%  .903 .995 .505 .570 .560
+lsp:base=lc      5%  .903 .991 .490 .590 .510
+"""
+
+
+def of(dataset: str) -> list[Published]:
+    return [line for line in published() if line.dataset == dataset]
+
+
+def test_the_numbers_of_lsp_are_those_of_its_tables() -> None:
+    wanted = set()
+    for line in TABLE_L1.strip().splitlines():
+        attack, m, *values = line.split()
+        kinds = [("cda", ""), ("asr", "")]
+        kinds += [("accuracy", name) for name in ("neural-cleanse", "abs", "exray")]
+        for (quantity, defense), value in zip(kinds, values, strict=True):
+            if value != "-":
+                wanted.add((quantity, attack, m, defense, f"0{value}"))
+    lines = of("fashion_mnist")
+    there = [(one.quantity, one.attack, one.m, one.defense, one.value) for one in lines]
+    assert len(there) == len(set(there)) == 1 + 4 * 5
+    assert set(there) == wanted
+    assert {(one.architecture, one.boost, one.share) for one in lines} == {("", 1, "")}
+    assert [one.amount(10_000) for one in lines if one.attack == "lc"] == [500] * 5
+
+
 def test_the_numbers_are_those_of_the_paper() -> None:
     wanted = set()
     amounts = {}
@@ -67,9 +98,9 @@ def test_the_numbers_are_those_of_the_paper() -> None:
             for share, value in zip(SHARES, cell.split("/"), strict=True):
                 value = f"{float(value):.2f}"
                 wanted.add(("III", "asr_left", attack, amounts[attack], defense, share, value))
-    lines = published()
+    lines = of("cifar10")
     there = [
-        (line.table, line.quantity, line.attack, line.m, line.defense, line.share, line.value)
+        (line.table, line.quantity, line.attack, int(line.m), line.defense, line.share, line.value)
         for line in lines
     ]
     assert len(there) == len(set(there)) == 7 + 6 + 6 + 6 * 5 * 3
@@ -87,7 +118,7 @@ def test_every_name_is_a_plugin(registry: Registry) -> None:
         for entry in registry.entries
         if issubclass(entry.plugin, Attack | Defense)
     }
-    named = {name for line in published() for name in (line.attack, line.defense)}
+    named = {n.split(":")[0] for line in published() for n in (line.attack, line.defense)}
     assert named - there == {"none", ""}
 
 
@@ -312,7 +343,7 @@ def line(frame: pd.DataFrame, *key: str, share: float | None = None) -> pd.Serie
 
 def test_measurements_stand_beside_their_numbers(tmp_path: Path) -> None:
     frame = compared(demonstration(tmp_path))
-    assert len(frame) == len(published())
+    assert len(frame) == len(of("cifar10"))
     measured = frame[frame.verdict != "not measured"]
     assert len(measured) == 1 + 2 + 4 + 2 + 2 + 2
     assert measured.recipe.eq("fast").all()
@@ -598,3 +629,64 @@ def test_the_tables_of_the_page_sort_and_filter(
     values = [float(cell) for cell in cells]
     assert values == sorted(values, reverse=True)
     assert values[0] == 37
+
+
+def test_another_paper_is_compared_at_shares_of_the_training_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LSP's bases are told apart by a setting, and detectors by their native accuracy."""
+    content = CIFAR.model_dump(mode="json")
+    content["splits"] |= {"dataset": "fashion_mnist", "train": 10_000}
+    content["architecture"] = "resnet-small:width=16"
+    attacks = ["badnets", "lsp", "lsp:base=lc"]
+    content["robustness"]["attacks"] = [{"attack": attack, "m": 500} for attack in attacks]
+    content["robustness"]["shares"] = [0.1]
+    own = protocols.Protocol.model_validate(content)
+    monkeypatch.setattr("benchmark.leaderboard.board.played", lambda ref: own)
+
+    def with_base(base: str, m: int, asr: float) -> list[Record]:
+        label = "lsp" if base == "badnets" else f"lsp:base={base}"
+        params = {"base": {"name": base, "version": 1, "params": {}}, "rate": 3.5}
+        cells = played(label, m=m, asr=asr)
+        return [
+            one.model_copy(
+                update={
+                    "attack": one.attack.model_copy(update={"name": "lsp", "params": params}),
+                    "key": f"{number + m:064x}",
+                }
+            )
+            for number, one in enumerate(cells)
+        ]
+
+    flags = [True, True, True, False]
+    cells = [
+        played("badnets", m=1000, asr=0.98),
+        played("badnets", m=500, asr=0.5),  # not the paper's tenth
+        with_base("badnets", 1000, 0.7),
+        with_base("lc", 500, 0.9),
+        examined("none", [0.1] * 4, "abs", m=0),
+        examined("badnets", [0.9] * 4, "abs", m=1000),
+    ]
+    for number in (4, 5):
+        cells[number] = [
+            one.model_copy(
+                update={
+                    "scans": tuple(
+                        scan.model_copy(update={"flagged": flag if number == 5 else False})
+                        for scan in one.scans  # type: ignore[union-attr]
+                    )
+                }
+            )
+            for one, flag in zip(cells[number], flags, strict=True)
+        ]
+    frame = compared(save(tmp_path, *cells))
+    assert len(frame) == 21
+    measured = {attack: line(frame, "asr", attack).measured for attack in frame.attack.unique()[1:]}
+    assert measured["badnets"] == 0.98
+    assert measured["lsp:base=badnets"] == 0.7
+    assert measured["lsp:base=lc"] == 0.9
+    assert pd.isna(measured["lc"])
+    found = line(frame, "accuracy", "badnets", "abs")
+    assert (found.m, found.published, found.measured, found.models) == (1000, 0.91, 7 / 8, 4)
+    assert found.verdict == "inside"
+    assert "badnets (m=1000, fast)" in (tmp_path / "README.md").read_text()
