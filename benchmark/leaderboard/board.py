@@ -146,7 +146,7 @@ def _frames(rows: Rows, searches: Sequence[tuned.Search], name: Namer) -> dict[s
     frames["norms"] = norms(rows.examined, name)
     frames["classscores"] = class_scores(rows.examined, name)
     frames["curves"] = curves(undefended, played[1])
-    frames["costs"] = costs(rows, undefended, searches, name)
+    frames["costs"] = costs(rows, undefended, played[0], searches, name)
     points = front_table(attack_points(*played))
     if not in_both(points).empty:
         frames["pareto"] = points

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
@@ -23,7 +24,6 @@ from benchmark.leaderboard.tables import (
     grouped,
     left,
     mean_columns,
-    repairs,
     spread_columns,
 )
 from benchmark.runs.record import NONE
@@ -31,7 +31,11 @@ from benchmark.runs.tuned import Search
 
 
 def costs(
-    rows: Rows, victims: pd.DataFrame, searches: Sequence[Search], name: Namer
+    rows: Rows,
+    victims: pd.DataFrame,
+    repairs: pd.DataFrame,
+    searches: Sequence[Search],
+    name: Namer,
 ) -> pd.DataFrame:
     """One row per defender of either game, trusted share and recipe.
 
@@ -43,11 +47,17 @@ def costs(
     lost accuracy, and `success`, the mean of CDA - ASR, which is 1 for a perfect defender.
 
     Args:
-        victims: as `tables.victims` returns it, of the same rows.
+        victims, repairs: as `tables.victims` and `tables.judged` make them, of the same rows.
         searches: what defenders found for themselves.
     """
     failed = failures(victims)
     unstable = {(one.defense, one.trusted_share): one.instability for one in searches}
+    repaired = Counter(
+        (*_defender(row["recipe"], row["defense"], row["trusted_share"]), reading)
+        for row in repairs.to_dict("records")
+        for reading in READINGS
+        if row["worked"] and row[f"repaired_{reading}"]
+    )
     found = []
     for _, group in grouped(
         (row for row in rows.played if row.defense.stages),
@@ -55,12 +65,15 @@ def costs(
     ):
         first = group[0]
         stages = "+".join(stage.name for stage in first.defense.stages)
+        defense = defense_name(first.defense, name)
+        own = _defender(first.recipe, defense, first.trusted_share)
         found.append(
-            {"game": "robustness", "defender": defense_name(first.defense, name)}
+            {"game": "robustness", "defender": defense}
             | {"trusted_share": first.trusted_share, "recipe": first.recipe}
             | _on_clean(group)
             | {"overhead": average(map(_overhead, group))}
             | {"instability": unstable.get((stages, first.trusted_share or 0.0), float("nan"))}
+            | {f"repaired_{reading}": repaired[*own, reading] for reading in READINGS}
             | _against([cells for cells in defended(group) if _key(cells[0], name) not in failed])
         )
     for _, examined in grouped(
@@ -84,6 +97,11 @@ def false_alarms(clean: Iterable[Examined]) -> dict[str, float]:
     return mean_columns("false_alarms", (metrics.Rate(sum(own), len(own)) for own in answers))
 
 
+def _defender(recipe: str, defense: str, share: float | None) -> tuple[str, str, float]:
+    """What tells one from another; missing shares come as NaN, no two of which are the same."""
+    return recipe, defense, 0.0 if share is None or pd.isna(share) else share
+
+
 def _on_clean(group: Sequence[Played]) -> dict[str, float]:
     clean = [row for row in group if row.attack.threat == NONE]
     found: dict[str, float] = {"clean_models": len(clean)}
@@ -95,10 +113,8 @@ def _on_clean(group: Sequence[Played]) -> dict[str, float]:
 def _against(attacks: Sequence[list[Played]]) -> dict[str, Any]:
     cells = [cell for group in attacks for cell in group]
     found: dict[str, Any] = {"attacks": len(attacks), "cells": len(cells)}
-    table = repairs(attacks, lambda ref: ref.label)
     for reading in READINGS:
         found |= {
-            f"repaired_{reading}": int(table[f"repaired_{reading}"].sum()) if cells else 0,
             f"cells_repaired_{reading}": sum(
                 left(cell, reading).asr.value <= metrics.REPAIRED for cell in cells
             ),

@@ -9,19 +9,21 @@ import pytest
 from made_records import examined, played, save, search
 from scipy import stats
 
+from benchmark.leaderboard.board import games
 from benchmark.leaderboard.build import build
 from benchmark.leaderboard.costs import costs
 from benchmark.leaderboard.rows import Rows
-from benchmark.leaderboard.tables import short_names, victims
+from benchmark.leaderboard.tables import short_names
 from benchmark.metrics import Rate, mean_interval
 from benchmark.runs.record import Record
 
 
-def made(records: list[Record], **options: object) -> pd.DataFrame:
+def made(records: list[Record]) -> pd.DataFrame:
     rows = Rows.of(records)
     name = short_names(rows)
     searches = [search([40, 10, 25])]
-    return costs(rows, victims(rows.played, name), searches, name).set_index("defender")
+    undefended, repairs, _ = games(rows, name)
+    return costs(rows, undefended, repairs, searches, name).set_index("defender")
 
 
 def test_accuracy_lost_on_clean_models_in_both_readings() -> None:
@@ -80,11 +82,11 @@ def test_time_is_that_of_the_defense_over_the_victims_training() -> None:
 def test_false_alarms_are_of_clean_models_alone() -> None:
     flags = [(True, False), (False, False), (False, False)]
     records = [
-        examined("none", "finder", seed, [[0.1], [0.2]], flagged=own, m=0)
+        examined("none", "finder", seed, [[0.1, 0, 0], [0.2, 0, 0]], flagged=own, m=0)
         for seed, own in enumerate(flags)
     ]
     records += [
-        examined("badnets", "finder", seed, [[0.1], [0.2]], flagged=(True, True))
+        examined("badnets", "finder", seed, [[0.1, 0, 0], [0.2, 0, 0]], flagged=(True, True))
         for seed in range(3)
     ]
     row = made(records).loc["finder"]
