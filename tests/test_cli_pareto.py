@@ -1,4 +1,4 @@
-"""`poisongames pareto`: on the committed boards, and on copies that lack some records."""
+"""`poisongames pareto`: on a board made by hand, and on copies that lack some records."""
 
 from __future__ import annotations
 
@@ -9,13 +9,25 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from made_records import board_of_both_games, played, save
 from typer.testing import CliRunner, Result
 
 from benchmark.cli import app
+from benchmark.leaderboard.build import build
 
-ROOT = Path(__file__).parent.parent
-BOTH = ROOT / "leaderboards" / "fashion-mnist-v2"
-ROBUST = ROOT / "leaderboards" / "fashion-mnist-v1"
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = board_of_both_games(tmp_path_factory.mktemp("boards") / "digits-v3")
+    build(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def robust(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A board of one game, and of another protocol."""
+    cells = [played("badnets", defense, 0, 9) for defense in (None, "repairer")]
+    return save(tmp_path_factory.mktemp("boards") / "made-up", cells)
 
 
 def invoke(*words: str | Path, columns: int = 100) -> Result:
@@ -26,11 +38,11 @@ def invoke(*words: str | Path, columns: int = 100) -> Result:
     return result
 
 
-def without(target: Path, attack: str) -> Path:
-    """The committed records of both games but for those of one attack."""
+def without(both: Path, target: Path, attack: str) -> Path:
+    """The records of both games but for those of one attack."""
     (target / "records").mkdir(parents=True)
     left_out = 0
-    for path in (BOTH / "records").iterdir():
+    for path in (both / "records").iterdir():
         if json.loads(path.read_text())["attack"]["name"] == attack:
             left_out += 1
         else:
@@ -39,76 +51,80 @@ def without(target: Path, attack: str) -> Path:
     return target
 
 
-def test_fronts_and_worst_cases_fit_into_a_terminal(tmp_path: Path) -> None:
+def test_fronts_and_worst_cases_fit_into_a_terminal(both: Path, tmp_path: Path) -> None:
     csv, svg = tmp_path / "points.csv", tmp_path / "fronts.svg"
-    result = invoke(BOTH, "--csv", csv, "--svg", svg)
+    result = invoke(both, "--csv", csv, "--svg", svg)
     assert result.exit_code == 0
     assert max(map(len, result.output.splitlines())) <= 100
-    for words in ("fashion-mnist-v2", "hypervolume", "robustness", "detectability", "not all"):
+    for words in ("digits-v3", "hypervolume", "robustness", "detectability", "5 of 8,"):
         assert words in result.output
-    frame, committed = pd.read_csv(csv), pd.read_csv(BOTH / "pareto.csv")
+    frame, committed = pd.read_csv(csv), pd.read_csv(both / "pareto.csv")
     pd.testing.assert_frame_equal(frame, committed)
     assert svg.read_bytes().startswith(b"<?xml")
 
 
-def test_a_board_of_one_game_has_no_front(tmp_path: Path) -> None:
-    result = invoke(ROBUST)
+def test_a_board_of_one_game_has_no_front(robust: Path, tmp_path: Path) -> None:
+    result = invoke(robust)
     assert result.exit_code == 0
     assert "No attack was played in both games" in result.output
     assert "highest ASR left" in result.output
     assert "lowest AUC" not in result.output
-    drawn = invoke(ROBUST, "--svg", tmp_path / "x.svg")
+    drawn = invoke(robust, "--svg", tmp_path / "x.svg")
     assert drawn.exit_code == 2
     assert "there is no front to draw" in drawn.output
     assert not (tmp_path / "x.svg").exists()
 
 
-def test_some_attacks_only(tmp_path: Path) -> None:
+def test_some_attacks_only(both: Path, tmp_path: Path) -> None:
     csv = tmp_path / "points.csv"
-    result = invoke(BOTH, "--attacks", "badnets,lsp", "--csv", csv)
+    result = invoke(both, "--attacks", "badnets,lsp", "--csv", csv)
     assert result.exit_code == 0
     frame = pd.read_csv(csv)
     assert set(frame.attack.str.split(":").str[0]) == {"badnets", "lsp"}
     # Without the attack that dominated it on the whole board.
-    assert frame.set_index(["attack", "m"]).front["badnets", 100]
-    wrong = invoke(BOTH, "--attacks", "badnet")
+    assert frame.set_index(["attack", "m"]).front["lsp:base.side=0.15", 100]
+    wrong = invoke(both, "--attacks", "badnet")
     assert wrong.exit_code == 2
     assert "no attack 'badnet' was played here; there are a-blend, advclean" in wrong.output
 
 
-def test_what_a_submission_moved(tmp_path: Path) -> None:
-    old, csv = without(tmp_path / "old", "a-blend"), tmp_path / "changes.csv"
+def test_what_a_submission_moved(both: Path, tmp_path: Path) -> None:
+    old, csv = without(both, tmp_path / "old", "a-blend"), tmp_path / "changes.csv"
     svg = tmp_path / "fronts.svg"
-    result = invoke(BOTH, "--against", old, "--csv", csv, "--svg", svg)
+    result = invoke(both, "--against", old, "--csv", csv, "--svg", svg)
     assert result.exit_code == 0
     assert max(map(len, result.output.splitlines())) <= 100
     frame = pd.read_csv(csv, keep_default_na=False, dtype=str).set_index("attack")
     new = frame.loc["a-blend"]
-    points = pd.read_csv(BOTH / "pareto.csv").dropna(subset=["asr_deployable", "auc"])
+    points = pd.read_csv(both / "pareto.csv").dropna(subset=["asr_paper", "auc"])
     data = points[(points.kind == "data poisoning") & (points.attack != "a-blend")]
+    # Who met fewer defenders can neither beat nor be beaten.
+    assert data.front.isna().sum() == 1
+    data = data[data.front.notna()]
     point = points.set_index("attack").loc["a-blend"]
-    below = data[(data.asr_deployable < point.asr_deployable) & (data.auc > point.auc)]
+    below = data[(data.asr_paper < point.asr_paper) & (data.auc > point.auc)]
     assert len(below) == len(data) > 1  # it beats them all, so that it is the whole front
     assert (new.change, new.dominated_by) == ("new", "")
     assert set(new.dominates.split("; ")) == {f"{r.attack} (m={r.m})" for r in data.itertuples()}
     assert set(frame.drop("a-blend").change) == {"same"}
-    assert (frame.front_before["advclean"], frame.front_after["advclean"]) == ("True", "False")
-    volume = point.asr_deployable * (1 - point.auc)
+    lsp = frame.loc["lsp:base.side=0.15"]
+    assert (lsp.front_before, lsp.front_after) == ("True", "False")
+    volume = point.asr_paper * (1 - point.auc)
     assert f"{volume:.3f}" in result.output
     assert b"data poisoning, before" in svg.read_bytes()
-    back = invoke(old, "--against", BOTH)
+    back = invoke(old, "--against", both)
     assert "gone" in back.output
 
 
-def test_names_are_those_of_both_sets_of_records(tmp_path: Path) -> None:
+def test_names_are_those_of_both_sets_of_records(both: Path, tmp_path: Path) -> None:
     """Alone, the old records would call by its bare name what has several settings by now."""
     old = tmp_path / "old"
     (old / "records").mkdir(parents=True)
-    for path in (BOTH / "records").iterdir():
-        if '"rate": "auto"' not in path.read_text():
+    for path in (both / "records").iterdir():
+        if "lsp:rate=auto" not in path.read_text():
             shutil.copy(path, old / "records")
     csv = tmp_path / "changes.csv"
-    for pair in ((BOTH, old), (old, BOTH)):
+    for pair in ((both, old), (old, both)):
         assert invoke(pair[0], "--against", pair[1], "--csv", csv).exit_code == 0
         frame = pd.read_csv(csv)
         assert set(frame.change) == {"same"}
@@ -116,50 +132,61 @@ def test_names_are_those_of_both_sets_of_records(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", [60, 80, 100])
-def test_no_word_is_cut_however_narrow_the_terminal(columns: int) -> None:
-    result = invoke(BOTH, columns=columns)
+def test_no_word_is_cut_however_narrow_the_terminal(columns: int, both: Path) -> None:
+    result = invoke(both, columns=columns)
     # The folder's name stands above the tables, on a line that the terminal wraps.
     assert max(map(len, result.output.splitlines()[2:])) <= columns
     words = re.findall(r"\w+", result.output)
-    frames = [pd.read_csv(BOTH / f"{name}.csv") for name in ("pareto", "defenders")]
+    frames = [pd.read_csv(both / f"{name}.csv") for name in ("pareto", "defenders")]
     names = {name for frame in frames for name in frame.filter(regex="^(attack|defender)$").stack()}
     assert {word for name in names for word in re.findall(r"\w+", name)} <= set(words)
     for heading in ("front", "attack", "defender", "found", "attacks", "AUC"):
         assert heading in words
     # Every interval is whole, and no column is lost.
     assert result.output.count("[") == result.output.count("]") > 20
-    whole = set(re.findall(r"\[[\d., ]+\]", invoke(BOTH, columns=400).output))
+    whole = set(re.findall(r"\[[\d., ]+\]", invoke(both, columns=400).output))
     assert set(re.findall(r"\[[\d., ]+\]", result.output)) == whole
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([ROBUST, "--against", BOTH], "fronts of different protocols cannot be compared"),
-        ([BOTH, "--protocol", "fashion-mnist-v2"], "exclude each other"),
-        ([BOTH, ROBUST, "--csv", "x.csv"], "are for one folder, there are 2"),
+        (["robust", "--against", "both"], "fronts of different protocols cannot be compared"),
+        (["both", "--protocol", "digits-v3"], "exclude each other"),
+        (["both", "robust", "--csv", "x.csv"], "are for one folder, there are 2"),
         (["nowhere"], "holds no records; play a protocol"),
         (["--protocol", "nowhere"], "leaderboards/nowhere/records holds no records"),
         ([], "there is no board in leaderboards/; name the folder of a run"),
     ],
 )
 def test_errors_are_one_sentence(
-    words: list[str | Path], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str],
+    message: str,
+    both: Path,
+    robust: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = invoke(*words, columns=400)
+    folders = {"both": both, "robust": robust}
+    result = invoke(*(folders.get(word, word) for word in words), columns=400)
     assert result.exit_code == 2
     assert message in result.output
     assert "Traceback" not in result.output
     assert not list(tmp_path.iterdir())
 
 
-def test_folders_are_found_by_protocol_and_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    one = invoke("--protocol", "fashion-mnist-v1")
-    assert "fashion-mnist-v1" in one.output
-    assert "fashion-mnist-v2" not in one.output
+def test_folders_are_found_by_protocol_and_by_place(
+    both: Path, robust: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "leaderboards").mkdir()
+    for board in (both, robust):
+        shutil.copytree(board, tmp_path / "leaderboards" / board.name)
+    monkeypatch.chdir(tmp_path)
+    one = invoke("--protocol", "made-up")
+    assert "made-up" in one.output
+    assert "digits-v3" not in one.output
     every = invoke()
     assert every.exit_code == 0
-    for board in (ROOT / "leaderboards").iterdir():
+    for board in (both, robust):
         assert board.name in every.output

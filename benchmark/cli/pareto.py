@@ -65,7 +65,7 @@ def _folders(given: list[Path], protocol: str | None) -> list[Path]:
     if not found:
         raise UserError(
             "there is no board in leaderboards/; name the folder of a run, "
-            "such as `poisongames pareto runs/digits-v2`"
+            "such as `poisongames pareto runs/digits-v3`"
         )
     return found
 
@@ -88,15 +88,15 @@ def _compare(
     # What is called by its whole label depends on who else is there: one name for both.
     name = short_names([*rows, *(old_rows or ())])
     _check(wanted, {name(row.attack) for row in [*rows, *(old_rows or ())]})
-    repairs, detectability, victims = _frames(rows, name, wanted)
-    table = fronts.front_table(fronts.attack_points(repairs, detectability))
-    there = bool(table.front.notna().any())
+    played = _frames(rows, name, wanted)
+    table = fronts.front_table(fronts.attack_points(*played))
+    there = not fronts.in_both(table).empty
     if svg and not there:
         raise UserError(f"{folder}: no attack was played in both games, there is no front to draw")
     old = None
     out.print(f"\n[b]{_protocol(rows)}[/b], {escape(str(folder))}", soft_wrap=True)
     if old_rows:
-        old = fronts.front_table(fronts.attack_points(*_frames(old_rows, name, wanted)[:2]))
+        old = fronts.front_table(fronts.attack_points(*_frames(old_rows, name, wanted)))
         changes = fronts.compare(old, table)
         _print(f"Against {against}", fronts_text.change_rows(changes, str))
         _print("Fronts", fronts_text.volume_rows(old, table))
@@ -109,7 +109,7 @@ def _compare(
                 out.print(f"{attack} is dominated by {others}.", markup=False, highlight=False)
         if there:
             out.print(fronts_text.volume_text(table))
-        defenders = fronts.defense_points(repairs, detectability, victims)
+        defenders = fronts.defense_points(*played)
         for game, own in defenders.groupby("game", sort=False):
             _print(f"Defenders in the worst case: {game}", fronts_text.defender_rows(own, str))
     if not there:
@@ -134,20 +134,17 @@ def _check(wanted: list[str], known: set[str]) -> None:
         )
 
 
-def _frames(rows: Rows, name: Namer, wanted: list[str]) -> list[pd.DataFrame]:
-    """Repairs, detectability and victims, of the wanted attacks or of all."""
-    from benchmark.leaderboard.populations import detectability
-    from benchmark.leaderboard.tables import defended, repairs, victims
+def _frames(rows: Rows, name: Namer, wanted: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Repairs and detectability, of the wanted attacks or of all."""
+    from benchmark.leaderboard.board import games
 
-    frames = [
-        repairs(defended(rows.played), name),
-        detectability(rows.examined, name),
-        victims(rows.played, name),
-    ]
-    return [
-        frame[frame.attack.str.split(":").str[0].isin(wanted)] if wanted and len(frame) else frame
-        for frame in frames
-    ]
+    def chosen(frame: pd.DataFrame) -> pd.DataFrame:
+        if not wanted or frame.empty:
+            return frame
+        return frame[frame.attack.str.split(":").str[0].isin(wanted)]
+
+    _, repairs, detectability = games(rows, name)
+    return chosen(repairs), chosen(detectability)
 
 
 def _print(title: str, rows: list[dict[str, str]]) -> None:

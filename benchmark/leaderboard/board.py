@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from benchmark import protocol as protocols
 from benchmark.leaderboard import explanations, inversions, published
-from benchmark.leaderboard.fronts import attack_points, defense_points, front_table
-from benchmark.leaderboard.populations import curves, detectability, norms
+from benchmark.leaderboard.costs import costs
+from benchmark.leaderboard.fronts import attack_points, defense_points, front_table, in_both
+from benchmark.leaderboard.populations import class_scores, curves, detectability, norms
 from benchmark.leaderboard.ranking import ranking
 from benchmark.leaderboard.rows import Curve, Played, Reversed, Rows, Unfinished
 from benchmark.leaderboard.tables import (
     Namer,
     defended,
+    judged,
     repairs,
     share_text,
     short_names,
@@ -84,11 +86,10 @@ def read_board(folder: Path) -> Board:
             that cannot be shown or that explain nothing.
     """
     rows = read_rows(folder)
-    groups = defended(rows.played)
     protocol = next(iter(rows.protocols.values()))
     searches = tuned.load(folder / "tuning")
     name = short_names(rows)
-    frames = _frames(rows, groups, name)
+    frames = _frames(rows, searches, name)
     compared = published.comparison(played(protocol), rows, frames, searches, name)
     compared = explanations.explained(compared, folder)
     return Board(
@@ -97,7 +98,9 @@ def read_board(folder: Path) -> Board:
         cells=rows.count,
         seeds=len(rows.seeds),
         frames=frames if compared.empty else {**frames, "comparison": compared},
-        curves=tuple(tuple((row.seed, row.curve) for row in group) for group in groups),
+        curves=tuple(
+            tuple((row.seed, row.curve) for row in group) for group in defended(rows.played)
+        ),
         problems=tuple(map(_problem, rows.unfinished)),
         plugins=_plugins(rows),
         triggers=_triggers(folder, rows.played),
@@ -130,18 +133,25 @@ def read_rows(folder: Path) -> Rows:
     return rows
 
 
-def _frames(rows: Rows, groups: list[list[Played]], name: Namer) -> dict[str, pd.DataFrame]:
-    frames = {"victims": victims(rows.played, name), "repairs": repairs(groups, name)}
-    if rows.examined:
-        frames["detectability"] = detectability(rows.examined, name)
-        frames["norms"] = norms(rows.examined, name)
-        frames["curves"] = curves(frames["victims"], frames["detectability"])
-    played = frames["repairs"], frames.get("detectability", pd.DataFrame())
+def games(rows: Rows, name: Namer) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The tables "victims", and "repairs" and "detectability" with what worked undefended."""
+    undefended = victims(rows.played, name)
+    played = repairs(defended(rows.played), name), detectability(rows.examined, name)
+    return undefended, judged(played[0], undefended), judged(played[1], undefended)
+
+
+def _frames(rows: Rows, searches: Sequence[tuned.Search], name: Namer) -> dict[str, pd.DataFrame]:
+    undefended, *played = games(rows, name)
+    frames = {"victims": undefended, "repairs": played[0], "detectability": played[1]}
+    frames["norms"] = norms(rows.examined, name)
+    frames["classscores"] = class_scores(rows.examined, name)
+    frames["curves"] = curves(undefended, played[1])
+    frames["costs"] = costs(rows, undefended, searches, name)
     points = front_table(attack_points(*played))
-    if points.front.notna().any():
+    if not in_both(points).empty:
         frames["pareto"] = points
-    frames["defenders"] = defense_points(*played, frames["victims"])
-    frames["ranking"] = ranking(*played, frames["victims"])
+    frames["defenders"] = defense_points(*played)
+    frames["ranking"] = ranking(*played)
     if rows.reversed:
         frames["inversions"] = inversions.inversions(rows.reversed, name)
         frames["radii"] = inversions.radii(rows.reversed, name)
@@ -182,7 +192,7 @@ def _triggers(folder: Path, rows: Sequence[Played]) -> tuple[Trigger, ...]:
         if row.attack.threat == NONE or row.seed or not file.is_file():
             continue
         with np.load(file, allow_pickle=False) as arrays:
-            if "examples" in arrays:
+            if "examples" in arrays and arrays["examples"].size:
                 found.setdefault(row.attack.label, Trigger(str(row.attack), arrays["examples"]))
     return tuple(found.values())
 

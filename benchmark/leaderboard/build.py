@@ -12,12 +12,13 @@ from benchmark.runs.store import write_whole
 
 #: Tables that a board may have, and plots of them.
 TABLES = (
-    *("victims", "repairs", "detectability", "norms", "curves", "pareto"),
-    *("defenders", "ranking", "comparison"),
+    *("victims", "repairs", "detectability", "norms", "classscores", "curves", "pareto"),
+    *("costs", "defenders", "ranking", "comparison"),
     *("inversions", "radii", "configurations", "smoothed"),
 )
 PLOTS = {
     "curves": plots.curves,
+    "classscores": plots.class_scores,
     "pareto": front_plots.pareto,
     "radii": plots.radii,
     "configurations": plots.configurations,

@@ -6,7 +6,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmark.leaderboard.fronts import KINDS, attack_label
+from benchmark.leaderboard.fronts import KINDS, attack_label, in_both
 from benchmark.leaderboard.plots import COLOURS, svg
 
 _Box = tuple[float, float, float, float]
@@ -22,8 +22,8 @@ _PLACES = [
 def pareto(frame: pd.DataFrame, old: pd.DataFrame | None = None) -> bytes:
     """ASR under the best repair against AUC of the best detector, and a step line per front.
 
-    A hollow point met fewer defenders than there are, and what it shows is flattered. Shaded is
-    what a front dominates.
+    A hollow point met fewer defenders than others of its kind, so that what it shows is flattered:
+    it is on no front. Shaded is what a front dominates.
 
     Args:
         frame: as `fronts.front_table` returns it, with a point that was played in both games.
@@ -33,12 +33,12 @@ def pareto(frame: pd.DataFrame, old: pd.DataFrame | None = None) -> bytes:
     axis = figure.subplots()
     axis.set_xlim(*_LIMITS)
     axis.set_ylim(*_LIMITS)
-    points = frame[frame.front.notna()]
+    points = in_both(frame)
     for kind, colour in zip(KINDS, COLOURS, strict=False):
         _front(axis, points[points.kind == kind], kind, colour)
         if old is not None:
             _line(axis, old[old.kind == kind], colour, "--", f"{kind}, before")
-    if ((points.defenses_met < points.defenses) | (points.detectors_met < points.detectors)).any():
+    if points.front.isna().any():
         axis.scatter(
             [], [], s=26, facecolor="white", edgecolor="grey", label="met some defenders only"
         )
@@ -55,27 +55,29 @@ def pareto(frame: pd.DataFrame, old: pd.DataFrame | None = None) -> bytes:
 
 def _front(axis: matplotlib.axes.Axes, points: pd.DataFrame, kind: str, colour: str) -> None:
     """Points with their intervals, and the front through those on it."""
-    x, y = points.asr_deployable, points.auc
+    x, y = points.asr_paper, points.auc
     if points.empty:
         return
     axis.errorbar(
         x, y,
         [y - points.auc_low, points.auc_high - y],
-        [x - points.asr_deployable_low, points.asr_deployable_high - x],
+        [x - points.asr_paper_low, points.asr_paper_high - x],
         fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.3, zorder=1,
     )  # fmt: skip
-    whole = (points.defenses_met == points.defenses) & (points.detectors_met == points.detectors)
+    whole = points.front.notna()
     for own, face in ((whole, colour), (~whole, "white")):
         axis.scatter(x[own], y[own], s=26, facecolor=face, edgecolor=colour, zorder=3)
     _line(axis, points, colour, "-", kind)
-    steps = _steps(points)
-    axis.fill_between(*steps, 1, step="pre", color=colour, alpha=0.07, linewidth=0, zorder=0)
+    if whole.any():
+        axis.fill_between(
+            *_steps(points), 1, step="pre", color=colour, alpha=0.07, linewidth=0, zorder=0
+        )
 
 
 def _line(
     axis: matplotlib.axes.Axes, points: pd.DataFrame, colour: str, style: str, label: str
 ) -> None:
-    if points.front.any():
+    if points.front.eq(True).any():
         axis.plot(
             *_steps(points), drawstyle="steps-pre", color=colour, linestyle=style, linewidth=1.4,
             label=label, zorder=2,
@@ -84,8 +86,8 @@ def _line(
 
 def _steps(points: pd.DataFrame) -> tuple[list[float], list[float]]:
     """The lower right border of what the front dominates, from the left edge to the top."""
-    front = points[points.front.astype(bool)].sort_values(["asr_deployable", "auc"])
-    x, y = [*front.asr_deployable], [*front.auc]
+    front = points[points.front.eq(True)].sort_values(["asr_paper", "auc"])
+    x, y = [*front.asr_paper], [*front.auc]
     return [0.0, *x, x[-1]], [y[0], *y, 1.0]
 
 
@@ -94,9 +96,7 @@ def _label(axis: matplotlib.axes.Axes, points: pd.DataFrame) -> None:
     axis.figure.canvas.draw()
     scale = 72 / axis.figure.dpi
     spots = [
-        tuple(
-            scale * value for value in axis.transData.transform((row["asr_deployable"], row["auc"]))
-        )
+        tuple(scale * value for value in axis.transData.transform((row["asr_paper"], row["auc"])))
         for row in points.to_dict("records")
     ]
     left, bottom, right, top = (scale * value for value in axis.bbox.extents)
@@ -114,7 +114,7 @@ def _label(axis: matplotlib.axes.Axes, points: pd.DataFrame) -> None:
         taken.append(box)
         right_by, up, side = _PLACES[place]
         axis.annotate(
-            text, (row["asr_deployable"], row["auc"]), xytext=(right_by, up),
+            text, (row["asr_paper"], row["auc"]), xytext=(right_by, up),
             textcoords="offset points", fontsize=_FONT, ha="right" if side else "left",
             bbox={"facecolor": "white", "alpha": 0.6, "linewidth": 0, "pad": 0.3},
             arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "grey"}

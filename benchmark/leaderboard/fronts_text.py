@@ -13,23 +13,26 @@ from benchmark.leaderboard.fronts import (
     defender_label,
     hypervolumes,
 )
-from benchmark.leaderboard.text import cell_text, interval, number, percent, table
+from benchmark.leaderboard.text import cell_text, interval, number, percent, table, yes_or_no
 
 PARETO = """\
-What an attacker is left with: ASR after the repair, guard or sanitizer that helps most against
-this attack, and AUC of the detector that finds it best; in parentheses how many of the board's
-defenders the attack met, as who met fewer looks better. Lower right in the picture is best for
-the attacker. An attack is on the front if no other of its kind is as robust and as hidden. The
-hypervolume is the area that a front dominates: 0 for attackers without a chance, 1 for one that
-nobody repairs or finds. Brackets are 95 % intervals of the defender that was chosen; that it
-was chosen among several makes it look a little better than it is. Only where the intervals are
-apart on both axes does one attack clearly dominate another.
+What an attacker whose attack worked is left with: ASR (the paper's reading, beside it what the
+same defense leaves in the deployable one) after the repair, guard or sanitizer that helps most
+against this attack, and AUC of the detector that finds it best; in parentheses how many defenders
+of those that any attack of its kind met. Who met fewer looks better and is on no front. Lower
+right in the picture is best for the attacker. An attack is on the front if no other of its kind is
+as robust and as hidden. The hypervolume is the area that a front dominates: 0 for attackers without
+a chance, 1 for one that nobody repairs or finds. Brackets are 95 % intervals of the defender that
+was chosen; that it was chosen among several makes it look a little better than it is. Only where
+the intervals are apart on both axes does one attack clearly dominate another.
 """
 DEFENDERS = """\
 The worst that the attacks of this board, those that worked undefended, do to each defender: the
-highest remaining ASR, with the mean loss of accuracy, or the lowest AUC. On the front is who is
-beaten by no other in all of that. Who did not meet every attack is marked and is on no front,
-as the worst may still come. Brackets are 95 % intervals against that attack alone.
+highest remaining ASR in the paper's reading, with the mean loss of accuracy, and in the deployable
+one, or the lowest AUC. On the front is who is beaten by no other in all of that, deployable reading
+aside. Who did not meet every attack is marked and is on no front, as the worst may still come;
+neither is who is idle: every chosen model is the untouched victim. Brackets are 95 % intervals
+against one attack alone.
 """
 RANKING = """\
 A mean over attacks rewards whoever beats what is common on the board: ten copies of a weak
@@ -72,14 +75,15 @@ def front_rows(frame: pd.DataFrame, name: Name = cell_text) -> list[Row]:
     place = frame.front.map({True: 0, False: 1}).fillna(2)
     # "data" poisoning comes first.
     ordered = frame.assign(place=place).sort_values(
-        ["kind", "place", "asr_deployable"], ascending=[False, True, False], kind="stable"
+        ["kind", "place", "asr_paper"], ascending=[False, True, False], kind="stable"
     )
     return [
         {
             "attack": name(attack_label(row)),
             "kind": row["kind"].split()[0],
-            "front": _on_front(row),
-            "ASR left": percent(row, "asr_deployable"),
+            "front": yes_or_no(row["front"]),
+            "ASR left": percent(row, "asr_paper"),
+            "deployable": percent(row, "asr_deployable"),
             "by": _responder(row, "defense", "trusted_share", "defenses", name),
             "AUC": interval(row, "auc") if pd.notna(row["auc"]) else "–",
             "found by": _responder(row, "detector", "detector_share", "detectors", name),
@@ -87,10 +91,6 @@ def front_rows(frame: pd.DataFrame, name: Name = cell_text) -> list[Row]:
         }
         for row in ordered.to_dict("records")
     ]
-
-
-def _on_front(row: Mapping[str, Any]) -> str:
-    return "–" if row["front"] is None else "yes" if row["front"] else "no"
 
 
 def _responder(row: Mapping[str, Any], who: str, share: str, count: str, name: Name) -> str:
@@ -122,8 +122,9 @@ def defender_rows(frame: pd.DataFrame, name: Name = cell_text) -> list[Row]:
         | {
             "against": name(row["worst_attack"]),
             "attacks": f"{row['attacks']} of {row['of']}"
-            + ("" if row["attacks"] == row["of"] else ", not all"),
-            "front": _on_front(row),
+            + ("" if row["attacks"] == row["of"] else ", not all")
+            + (", idle" if row["idle"] else ""),
+            "front": yes_or_no(row["front"]),
         }
         for row in frame.to_dict("records")
     ]
@@ -133,7 +134,8 @@ def _worst(row: Mapping[str, Any]) -> Row:
     if row["game"] == "detectability":
         return {"lowest AUC": interval(row, "auc")}
     return {
-        "highest ASR left": percent(row, "asr_deployable"),
+        "highest ASR left": percent(row, "asr_paper"),
+        "deployable": percent(row, "asr_deployable"),
         "CDA loss (points)": number(100 * row["cda_loss"], 2),
     }
 
@@ -182,7 +184,7 @@ def change_rows(frame: pd.DataFrame, name: Name = cell_text) -> list[Row]:
             "attack": name(attack_label(row)),
             "kind": row["kind"].split()[0],
             "change": row["change"],
-            "ASR left": _moved(row, "asr_deployable", lambda value: number(100 * value)),
+            "ASR left": _moved(row, "asr_paper", lambda value: number(100 * value)),
             "AUC": _moved(row, "auc", lambda value: number(value, 2)),
             "front": _moved(row, "front", lambda value: "yes" if value else "no"),
             "dominates": name(row["dominates"]),

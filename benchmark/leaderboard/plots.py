@@ -10,6 +10,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = (
@@ -44,6 +45,32 @@ def curves(frame: pd.DataFrame) -> bytes:
         axis.set_xlabel("poisoned images m")
         axis.axhline(0.5, color="grey", linewidth=0.6)
     return _finished(figure, panels, "rate")
+
+
+def class_scores(frame: pd.DataFrame) -> bytes:
+    """Mean scores of every class, one panel per detector and attack, each on its own scale.
+
+    Dots are clean models, circles poisoned ones with another target, triangles those with this.
+    """
+    titles = (
+        _short(frame.attack) + frame.m.map(" (m={})\n".format).astype(str) + _short(frame.detector)
+    )
+    figure, panels = _panels(frame, titles, shared=False)
+    marks = {
+        "score_clean": ("clean models", "o", "black"),
+        "score_other": ("poisoned, another class", "o", "white"),
+        "score_target": ("poisoned, the target", "^", COLOURS[1]),
+    }
+    for axis, group in panels:
+        for place, (column, (label, mark, face)) in enumerate(marks.items()):
+            axis.plot(
+                group["class"] + 0.15 * (place - 1), group[column], mark, label=label, markersize=4,
+                markerfacecolor=face, markeredgecolor=face if face != "white" else "black",
+                markeredgewidth=0.8,
+            )  # fmt: skip
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_xlabel("class")
+    return _finished(figure, panels, "mean score", apart=0.3)
 
 
 def _line(
@@ -138,24 +165,28 @@ def _colours(names: pd.Series) -> dict[str, str]:
 _Panels = list[tuple[matplotlib.axes.Axes, pd.DataFrame]]
 
 
-def _panels(frame: pd.DataFrame, titles: pd.Series) -> tuple[Figure, _Panels]:
-    """A figure with one panel per title, three in a row."""
+def _panels(
+    frame: pd.DataFrame, titles: pd.Series, *, shared: bool = True
+) -> tuple[Figure, _Panels]:
+    """A figure with one panel per title, three in a row; a shared axis is that of shares."""
     attacks = list(frame.groupby(titles, sort=False))
-    columns = min(3, len(attacks))
-    rows = math.ceil(len(attacks) / columns)
+    columns = min(3, max(1, len(attacks)))
+    rows = max(1, math.ceil(len(attacks) / columns))
     figure = Figure(figsize=(WIDTH * columns, 2.8 * rows + 0.8))
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=shared).flatten()
     for axis, (attack, _) in zip(axes, attacks, strict=False):
         axis.set_title(attack, fontsize=9)
-        axis.set_ylim(-0.03, 1.03)
+        if shared:
+            axis.set_ylim(-0.03, 1.03)
     for axis in axes[len(attacks) :]:
         axis.remove()
     return figure, [(axis, group) for axis, (_, group) in zip(axes, attacks, strict=False)]
 
 
-def _finished(figure: Figure, panels: _Panels, label: str) -> bytes:
+def _finished(figure: Figure, panels: _Panels, label: str, *, apart: float = 0.08) -> bytes:
     """One legend above all panels, and the name of the common axis."""
-    panels[0][0].set_ylabel(label)
+    for axis, _ in panels[:1]:
+        axis.set_ylabel(label)
     found: dict[str, Artist] = {}
     for axis, _ in panels:
         handles, labels = axis.get_legend_handles_labels()
@@ -165,5 +196,5 @@ def _finished(figure: Figure, panels: _Panels, label: str) -> bytes:
     )
     lines = math.ceil(len(found) / 3)
     height = figure.get_figheight()
-    figure.subplots_adjust(top=1 - (0.4 + 0.2 * lines) / height, hspace=0.6, wspace=0.08)
+    figure.subplots_adjust(top=1 - (0.4 + 0.2 * lines) / height, hspace=0.6, wspace=apart)
     return svg(figure)

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from benchmark import metrics
+from benchmark.leaderboard.costs import false_alarms
 from benchmark.leaderboard.rows import Examined
-from benchmark.leaderboard.tables import Namer, attack_columns, mean_columns
+from benchmark.leaderboard.tables import KEYS, Namer, attack_columns, average, mean_columns
 from benchmark.protocol import named_seed
 from benchmark.runs.record import NONE
 
@@ -43,7 +44,12 @@ def _detector(record: Examined) -> tuple[str, str, float]:
 
 
 def detectability(records: Sequence[Examined], name: Namer) -> pd.DataFrame:
-    """One row per attack, m, detector and reading of its scores."""
+    """One row per attack, m, detector and reading of its scores.
+
+    Two columns know what no detector does: `oracle_auc` is the AUC of the score of the attack's
+    own target, on the clean model of the same seed that of the same class; `best_accuracy` takes
+    the threshold that is best for these very models.
+    """
     rows = []
     for pairs in populations(records):
         first = pairs[0][1]
@@ -56,18 +62,51 @@ def detectability(records: Sequence[Examined], name: Namer) -> pd.DataFrame:
         for reading in (SCORE, *sorted(first.scans[0].also)):
             clean, poisoned = (_scores(column, reading) for column in zip(*pairs, strict=True))
             found = metrics.separation(clean, poisoned, named_seed(*seeds[:1], "auc", *seeds[1:]))
-            row = common | {
-                "reading": reading,
-                "models": len(pairs),
-                "repeats": clean.shape[1],
-                "auc": found.auc,
-                "auc_low": found.low,
-                "auc_high": found.high,
-                "average_precision": found.precision,
-            }
+            row = (
+                common
+                | {
+                    "reading": reading,
+                    "models": len(pairs),
+                    "repeats": clean.shape[1],
+                    "auc": found.auc,
+                    "auc_low": found.low,
+                    "auc_high": found.high,
+                    "average_precision": found.precision,
+                }
+                | _best_accuracy(clean, poisoned)
+            )
             # What follows belongs to the examination, not to a reading of its score.
-            rows.append(row | (_examinations(pairs, seeds) if reading == SCORE else {}))
+            rows.append(
+                row
+                | (_oracle(pairs, seeds) | _examinations(pairs, seeds) if reading == SCORE else {})
+            )
     return pd.DataFrame(rows)
+
+
+def _oracle(pairs: Sequence[_Pair], seeds: tuple[Any, ...]) -> dict[str, float]:
+    """AUC of the score of the class that was the target in each pair."""
+    clean, poisoned = (
+        np.array(
+            [[scan.class_scores[pair[1].target] for scan in pair[side].scans] for pair in pairs]
+        )
+        for side in (0, 1)
+    )
+    found = metrics.separation(clean, poisoned, named_seed(seeds[0], "oracle", *seeds[1:]))
+    return {"oracle_auc": found.auc, "oracle_auc_low": found.low, "oracle_auc_high": found.high}
+
+
+def _best_accuracy(clean: np.ndarray, poisoned: np.ndarray) -> dict[str, float]:
+    """Accuracy at the one threshold that is best for these scores (models, repeats).
+
+    At or above it a model is called poisoned; its interval takes the threshold for given.
+    """
+    thresholds = np.r_[np.unique(np.r_[clean, poisoned]), np.inf]
+    right = [np.sum(poisoned >= t) + np.sum(clean < t) for t in thresholds]
+    best = thresholds[int(np.argmax(right))]
+    hits = (poisoned >= best).sum(1) + (clean < best).sum(1)
+    return mean_columns(
+        "best_accuracy", (metrics.Rate(int(own), 2 * clean.shape[1]) for own in hits)
+    )
 
 
 def _scores(records: Sequence[Examined], reading: str) -> np.ndarray:
@@ -103,19 +142,15 @@ def _examinations(pairs: Sequence[_Pair], seeds: tuple[Any, ...]) -> dict[str, f
     poisoned_scans = [scan for _, record in pairs for scan in record.scans]
     return (
         mean_columns("native_accuracy", right)
+        | false_alarms(clean for clean, _ in pairs)
         | mean_columns("coin_game", game)
         | mean_columns("target_found", hits)
         | {
-            "reversed_asr": _mean([scan.success for scan in poisoned_scans]),
-            "reasr": _mean([scan.reasr for scan in poisoned_scans]),
-            "seconds": _mean([scan.seconds for scan in poisoned_scans]),
+            "reversed_asr": average(scan.success for scan in poisoned_scans),
+            "reasr": average(scan.reasr for scan in poisoned_scans),
+            "seconds": average(scan.seconds for scan in poisoned_scans),
         }
     )
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else float("nan")
 
 
 def norms(records: Sequence[Examined], name: Namer) -> pd.DataFrame:
@@ -141,12 +176,41 @@ def norms(records: Sequence[Examined], name: Namer) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def class_scores(records: Sequence[Examined], name: Namer) -> pd.DataFrame:
+    """Mean score of every class on clean models, and on poisoned ones when it is the target and
+    when it is not (Fig. 9 of Pick your Poison); NaN where it never is.
+
+    Returns:
+        One row per population and class; `targets` of its `models` have the class for target.
+    """
+    rows = []
+    for pairs in populations(records):
+        first = pairs[0][1]
+        # (models, classes), over repeats
+        clean, poisoned = (
+            np.array([np.mean([s.class_scores for s in r.scans], 0, np.float64) for r in column])
+            for column in zip(*pairs, strict=True)
+        )
+        target = np.array([record.target for _, record in pairs])
+        common = {"detector": name(first.defense.stages[0]), "trusted_share": first.trusted_share}
+        for label in range(clean.shape[1]):
+            own = target == label
+            rows.append(
+                common
+                | attack_columns(first, name)
+                | {"class": label, "models": len(pairs), "targets": int(own.sum())}
+                | {"score_clean": float(clean[:, label].mean())}
+                | {"score_target": average(poisoned[own, label])}
+                | {"score_other": average(poisoned[~own, label])}
+            )
+    return pd.DataFrame(rows)
+
+
 def curves(victims: pd.DataFrame, detectors: pd.DataFrame) -> pd.DataFrame:
     """ASR before any defense beside AUC, over m (Pick your Poison, Fig. 5)."""
     if detectors.empty:
         return detectors
-    keys = ["attack", "m", "boost", "recipe"]
     own = detectors[detectors.reading == SCORE]
-    wanted = [*keys, "threat", "detector", "auc", "auc_low", "auc_high"]
-    asr = victims[[*keys, "asr", "asr_low", "asr_high"]]
-    return own[wanted].merge(asr, on=keys, how="left")
+    wanted = [*KEYS, "threat", "worked", "detector", "auc", "auc_low", "auc_high"]
+    asr = victims[[*KEYS, "asr", "asr_low", "asr_high"]]
+    return own[wanted].merge(asr, on=KEYS, how="left")

@@ -27,6 +27,7 @@ _MEASURED = {
     "cda": ("victims", "cda"),
     "asr": ("victims", "asr"),
     "auc": ("detectability", "auc"),
+    "accuracy": ("detectability", "native_accuracy"),
     "asr_left": ("repairs", "asr_paper"),
 }
 _DEPLOYABLE = ("asr_deployable", "asr_deployable_low", "asr_deployable_high")
@@ -36,9 +37,13 @@ class Published(BaseModel):
     """A number as a paper prints it, a single run without an interval.
 
     Attributes:
-        architecture: a family, whatever the first layer is made for.
-        quantity: "cda" or "asr" before any defense; "auc" of the detector `defense`; "asr_left",
-            the lowest ASR within budget, of the repair `defense`.
+        architecture: a family, whatever the first layer is made for; empty where the paper's is
+            none of ours.
+        quantity: "cda" or "asr" before any defense; "auc" of the detector `defense`, or its
+            "accuracy" at its own threshold; "asr_left", the lowest ASR within budget, of the
+            repair `defense`.
+        attack: its name, and the settings that the paper's table tells apart.
+        m: a number, or a percentage of the training images.
         share: of trusted images; empty where there are none or the paper does not tell.
         note: what is known to contradict it, as "C1: text; C2: text".
     """
@@ -49,12 +54,16 @@ class Published(BaseModel):
     architecture: str
     quantity: str
     attack: str
-    m: int
+    m: str
     boost: int
     defense: str
     share: str
     value: str
     note: str
+
+    def amount(self, train: int) -> int:
+        """m among so many training images."""
+        return round(float(self.m[:-1]) * train / 100) if self.m.endswith("%") else int(self.m)
 
     def within(self, low: float, high: float) -> bool:
         """Whether a number that is printed like this lies in an interval."""
@@ -79,6 +88,11 @@ class _Found(NamedTuple):
 
     def at(self, share: str) -> bool:
         return not share or float(share) == self.row["trusted_share"]
+
+    def has(self, wanted: Mapping[str, str]) -> bool:
+        """Whether the attack has these settings."""
+        there = settings(self.attack)
+        return all(_same(there.get(name, ""), value) for name, value in wanted.items())
 
 
 def published() -> list[Published]:
@@ -126,8 +140,10 @@ def comparison(
             found[one.key].append(one)
 
     def measured(recipe: str, line: Published) -> _Found | None:
-        key = recipe, line.quantity, line.attack, line.m, line.boost, line.defense
-        fitting = [one for one in found.get(key, ()) if one.at(line.share)]
+        attack, wanted = parse(line.attack)
+        amount = line.amount(protocol.splits.train)
+        key = recipe, line.quantity, attack, amount, line.boost, line.defense
+        fitting = [one for one in found.get(key, ()) if one.at(line.share) and one.has(wanted)]
         return min(fitting, key=lambda one: _distance(one, own, searched), default=None)
 
     compared = [
@@ -136,13 +152,14 @@ def comparison(
         for line in lines
     ]
     played = {recipe for recipe, _, one in compared if one}
-    frame = pd.DataFrame([_compared(*one) for one in compared if one[0] in played])
+    train = protocol.splits.train
+    frame = pd.DataFrame([_compared(*one, train) for one in compared if one[0] in played])
     return frame if frame.empty else frame.astype({"models": "Int64"})
 
 
 def _fits(line: Published, protocol: Protocol) -> bool:
     family = protocol.architecture.split(":")[0].split("-")[0]
-    return (line.dataset, line.architecture) == (protocol.splits.dataset, family)
+    return line.dataset == protocol.splits.dataset and line.architecture in ("", family)
 
 
 def _own_settings(protocol: Protocol) -> dict[str, list[dict[str, str]]]:
@@ -210,18 +227,18 @@ def _same(one: object, other: object) -> bool:
         return str(one).lower() == str(other).lower()
 
 
-def _compared(recipe: str, line: Published, found: _Found | None) -> dict[str, Any]:
+def _compared(recipe: str, line: Published, found: _Found | None, train: int) -> dict[str, Any]:
     row: Mapping[str, Any] = found.row if found else {}
     nothing = float("nan")
     value, measured = float(line.value), row.get("measured", nothing)
     low, high = row.get("measured_low", nothing), row.get("measured_high", nothing)
     verdict = INSIDE if line.within(low, high) else OUTSIDE
-    models = row.get("models") if line.quantity == "auc" else row.get("seeds")
+    models = row.get("models", row.get("seeds"))
     return {
         "paper": line.paper,
         "table": line.table,
         "attack": line.attack,
-        "m": line.m,
+        "m": line.amount(train),
         "boost": line.boost,
         "recipe": recipe,
         "quantity": line.quantity,

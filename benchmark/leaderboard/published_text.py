@@ -14,21 +14,28 @@ from benchmark.leaderboard.tables import share_text
 from benchmark.leaderboard.text import cell_text, interval, number, percent, table
 
 PUBLISHED = """\
-What the paper printed for this data set and kind of network. It reports single runs without
-intervals, on all 50,000 training images, of which its r is a share, and with triggers and seeds
-of its own. A published number is inside if, as it is rounded, it lies in the 95 % interval of the
-mean that was measured here. That says only that both may be true, as few models make a wide
-interval; and a single run may well lie outside where nothing is wrong. So what is outside is a
-difference to explain, and no refutation: it has its explanation, or is open. Remaining ASR is in
-the paper's reading. Of several settings of a defense those count that are nearest to what its
-search found or the protocol says, whatever they leave.
+What papers printed for this data set, Pick your Poison for this kind of network as well. They
+report single runs or means without intervals, on all training images, of which an r is a share,
+with triggers and seeds of their own, and no threshold of a detector. A published number is inside
+if, as it is rounded, it lies in the 95 % interval of the mean that was measured here. That says
+only that both may be true, as few models make a wide interval; and a single run may well lie
+outside where nothing is wrong. So what is outside is a difference to explain, and no refutation: it
+has its explanation, or is open. Remaining ASR is in the paper's reading. Of several settings of a
+defense those count that are nearest to what its search found or the protocol says, whatever they
+leave.
 """
 GRID = """\
 Measured [interval] / published, in percent but for AUC; ≠ in place of / where the published
 number is outside.
 """
 
-QUANTITIES = {"cda": "CDA", "asr": "ASR", "auc": "AUC", "asr_left": "ASR left"}
+QUANTITIES = {
+    "cda": "CDA",
+    "asr": "ASR",
+    "auc": "AUC",
+    "accuracy": "accuracy",
+    "asr_left": "ASR left",
+}
 
 Row = Mapping[str, Any]
 

@@ -13,7 +13,6 @@ from scipy.optimize import linprog
 from benchmark.leaderboard.fronts import (
     attack_labels,
     defender_label,
-    repaired,
     scored,
     that_worked,
 )
@@ -158,16 +157,14 @@ def complete(matrix: pd.DataFrame) -> pd.DataFrame:
     return best
 
 
-def ranking(
-    repairs: pd.DataFrame, detectability: pd.DataFrame, victims: pd.DataFrame
-) -> pd.DataFrame:
+def ranking(repairs: pd.DataFrame, detectability: pd.DataFrame) -> pd.DataFrame:
     """Both games of a board as zero-sum games between attackers and defenders.
 
-    The payoff is the remaining ASR in the robustness game, 1 - AUC in the detectability game.
-    Attacks that never worked are left out, see `fronts.that_worked`.
+    The payoff is the remaining ASR (the paper's reading) in the robustness game, 1 - AUC in the
+    detectability game. Attacks that never worked are left out, see `fronts.that_worked`.
 
     Args:
-        repairs, detectability, victims: as for `fronts.defense_points`.
+        repairs, detectability: as for `fronts.defense_points`.
 
     Returns:
         One row per game and player, best first: `side` ("attacker" or "defender"), `player`,
@@ -176,8 +173,8 @@ def ranking(
         left out of the matrix: they come last, without numbers.
     """
     parts = [
-        _players("robustness", _matrix(that_worked(repaired(repairs), victims), "defense")),
-        _players("detectability", _matrix(that_worked(scored(detectability), victims), "detector")),
+        _players("robustness", _matrix(that_worked(repairs), "defense")),
+        _players("detectability", _matrix(that_worked(scored(detectability)), "detector")),
     ]
     columns = ["game", "side", "player", "weight", "score", "rank", "mean", "plain_rank"]
     rows = pd.DataFrame([row for part in parts for row in part], columns=columns)
@@ -189,7 +186,7 @@ def _matrix(frame: pd.DataFrame, defender: str) -> pd.DataFrame:
     if frame.empty:
         return pd.DataFrame()
     players = map(defender_label, frame[defender], frame.trusted_share)
-    payoff = frame.asr_deployable if defender == "defense" else 1 - frame.auc
+    payoff = frame.asr_paper if defender == "defense" else 1 - frame.auc
     return pd.DataFrame(
         {"attack": attack_labels(frame), "defender": [*players], "payoff": payoff.to_numpy()}
     ).pivot(index="attack", columns="defender", values="payoff")

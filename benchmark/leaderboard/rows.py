@@ -44,6 +44,15 @@ class Curve(NamedTuple):
     paper: int
 
 
+class Left(NamedTuple):
+    """What a reading takes: accuracy, success of the attack, and whether it is the victim as it
+    was, which the defense did nothing to."""
+
+    cda: metrics.Rate
+    asr: metrics.Rate
+    untouched: bool
+
+
 class Played(NamedTuple):
     """A robustness cell that counts."""
 
@@ -52,12 +61,9 @@ class Played(NamedTuple):
     defense: DefenseRef
     trusted_share: float | None
     seed: int
-    before_cda: metrics.Rate
-    before_asr: metrics.Rate
-    paper_cda: metrics.Rate
-    paper_asr: metrics.Rate
-    deployable_cda: metrics.Rate
-    deployable_asr: metrics.Rate
+    before: Left
+    paper: Left
+    deployable: Left
     asr_game: float | None
     asr_clean_model: metrics.Rate | None
     target_confidence: float | None
@@ -70,9 +76,10 @@ class Played(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """One examination, without the scores of single classes; rates are shares."""
+    """One examination; `class_scores` are float32, rates are shares."""
 
     score: float
+    class_scores: NDArray[np.float32]
     guess: int
     flagged: bool | None
     also: dict[str, float]
@@ -93,6 +100,7 @@ class Examined(NamedTuple):
     seed: int
     target: int
     scans: tuple[Scan, ...]
+    victim_seconds: float | None
     evidence: str | None
 
 
@@ -185,6 +193,7 @@ class Rows:
                     protocol=record.protocol.name,
                     target=record.target,
                     scans=tuple(map(_scan, record.scans)),
+                    victim_seconds=record.cost.victim_seconds,
                     evidence=file,
                 )
             )
@@ -198,12 +207,9 @@ class Rows:
         self.played.append(
             Played(
                 **common,
-                before_cda=self._rate(found.before.cda),
-                before_asr=self._rate(found.before.asr),
-                paper_cda=self._rate(found.paper.cda),
-                paper_asr=self._rate(found.paper.asr),
-                deployable_cda=self._rate(found.deployable.cda),
-                deployable_asr=self._rate(found.deployable.asr),
+                before=self._left(found.before),
+                paper=self._left(found.paper),
+                deployable=self._left(found.deployable),
                 asr_game=found.paper.asr_game,
                 asr_clean_model=self._rate(clean) if (clean := found.asr_clean_model) else None,
                 target_confidence=found.target_confidence,
@@ -247,6 +253,11 @@ class Rows:
             paper=_place(points, found.paper),
         )
 
+    def _left(self, point: Point) -> Left:
+        found = Left(self._rate(point.cda), self._rate(point.asr), point.stage == "victim")
+        left: Left = self._one(found, found)
+        return left
+
     def _rate(self, rate: Rate) -> metrics.Rate:
         counts = rate.counts
         shared: metrics.Rate = self._one(counts, counts)
@@ -259,6 +270,7 @@ class Rows:
 def _scan(found: Found) -> Scan:
     return Scan(
         score=found.score,
+        class_scores=np.array(found.class_scores, np.float32),
         guess=found.guess,
         flagged=found.flagged,
         also=found.also,

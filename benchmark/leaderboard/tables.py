@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import pandas as pd
+from scipy import stats
 
 from benchmark import metrics
-from benchmark.leaderboard.rows import Played, Row
+from benchmark.leaderboard.rows import Left, Played, Row
 from benchmark.runs.record import NONE, DefenseRef, PluginRef
 
 #: A short name for a plugin in a table.
 Namer = Callable[[PluginRef], str]
+AnyRow = TypeVar("AnyRow", bound=Row)
+#: What tells one attack of a board from another.
+KEYS = ["attack", "m", "boost", "recipe"]
+#: The two results of a cell, the headline first.
+READINGS = ("paper", "deployable")
 
 
 def short_names(rows: Iterable[Row]) -> Namer:
@@ -44,7 +50,7 @@ def _flat(params: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]
             yield prefix + key, str(value)
 
 
-def _defense_name(defense: DefenseRef, name: Namer) -> str:
+def defense_name(defense: DefenseRef, name: Namer) -> str:
     return "+".join(name(stage) for stage in defense.stages) or NONE
 
 
@@ -61,7 +67,16 @@ def mean_columns(prefix: str, rates: Iterable[metrics.Rate]) -> dict[str, float]
     return {prefix: mean, f"{prefix}_low": low, f"{prefix}_high": high}
 
 
-def _average(values: Iterable[float | None]) -> float:
+def spread_columns(prefix: str, values: Sequence[float]) -> dict[str, float]:
+    """Likewise of numbers that are no rates, by Student's t; from one alone there are no bounds."""
+    mean, half = average(values), float("nan")
+    if len(values) > 1:
+        half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return {prefix: mean, f"{prefix}_low": mean - half, f"{prefix}_high": mean + half}
+
+
+def average(values: Iterable[float | None]) -> float:
+    """Mean of what was measured; NaN if nothing was."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else float("nan")
 
@@ -70,11 +85,11 @@ def _known(rates: Iterable[metrics.Rate | None]) -> list[metrics.Rate]:
     return [rate for rate in rates if rate is not None]
 
 
-def _grouped(
-    rows: Iterable[Played], key: Callable[[Played], tuple[object, ...]]
-) -> list[tuple[Any, list[Played]]]:
+def grouped(
+    rows: Iterable[AnyRow], key: Callable[[AnyRow], tuple[object, ...]]
+) -> list[tuple[Any, list[AnyRow]]]:
     """Rows by `key`, in the order of the key."""
-    groups: defaultdict[tuple[object, ...], list[Played]] = defaultdict(list)
+    groups: defaultdict[tuple[object, ...], list[AnyRow]] = defaultdict(list)
     for row in rows:
         groups[key(row)].append(row)
     # None is no number: sort by whether it is there first.
@@ -93,32 +108,66 @@ def attack_columns(row: Row, name: Namer) -> dict[str, Any]:
 
 
 def victims(rows: Iterable[Played], name: Namer) -> pd.DataFrame:
-    """Undefended models: CDA, ASR and the trigger's effect on clean models, means over seeds."""
+    """Undefended models: CDA, ASR and the trigger's effect on clean models, means over seeds.
+
+    An attack `worked` if its ASR is more than `REPAIRED` and clearly above what its trigger does
+    to clean models: the intervals are apart. It is None where there is no ASR.
+    """
     found = []
     undefended = (row for row in rows if not row.defense.stages)
-    for _, group in _grouped(
+    for _, group in grouped(
         undefended, lambda r: (r.recipe, r.attack.label, r.attack.m, r.attack.boost)
     ):
-        found.append(
+        own = (
             attack_columns(group[0], name)
             | {"seeds": len(group)}
-            | mean_columns("cda", (row.before_cda for row in group))
-            | mean_columns("asr", (row.before_asr for row in group))
-            | {"asr_game": _average(row.asr_game for row in group)}
+            | mean_columns("cda", (row.before.cda for row in group))
+            | mean_columns("asr", (row.before.asr for row in group))
+            | {"asr_game": average(row.asr_game for row in group)}
             | mean_columns("asr_clean", _known(row.asr_clean_model for row in group))
-            | {"target_confidence": _average(row.target_confidence for row in group)}
-            | {"seconds": _average(row.victim_seconds for row in group)}
+        )
+        found.append(
+            own
+            | {"worked": _worked(own)}
+            | {"target_confidence": average(row.target_confidence for row in group)}
+            | {"seconds": average(row.victim_seconds for row in group)}
         )
     if not found:  # other tables look up what worked undefended
-        return pd.DataFrame(columns=["attack", "m", "boost", "recipe", *mean_columns("asr", ())])
+        return pd.DataFrame(columns=[*KEYS, *mean_columns("asr", ()), "worked"])
+    frame = pd.DataFrame(found).astype({"worked": object})
     # The clean model first, as the line to compare with.
-    return pd.DataFrame(found).sort_values("threat", key=lambda t: t != NONE, kind="stable")
+    return frame.sort_values("threat", key=lambda t: t != NONE, kind="stable")
+
+
+def _worked(victim: Mapping[str, Any]) -> bool | None:
+    if pd.isna(victim["asr"]):
+        return None
+    # Without a clean model to compare with the bound is NaN, which nothing is below.
+    hardly = victim["asr_low"] <= victim["asr_clean_high"]
+    return bool(victim["asr"] > metrics.REPAIRED and not hardly)
+
+
+def failures(victims: pd.DataFrame) -> set[tuple[Any, ...]]:
+    """`KEYS` of attacks that did not work undefended.
+
+    No repair can remove, and no detector find, what does nothing: an attack with m = 0 would be
+    the least detectable of all.
+    """
+    return {tuple(key) for key in victims.loc[victims.worked.eq(False), KEYS].to_numpy()}
+
+
+def judged(frame: pd.DataFrame, victims: pd.DataFrame) -> pd.DataFrame:
+    """The frame with `worked`, whether its attack did undefended as far as is known."""
+    if frame.empty:
+        return frame
+    failed = failures(victims)
+    return frame.assign(worked=[tuple(key) not in failed for key in frame[KEYS].to_numpy()])
 
 
 def defended(rows: Iterable[Played]) -> list[list[Played]]:
     """What `repairs` makes one row of each: an attack, a defense and a trusted share."""
-    groups = _grouped(
-        (row for row in rows if row.defense.stages),
+    groups = grouped(
+        (row for row in rows if row.defense.stages and row.attack.threat != NONE),
         lambda r: (
             r.recipe,
             r.attack.label,
@@ -132,34 +181,46 @@ def defended(rows: Iterable[Played]) -> list[list[Played]]:
 
 
 def repairs(groups: Iterable[list[Played]], name: Namer) -> pd.DataFrame:
-    """Attack x defense x trusted share: remaining ASR and lost CDA in both readings."""
+    """Attack x defense x trusted share: remaining ASR and lost CDA in both readings.
+
+    A backdoor is `repaired` if the upper end of the interval is at most `REPAIRED`; in
+    `seeds_repaired` of the seeds the ASR itself is, and `untouched` are those whose chosen model
+    is the victim as it was.
+    """
     found = []
     for group in groups:
         first = group[0]
-        found.append(
-            attack_columns(first, name)
-            | {
-                "defense": _defense_name(first.defense, name),
-                "trusted_share": first.trusted_share,
-                "seeds": len(group),
-            }
-            | mean_columns("asr_before", (row.before_asr for row in group))
-            | mean_columns("asr_paper", (row.paper_asr for row in group))
-            | mean_columns("asr_deployable", (row.deployable_asr for row in group))
-            | {
-                "cda_loss_paper": _average(r.before_cda.value - r.paper_cda.value for r in group),
-                "cda_loss_deployable": _average(
-                    r.before_cda.value - r.deployable_cda.value for r in group
+        row: dict[str, Any] = attack_columns(first, name) | {
+            "defense": defense_name(first.defense, name),
+            "trusted_share": first.trusted_share,
+            "seeds": len(group),
+        }
+        row |= mean_columns("asr_before", (cell.before.asr for cell in group))
+        for reading in READINGS:
+            row |= mean_columns(f"asr_{reading}", (left(cell, reading).asr for cell in group))
+        for reading in READINGS:
+            chosen = [left(cell, reading) for cell in group]
+            row |= {
+                f"cda_loss_{reading}": average(cda_losses(group, reading)),
+                f"repaired_{reading}": bool(row[f"asr_{reading}_high"] <= metrics.REPAIRED),
+                f"seeds_repaired_{reading}": sum(
+                    one.asr.value <= metrics.REPAIRED for one in chosen
                 ),
-                "repaired_paper": sum(_repaired(row.paper_asr) for row in group),
-                "repaired_deployable": sum(_repaired(row.deployable_asr) for row in group),
-                "guard_auc": _average(row.guard_auc for row in group),
-                "seconds": _average(row.seconds for row in group),
+                f"untouched_{reading}": sum(one.untouched for one in chosen),
             }
-        )
+        row |= {
+            "guard_auc": average(cell.guard_auc for cell in group),
+            "seconds": average(cell.seconds for cell in group),
+        }
+        found.append(row)
     columns = ["attack", "m", "defense", "trusted_share"]
     return pd.DataFrame(found) if found else pd.DataFrame(columns=columns)
 
 
-def _repaired(asr: metrics.Rate) -> bool:
-    return asr.value <= metrics.REPAIRED
+def left(cell: Played, reading: str) -> Left:
+    """What one of `READINGS` takes of a cell."""
+    return cell.paper if reading == "paper" else cell.deployable
+
+
+def cda_losses(cells: Iterable[Played], reading: str) -> list[float]:
+    return [cell.before.cda.value - left(cell, reading).cda.value for cell in cells]

@@ -12,17 +12,39 @@ def attack_text(row: Any) -> str:
 
 
 def interval(row: Any, column: str) -> str:
-    return f"{row[column]:.2f} [{row[column + '_low']:.2f}, {row[column + '_high']:.2f}]"
+    """Mean and interval of one of a row's numbers in [0, 1]; without bounds the mean alone."""
+    return _spread(row, column, 1, 2)
 
 
 def percent(row: Any, column: str) -> str:
-    """Mean and interval of one of a row's rates, in percent."""
-    mean, low, high = (row[column + suffix] for suffix in ("", "_low", "_high"))
-    return "–" if pd.isna(mean) else f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    """Likewise of one of its rates, in percent."""
+    return _spread(row, column, 100, 1)
+
+
+def _spread(row: Any, column: str, factor: int, digits: int) -> str:
+    mean, low, high = (number(factor * row[column + end], digits) for end in ("", "_low", "_high"))
+    return mean if low == "–" else f"{mean} [{low}, {high}]"
 
 
 def number(value: float, digits: int = 1) -> str:
     return "–" if pd.isna(value) else f"{value:.{digits}f}"
+
+
+def marks(row: Any, reading: str) -> str:
+    """What a cell of "repairs" needs said: in how many seeds a backdoor is repaired whose interval
+    is not, and in how many the chosen model is the untouched victim."""
+    seeds = row["seeds"]
+    repaired, untouched = (row[f"{what}_{reading}"] for what in ("seeds_repaired", "untouched"))
+    found = ""
+    if row["worked"] and repaired and not row[f"repaired_{reading}"]:
+        found += f" ✓ {repaired}/{seeds}"
+    if untouched:
+        found += " †" if untouched == seeds else f" † {untouched}/{seeds}"
+    return found
+
+
+def yes_or_no(value: bool | None) -> str:
+    return "–" if value is None else "yes" if value else "no"
 
 
 def table(rows: list[dict[str, str]]) -> str:

@@ -6,91 +6,28 @@ import json
 import random
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
+from made_records import MADE_UP, TRIGGERED, board_of_both_games, examined, played, save
 
-from benchmark.leaderboard.build import build
-from benchmark.metrics import Rate
-from benchmark.runs.record import Record, RobustnessRecord
+from benchmark.leaderboard.build import build, stale
+from benchmark.metrics import Rate, mean_interval
 from benchmark.runs.store import Store, StoreError
-
-PROTOCOL = {"name": "made-up", "sha256": "a" * 64, "recipe": "standard"}
-
-
-def rate(hits: int, total: int) -> dict[str, Any]:
-    return {"hits": hits, "total": total, "value": hits / total if total else None}
-
-
-def point(stage: str, step: int, cda: int, asr: int) -> dict[str, Any]:
-    return {
-        "stage": stage,
-        "step": step,
-        "validation": rate(cda, 100),
-        "cda": rate(cda, 100),
-        "asr": rate(asr, 90),
-        "asr_game": asr / 100,
-    }
-
-
-def record(
-    attack: str, defense: str | None, seed: int, asr: int, paper: int, **changes: Any
-) -> Record:
-    before, after = point("victim", 0, 95, 90), point("repair", 50, 94, asr)
-    stage = {"label": defense, "name": defense, "version": 1, "params": {}, "stage": "repair"}
-    if defense is None:
-        after = before
-    content: dict[str, Any] = {
-        "schema": 1,
-        "key": f"{random.Random(f'{attack}{defense}{seed}').getrandbits(256):064x}",
-        "protocol": PROTOCOL,
-        "game": "robustness",
-        "attack": {
-            "label": attack,
-            "name": attack.split(":")[0],
-            "version": 1,
-            "params": {},
-            "threat": "poison-label",
-            "m": 50,
-            "boost": 1,
-        },
-        "defense": {"name": defense or "none", "stages": [stage] if defense else []},
-        "trusted_share": 0.05 if defense else None,
-        "seed": seed,
-        "status": "ok",
-        "reason": None,
-        "error": None,
-        "metrics": {
-            **{key: after[key] for key in ("cda", "asr", "asr_game", "validation", "step")},
-            "repaired": asr / 90 <= 0.05,
-            "paper": point("repair", 50, 94, paper) if defense else before,
-            "before": before,
-            "asr_clean_model": rate(1, 90),
-            "target_confidence": 0.9,
-            "guard": None,
-        },
-        "curve": [before, after],
-        "victim_sha256": "b" * 64,
-        "model_sha256": "c" * 64,
-        "evidence": None,
-        "cost": {"seconds": 1.0, "victim_seconds": 2.0, "peak_memory_mb": 1.0, "device": "cpu"},
-        "env": {},
-    }
-    return RobustnessRecord.model_validate(content | changes)
-
-
-def save(folder: Path, records: list[Record]) -> Path:
-    for number, one in enumerate(records):
-        Store(folder).save_record(f"r{number}-{one.key[:8]}", one)
-    return folder
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    records = [record("badnets", None, seed, 90, 90) for seed in range(3)]
-    records += [record("badnets", "repairer", seed, asr, 1) for seed, asr in enumerate([3, 9, 6])]
+    records = [played("badnets", None, seed) for seed in range(3)]
+    hits = [3, 9, 6]
+    records += [played("badnets", "repairer", s, 1, left) for s, left in enumerate(hits)]
     return save(tmp_path / "run", records)
+
+
+def grid(text: str, title: str) -> list[str]:
+    """The lines of the first table under a heading."""
+    lines = text.split(f"## {title}\n")[1].split("\n## ")[0].splitlines()
+    return [line for line in lines if line.startswith("|")][2:]
 
 
 def test_numbers_follow_from_counts(run: Path) -> None:
@@ -101,25 +38,74 @@ def test_numbers_follow_from_counts(run: Path) -> None:
     assert row.seeds == 3
     assert row.asr_deployable == pytest.approx((3 + 9 + 6) / 3 / 90, abs=1e-6)
     assert row.asr_paper == pytest.approx(1 / 90, abs=1e-6)
-    assert row.cda_loss_deployable == pytest.approx(0.01, abs=1e-6)
-    assert (row.repaired_deployable, row.repaired_paper) == (1, 3)
+    assert row.cda_loss_paper == pytest.approx(0.01, abs=1e-6)
+    assert row.cda_loss_deployable == pytest.approx(0.02, abs=1e-6)
     low, high = Rate(18, 270).interval()
     assert row.asr_deployable_low <= low
     assert row.asr_deployable_high >= high
-    # 6.7 % is above 5 %: repaired in the paper's reading only, and bold only there.
-    assert "6.7 [" in text
-    assert "**6.7 [" not in text
-    assert "**1.1 [" in text
-    assert "| 0 of 1" in text
-    assert "| 1 of 1" in text
+    # 3 of 270 are 3.2 % at most: repaired. 3 of 90 in one of three seeds is not enough.
+    assert Rate(3, 270).interval()[1] < 0.05
+    assert (row.repaired_paper, row.repaired_deployable) == (True, False)
+    assert (row.seeds_repaired_paper, row.seeds_repaired_deployable) == (3, 1)
+    # The paper's reading is the headline, and comes first.
+    assert text.index("the paper's reading\n") < text.index("deployable reading\n")
+    (paper,), (later,) = (
+        grid(text, f"Remaining ASR, {name}")
+        for name in ("the paper's reading", "deployable reading")
+    )
+    assert "**1.1 [" in paper
+    assert "✓" not in paper
+    assert "6.7 [" in later
+    assert later.rstrip("| ").endswith("] ✓ 1/3")
+    spent = grid(text, "Accuracy spent and backdoors repaired")
+    assert ["1 of 1" in line for line in spent] == [True, False]
+    assert ["3 of 3" in line for line in spent] == [True, False]
 
 
-def test_the_same_records_give_the_same_bytes(run: Path, tmp_path: Path) -> None:
+def test_an_interval_above_five_percent_is_not_repaired(tmp_path: Path) -> None:
+    """One seed with 4 of 90 left is below 5 %, and may as well be above it."""
+    assert Rate(4, TRIGGERED).value < 0.05 < Rate(4, TRIGGERED).interval()[1]
+    text = build(save(tmp_path, [played("badnets"), played("badnets", "repairer", 0, 4)]))
+    (line,) = grid(text, "Remaining ASR, the paper's reading")
+    assert "✓ 1/1" in line
+    assert "**" not in line
+    costs = pd.read_csv(tmp_path / "costs.csv").iloc[0]
+    assert (costs.repaired_paper, costs.cells_repaired_paper, costs.attacks) == (0, 1, 1)
+
+
+def test_an_untouched_victim_is_said_to_be_one(tmp_path: Path) -> None:
+    left = {"all": (None, None, None), "some": (None, 30, 30), "one reading": (30, 30, 30)}
+    records = [played("badnets", None, seed) for seed in range(3)]
+    records += [
+        played("badnets", name, seed, asr, None if name == "one reading" else asr)
+        for name, hits in left.items()
+        for seed, asr in enumerate(hits)
+    ]
+    text = build(save(tmp_path, records))
+    frame = pd.read_csv(tmp_path / "repairs.csv").set_index("defense")
+    assert dict(frame.untouched_paper) == {"all": 3, "some": 1, "one reading": 0}
+    assert dict(frame.untouched_deployable) == {"all": 3, "some": 1, "one reading": 3}
+    (line,) = grid(text, "Remaining ASR, the paper's reading")
+    every, other, some = (cell.strip() for cell in line.strip("|").split("|")[1:])
+    assert every.endswith("] †")
+    assert other.endswith("]")
+    assert some.endswith("] † 1/3")
+    assert (
+        b"\\u2020 1/3" in (page := (tmp_path / "index.html").read_bytes())
+        or "† 1/3".encode() in page
+    )
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    run = board_of_both_games(tmp_path / "run")
     build(run)
-    names = ["README.md", "victims.csv", "repairs.csv"]
+    assert stale(run) == []
+    names = {path.name for path in run.iterdir() if path.is_file()}
+    assert {"classscores.svg", "costs.csv", "pareto.svg", "repairs.csv"} <= names
     first = {name: (run / name).read_bytes() for name in names}
     other = tmp_path / "other"
     (other / "records").mkdir(parents=True)
+    shutil.copytree(run / "tuning", other / "tuning")
     files = list((run / "records").iterdir())
     random.Random(1).shuffle(files)
     for number, file in enumerate(files):  # other names, other order
@@ -128,22 +114,45 @@ def test_the_same_records_give_the_same_bytes(run: Path, tmp_path: Path) -> None
     assert {name: (other / name).read_bytes() for name in names} == first
 
 
-def test_an_attack_that_never_worked_is_not_repaired(tmp_path: Path) -> None:
-    weak = point("victim", 0, 95, 2)
-    defended = record("feeble", "repairer", 0, 1, 1)
-    assert defended.metrics is not None
-    metrics = defended.metrics.model_dump() | {"before": weak}
-    text = build(save(tmp_path, [record("feeble", "repairer", 0, 1, 1, metrics=metrics)]))
-    assert "0 of 0" in text
-    assert "**1.1" not in text
+@pytest.mark.parametrize(
+    ("before", "on_clean_model", "worked"),
+    [
+        ((88, 90, 89), 1, True),
+        ((4, 4, 4), 0, False),  # below 5 %, though above clean models
+        ((20, 20, 20), 15, False),  # above 5 %, but clean models go there as well
+        ((5, 90, 40), 1, False),  # whether it works depends on the seed
+        ((12, 12, 12), 1, True),
+    ],
+)
+def test_an_attack_worked_if_it_is_clearly_above_clean_models(
+    before: tuple[int, ...], on_clean_model: int, worked: bool, tmp_path: Path
+) -> None:
+    clean = mean_interval([Rate(on_clean_model, TRIGGERED)] * 3)[2]
+    mean, low, _ = mean_interval([Rate(hits, TRIGGERED) for hits in before])
+    assert worked == (mean > 0.05 and low > clean)
+    records = [played("badnets", None, seed) for seed in range(3)]
+    records += [played("badnets", "repairer", seed, 30) for seed in range(3)]
+    common = {"on_clean_model": on_clean_model}
+    for seed, hits in enumerate(before):
+        records.append(played("other", None, seed, before=hits, **common))
+        records.append(played("other", "repairer", seed, 0, before=hits, **common))
+    text = build(save(tmp_path, records))
+    victims = pd.read_csv(tmp_path / "victims.csv").set_index("attack")
+    assert dict(victims.worked) == {"badnets": True, "other": worked}
+    _, line = grid(text, "Remaining ASR, the paper's reading")
+    assert ("‡" in line) == (not worked)
+    # Without a mark nobody would know that 0 % of it were no repair.
+    assert ("**0.0" in line) == worked
+    costs = pd.read_csv(tmp_path / "costs.csv").iloc[0]
+    assert (costs.attacks, costs.repaired_paper) == ((2, 1) if worked else (1, 0))
+    defender = pd.read_csv(tmp_path / "defenders.csv").iloc[0]
+    assert defender.of == 1 + worked
 
 
 def test_failed_and_invalid_cells_are_shown_with_their_reason(run: Path) -> None:
     error = {"kind": "ValueError", "message": "a | pipe and <b>", "where": "x.py:3"}
-    failed = record(
-        "badnets", "other", 0, 0, 0, status="failed", error=error, metrics=None, curve=[]
-    )
-    invalid = record("tsb", "other", 0, 0, 0, status="invalid", reason="near chance")
+    failed = played("badnets", "other", status="failed", error=error, metrics=None, curve=[])
+    invalid = played("tsb", "other", status="invalid", reason="near chance")
     for name, one in (("failed", failed), ("invalid", invalid)):
         Store(run).save_record(name, one)
     text = build(run)
@@ -153,13 +162,13 @@ def test_failed_and_invalid_cells_are_shown_with_their_reason(run: Path) -> None
 
 
 def test_other_settings_of_a_plugin_are_another_row(tmp_path: Path) -> None:
-    records = [record(a, "repairer", 0, 3, 1) for a in ("badnets", "badnets:side=0.5")]
+    records = [played(a, "repairer", 0, 3) for a in ("badnets", "badnets:side=0.5")]
     build(save(tmp_path, records))
     assert set(pd.read_csv(tmp_path / "repairs.csv").attack) == {"badnets", "badnets:side=0.5"}
 
 
 def test_records_of_two_protocols_share_no_table(run: Path) -> None:
-    other = record("badnets", None, 9, 1, 1, protocol=PROTOCOL | {"sha256": "d" * 64})
+    other = played("badnets", None, 9, protocol=MADE_UP | {"sha256": "d" * 64})
     Store(run).save_record("other", other)
     with pytest.raises(StoreError, match="different protocols share no table"):
         build(run)
@@ -168,8 +177,8 @@ def test_records_of_two_protocols_share_no_table(run: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        (("metrics", "asr", "value"), 0.5, "metrics.asr: Value error, 0.5 is not"),
-        (("metrics", "asr", "hits"), -1, "metrics.asr.hits"),
+        (("metrics", "paper", "asr", "value"), 0.5, "metrics.paper.asr: Value error, 0.5 is not"),
+        (("metrics", "before", "asr", "hits"), -1, "metrics.before.asr.hits"),
         (("protocol", "sha256"), "x", "protocol.sha256"),
         (("status",), "great", "status"),
         (("surprise",), 1, "surprise"),
@@ -194,3 +203,40 @@ def test_a_damaged_record_is_named_with_its_field(
 def test_no_records_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="play a protocol with `poisongames run` first"):
         build(tmp_path)
+
+
+def test_what_was_never_counted_is_a_dash(tmp_path: Path) -> None:
+    """All test images are of the target class: no ASR, before or after."""
+    nothing = {"hits": 0, "total": 0, "value": None}
+    records = []
+    for defense in (None, "repairer"):
+        one = played("badnets", defense, 0, None if defense is None else 5).model_dump(
+            by_alias=True
+        )
+        for point in (
+            *(one["metrics"][n] for n in ("paper", "deployable", "before")),
+            *one["curve"],
+        ):
+            point |= {"asr": nothing, "asr_game": None}
+        records.append(played("badnets", defense, metrics=one["metrics"], curve=one["curve"]))
+    text = build(save(tmp_path, records))
+    assert "nan" not in text
+    (line,) = grid(text, "Remaining ASR, the paper's reading")
+    assert line.split("|")[2].strip() == "–"
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [played("none", m=0)],
+        [played("none", "repairer", m=0)],
+        [examined("none", "d", 0, [[0.1, 0.2]], m=0)],
+        [examined("badnets", "d", 0, [[0.1, 0.2]])],
+        [played("badnets", "other", status="invalid", reason="no")],
+        [played("badnets"), examined("badnets", "d", 0, [[0.1, 0.2]])],
+    ],
+)
+def test_a_board_with_hardly_anything_on_it(records: list[object], tmp_path: Path) -> None:
+    save(tmp_path, records)  # type: ignore[arg-type]
+    assert "nan" not in build(tmp_path)
+    assert stale(tmp_path) == []

@@ -35,10 +35,15 @@ def repair(attack: str, defense: str, asr: float, **changes: Any) -> dict[str, A
         "defense": defense,
         "trusted_share": 0.1,
         "asr_before": 1.0,
-        "asr_deployable": asr,
-        "asr_deployable_low": max(0, asr - 0.1),
-        "asr_deployable_high": min(1, asr + 0.1),
-        "cda_loss_deployable": 0.01,
+        "asr_paper": asr,
+        "asr_paper_low": max(0, asr - 0.1),
+        "asr_paper_high": min(1, asr + 0.1),
+        "asr_deployable": min(1, asr + 0.05),
+        "asr_deployable_low": asr,
+        "asr_deployable_high": min(1, asr + 0.2),
+        "cda_loss_paper": 0.01,
+        "untouched_paper": 0,
+        "worked": True,
     }
     return found | changes
 
@@ -50,6 +55,7 @@ def detection(attack: str, detector: str, auc: float, **changes: Any) -> dict[st
         "detector": detector,
         "trusted_share": 0.1,
         "reading": "score",
+        "worked": True,
         "auc": auc,
         "auc_low": max(0, auc - 0.1),
         "auc_high": min(1, auc + 0.1),
@@ -147,12 +153,12 @@ def test_the_best_response_is_chosen_per_attack_with_its_own_interval() -> None:
     repairs = pd.DataFrame(
         [
             repair("a", "x", 0.4),
-            repair("a", "y", 0.2, trusted_share=0.05, asr_deployable_high=0.9),
+            repair("a", "y", 0.2, trusted_share=0.05, asr_paper_high=0.9),
             repair("a", "y", 0.3),
             repair("b", "x", 0.6),
-            repair("b", "y", 0.6, cda_loss_deployable=0.001),
-            repair("a", "z", float("nan")),
-            repair("none", "x", 0.0, threat="none"),
+            repair("b", "y", 0.6, cda_loss_paper=0.001),
+            repair("dud", "x", 0.0, worked=False),
+            repair("dud", "w", 0.0, worked=False),
         ]
     )
     detectors = pd.DataFrame(
@@ -161,14 +167,16 @@ def test_the_best_response_is_chosen_per_attack_with_its_own_interval() -> None:
             detection("a", "e", 0.9, auc_low=0.2),
             detection("a", "e", 1.0, reading="another"),
             detection("b", "d", 0.8),
+            detection("dud", "f", 0.1, worked=False),
         ]
     )
     found = attack_points(repairs, detectors).set_index("attack")
     assert list(found.index) == ["a", "b"]
     a, b = found.loc["a"], found.loc["b"]
-    assert (a.defense, a.trusted_share, a.asr_deployable, a.asr_deployable_high) == (
+    assert (a.defense, a.trusted_share, a.asr_paper, a.asr_paper_high) == (
         "y", 0.05, 0.2, 0.9,
     )  # fmt: skip
+    assert a.asr_deployable == 0.25  # of the same responder
     assert (a.detector, a.auc, a.auc_low) == ("e", 0.9, 0.2)
     assert (a.defenses_met, a.defenses, a.detectors_met, a.detectors) == (3, 3, 2, 2)
     # The cheaper of two that leave the same.
@@ -202,15 +210,43 @@ def test_kinds_have_fronts_of_their_own_and_gaps_have_none() -> None:
     assert found.clearly_dominated_by["hidden"] == "patch (m=50)"
     assert found.dominates["half"] == found.dominates["other"] == ""
     assert pd.isna(found.auc["half"])
-    assert pd.isna(found.asr_deployable["other"])
+    assert pd.isna(found.asr_paper["other"])
     volumes = hypervolumes(found.reset_index())
     assert volumes == pytest.approx({"data poisoning": 0.9 * 0.4, "code poisoning": 0})
+
+
+def test_who_met_fewer_defenders_than_others_of_its_kind_is_on_no_front() -> None:
+    def met(attack: str, asr: float, defenses: str, detectors: str, **own: Any) -> tuple[Any, Any]:
+        return [repair(attack, name, asr, **own) for name in defenses], [
+            detection(attack, name, 0.5, **own) for name in detectors
+        ]
+
+    games = [
+        met("whole", 0.5, "xyz", "de"),
+        met("spared", 0.9, "xy", "de"),
+        met("unseen", 0.8, "xyz", "d"),
+        # No sanitizer z can meet who owns the training: on that front nobody did.
+        met("owner", 0.3, "xy", "de", threat="code"),
+        met("dud", 0.0, "xyzw", "def", worked=False),
+    ]
+    points = attack_points(
+        *(pd.DataFrame([*itertools.chain(*one)]) for one in zip(*games, strict=True))
+    )
+    found = front_table(points).set_index("attack")
+    assert dict(found.front) == {"owner": True, "spared": None, "unseen": None, "whole": True}
+    assert set(found.dominated_by) == {""}
+    assert (found.defenses["whole"], found.defenses["owner"]) == (3, 2)
+    volumes = hypervolumes(found.reset_index())
+    assert volumes == pytest.approx({"data poisoning": 0.25, "code poisoning": 0.15})
+    rows = {row["attack"]: row for row in fronts_text.front_rows(found.reset_index())}
+    assert [rows[f"{name} (m=50)"]["front"] for name in ("whole", "spared")] == ["yes", "–"]
+    assert rows["spared (m=50)"]["by"].endswith("(2/3)")
 
 
 def test_one_game_or_none_is_no_error() -> None:
     empty = pd.DataFrame()
     assert front_table(attack_points(empty, empty)).empty
-    assert defense_points(empty, empty, empty).empty
+    assert defense_points(empty, empty).empty
     alone = front_table(attack_points(pd.DataFrame([repair("a", "x", 0.5)]), empty))
     assert list(alone.front) == [None]
     assert compare(alone, alone).empty
@@ -225,44 +261,47 @@ def test_labels_name_what_is_unusual() -> None:
 def test_the_worst_case_of_a_defender_and_who_can_be_compared() -> None:
     repairs = pd.DataFrame(
         [
-            repair("a", "strong", 0.1, cda_loss_deployable=0.02),
-            repair("b", "strong", 0.3, cda_loss_deployable=0.01, asr_deployable_high=0.35),
-            repair("a", "idle", 0.9, cda_loss_deployable=0.0),
-            repair("b", "idle", 0.8, cda_loss_deployable=0.0),
-            repair("a", "wasteful", 0.9, cda_loss_deployable=0.02),
-            repair("b", "wasteful", 0.9, cda_loss_deployable=0.02),
-            repair("a", "picky", 0.0, cda_loss_deployable=0.0),
-            repair("dud", "strong", 0.0, trusted_share=0.1),
-            repair("dud", "picky", 0.99),
+            repair("a", "strong", 0.1, cda_loss_paper=0.02),
+            repair("b", "strong", 0.3, cda_loss_paper=0.01, asr_paper_high=0.35),
+            repair("a", "careful", 0.9, cda_loss_paper=0.0, untouched_paper=3),
+            repair("b", "careful", 0.8, cda_loss_paper=0.0, untouched_paper=2),
+            repair("a", "idle", 0.2, cda_loss_paper=0.0, untouched_paper=3),
+            repair("b", "idle", 0.1, cda_loss_paper=0.0, untouched_paper=3),
+            repair("a", "wasteful", 0.9, cda_loss_paper=0.02),
+            repair("b", "wasteful", 0.9, cda_loss_paper=0.02),
+            repair("a", "picky", 0.0, cda_loss_paper=0.0),
+            repair("a", "lazy", 1.0, cda_loss_paper=0.0, untouched_paper=3),
+            repair("b", "lazy", 0.7, cda_loss_paper=0.0, untouched_paper=3),
+            repair("dud", "strong", 0.0, trusted_share=0.1, worked=False),
+            repair("dud", "picky", 0.99, worked=False),
         ]
     )
     detectors = pd.DataFrame(
         [
             detection("a", "d", 0.9),
             detection("b", "d", 0.6, auc_low=0.45),
-            detection("dud", "d", 0.3),
+            detection("dud", "d", 0.3, worked=False),
             detection("a", "e", 1.0),
             detection("a", "e", 0.1, reading="another"),
             detection("a", "f", 0.55),
             detection("b", "f", 0.95),
         ]
     )
-    victims = repairs.drop_duplicates("attack").assign(
-        asr=lambda frame: frame.attack.map({"a": 1.0, "b": 0.06, "dud": 0.05})
-    )
-    found = defense_points(repairs, detectors, victims).set_index("defender")
+    found = defense_points(repairs, detectors).set_index("defender")
     strong, picky = found.loc["strong"], found.loc["picky"]
-    assert (strong.worst_attack, strong.asr_deployable, strong.asr_deployable_high) == (
+    assert (strong.worst_attack, strong.asr_paper, strong.asr_paper_high) == (
         "b (m=50)", 0.3, 0.35,
     )  # fmt: skip
     assert strong.cda_loss == pytest.approx(0.015)
     assert (strong.attacks, strong.of) == (2, 2)
     # The attack that never worked counts nowhere.
-    assert (picky.attacks, picky.of, picky.asr_deployable) == (1, 2, 0.0)
+    assert (picky.attacks, picky.of, picky.asr_paper) == (1, 2, 0.0)
     assert dict(found.front) == {
-        "strong": True, "idle": True, "wasteful": False, "picky": None, "d": True, "e": None,
-        "f": False,
+        "strong": True, "careful": True, "wasteful": False, "picky": None, "d": True, "e": None,
+        "f": False, "idle": None, "lazy": None,
     }  # fmt: skip
+    # Who did nothing at all beats nobody either, however little was left there.
+    assert dict(found.idle[found.idle]) == {"idle": True, "lazy": True}
     d = found.loc["d"]
     assert (d.game, d.worst_attack, d.auc, d.auc_low) == ("detectability", "b (m=50)", 0.6, 0.45)
     assert (found.attacks["e"], found.of["e"]) == (1, 2)
@@ -274,8 +313,8 @@ def test_shares_are_other_defenders_and_none_is_a_share_too() -> None:
         repair("a", "x", asr, trusted_share=share)
         for asr, share in zip((0.5, 0.4, 0.3), shares, strict=True)
     ]
-    found = defense_points(pd.DataFrame(rows), pd.DataFrame(), pd.DataFrame())
-    assert list(found.asr_deployable) == [0.5, 0.4, 0.3]
+    found = defense_points(pd.DataFrame(rows), pd.DataFrame())
+    assert list(found.asr_paper) == [0.5, 0.4, 0.3]
     assert list(found.of) == [1, 1, 1]
     assert attack_points(pd.DataFrame(rows), pd.DataFrame()).defenses_met.item() == 3
 
@@ -289,7 +328,7 @@ def test_what_became_of_the_points() -> None:
     assert found.dominates["moved"] == "gone (m=50)"  # not its own old self
     assert found.dominates["same"] == ""
     assert set(found.dominated_by) == {""}
-    assert found.loc["moved", ["asr_deployable_before", "asr_deployable_after"]].tolist() == [
+    assert found.loc["moved", ["asr_paper_before", "asr_paper_after"]].tolist() == [
         0.1,
         0.5,
     ]
@@ -332,7 +371,10 @@ def test_the_picture_is_the_same_bytes_and_holds_every_point() -> None:
         assert words.encode() in drawn
     assert b"before" not in drawn
     assert b"met some defenders only" not in drawn
-    few = frame.assign(detectors=2)
+    few = front_table(
+        frame[frame.columns[: list(frame.columns).index("front")]].assign(detectors=2)
+    )
+    assert few.front.isna().all()
     both = front_plots.pareto(few, table({"two": (0.1, 0.9)}))
     assert b"data poisoning, before" in both
     assert b"code poisoning, before" not in both

@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from made_records import COST
+from made_records import search as made_search
 from playwright.sync_api import Page
 
 from benchmark import protocol as protocols
@@ -18,7 +20,7 @@ from benchmark.api import Attack, Defense
 from benchmark.leaderboard.board import Board, read_board
 from benchmark.leaderboard.build import build, stale
 from benchmark.leaderboard.explanations import TEXT_LIMIT
-from benchmark.leaderboard.published import published
+from benchmark.leaderboard.published import Published, published
 from benchmark.metrics import Rate as Counts
 from benchmark.metrics import mean_interval
 from benchmark.registry import Registry
@@ -49,6 +51,37 @@ wanet    .04/.02/.03 .14/.06/.08 .14/.08/.16    .28/.26/.25   .28/.28/.28
 """
 
 
+#: Attack, m, BA, ASR, accuracy of Neural Cleanse, ABS and ExRay.
+TABLE_L1 = """
+none             0   .902 -    -    -    -
+badnets          10% .902 .983 .695 .910 .640
+lsp:base=badnets 10% .902 .979 .510 .660 .565
+lc               5%  .903 .995 .505 .570 .560
+lsp:base=lc      5%  .903 .991 .490 .590 .510
+"""
+
+
+def of(dataset: str) -> list[Published]:
+    return [line for line in published() if line.dataset == dataset]
+
+
+def test_the_numbers_of_lsp_are_those_of_its_tables() -> None:
+    wanted = set()
+    for line in TABLE_L1.strip().splitlines():
+        attack, m, *values = line.split()
+        kinds = [("cda", ""), ("asr", "")]
+        kinds += [("accuracy", name) for name in ("neural-cleanse", "abs", "exray")]
+        for (quantity, defense), value in zip(kinds, values, strict=True):
+            if value != "-":
+                wanted.add((quantity, attack, m, defense, f"0{value}"))
+    lines = of("fashion_mnist")
+    there = [(one.quantity, one.attack, one.m, one.defense, one.value) for one in lines]
+    assert len(there) == len(set(there)) == 1 + 4 * 5
+    assert set(there) == wanted
+    assert {(one.architecture, one.boost, one.share) for one in lines} == {("", 1, "")}
+    assert [one.amount(10_000) for one in lines if one.attack == "lc"] == [500] * 5
+
+
 def test_the_numbers_are_those_of_the_paper() -> None:
     wanted = set()
     amounts = {}
@@ -65,9 +98,9 @@ def test_the_numbers_are_those_of_the_paper() -> None:
             for share, value in zip(SHARES, cell.split("/"), strict=True):
                 value = f"{float(value):.2f}"
                 wanted.add(("III", "asr_left", attack, amounts[attack], defense, share, value))
-    lines = published()
+    lines = of("cifar10")
     there = [
-        (line.table, line.quantity, line.attack, line.m, line.defense, line.share, line.value)
+        (line.table, line.quantity, line.attack, int(line.m), line.defense, line.share, line.value)
         for line in lines
     ]
     assert len(there) == len(set(there)) == 7 + 6 + 6 + 6 * 5 * 3
@@ -85,7 +118,7 @@ def test_every_name_is_a_plugin(registry: Registry) -> None:
         for entry in registry.entries
         if issubclass(entry.plugin, Attack | Defense)
     }
-    named = {name for line in published() for name in (line.attack, line.defense)}
+    named = {n.split(":")[0] for line in published() for n in (line.attack, line.defense)}
     assert named - there == {"none", ""}
 
 
@@ -121,8 +154,38 @@ def test_a_printed_number_stands_for_all_that_round_to_it(
 
 # A board that was never played.
 
-CIFAR = protocols.load("cifar10-v2")
+
+def cifar() -> protocols.Protocol:
+    """A protocol for the paper's data and network."""
+    content = protocols.load("digits-v3").model_dump(mode="json")
+    content |= {"name": "made-up", "architecture": "resnet18", "inversion": None, "tuning": None}
+    content["splits"] |= {"dataset": "cifar10", "train": 45000, "trusted": 9000}
+    content["recipes"] = dict.fromkeys(RECIPES, content["recipes"]["standard"])
+    content["recipe"] = "fast"
+    content["robustness"] |= {
+        "attacks": [{"attack": "badnets", "m": 50}],
+        "defenses": ["pivotal-tuning", FINE_PRUNING],
+    }
+    content["detectability"]["detectors"] = TWO_DETECTORS
+    content["detectability"]["attacks"] = [{"attack": "badnets", "m": [50]}]
+    return protocols.Protocol.model_validate(content)
+
+
+RECIPES = {"fast": 0.94, "table-iv": 0.952}
+FINE_PRUNING = "fine-pruning:steps=1000,learning_rate=0.001,pruned=0.96,sampled_batches=10"
+TWO_DETECTORS = [f"calibrated-trigger-inversion:trigger={kind}" for kind in ("mask", "additive")]
+CIFAR = cifar()
+REF = {"name": CIFAR.name, "sha256": CIFAR.sha256, "recipe": "fast"}
 SEEDS = 3
+
+
+@pytest.fixture(autouse=True)
+def _released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the protocol had been released."""
+    monkeypatch.setattr(
+        "benchmark.leaderboard.board.played",
+        lambda ref: CIFAR if ref.sha256 == CIFAR.sha256 else None,
+    )
 
 
 def rate(share: float, total: int) -> dict[str, Any]:
@@ -146,9 +209,8 @@ def common(
         if part
     ]
     content = {
-        "schema": 1,
         "key": f"{random.Random(f'{attack}{defense}{seed}{changes}').getrandbits(256):064x}",
-        "protocol": {"name": CIFAR.name, "sha256": CIFAR.sha256, "recipe": "fast"},
+        "protocol": dict(REF),
         "attack": {"label": attack, "name": name, "m": 50, "boost": 1, **plugin}
         | {"threat": "none" if name == "none" else "poison-label"},
         "defense": {
@@ -157,8 +219,10 @@ def common(
         },
         "trusted_share": 0.01 if defense else None,
         "seed": seed,
+        "target": 0,
+        "data_sha256": "d" * 64,
         "status": "ok",
-        "cost": {"seconds": 1.0, "victim_seconds": 2.0, "peak_memory_mb": 1.0, "device": "cpu"},
+        "cost": COST | {"device": "cpu"},
         "env": {},
     }
     for key, value in changes.items():
@@ -184,7 +248,7 @@ def played(
     """A robustness cell of all seeds: `asr` before and `left` in the paper's reading."""
 
     def point(stage: str, step: int, share: float) -> dict[str, Any]:
-        rates = {"validation": rate(cda, 2000), "cda": rate(cda, 8000)}
+        rates = {"held_out": rate(cda, 100), "lost": 0, "cda": rate(cda, 8000)}
         rates["asr"] = rate(share, 0 if attack == "none" else 7200)
         return {"stage": stage, "step": step, "asr_game": share, **rates}
 
@@ -196,10 +260,8 @@ def played(
             common(attack, defense, seed, "repair", **changes)
             | {
                 "metrics": {
-                    **{key: chosen[key] for key in ("cda", "asr", "asr_game", "validation")},
-                    "step": chosen["step"],
-                    "repaired": False,
                     "paper": paper,
+                    "deployable": chosen,
                     "before": before,
                     "asr_clean_model": None,
                     "target_confidence": None,
@@ -224,7 +286,7 @@ def examined(
 
     return [
         DetectabilityRecord.model_validate(
-            common(attack, detector, seed, "detect", **c) | {"target": 0, "scans": [scan(score)]}
+            common(attack, detector, seed, "detect", **c) | {"scans": [scan(score)]}
         )
         for seed, score in enumerate(scores)
     ]
@@ -281,7 +343,7 @@ def line(frame: pd.DataFrame, *key: str, share: float | None = None) -> pd.Serie
 
 def test_measurements_stand_beside_their_numbers(tmp_path: Path) -> None:
     frame = compared(demonstration(tmp_path))
-    assert len(frame) == len(published())
+    assert len(frame) == len(of("cifar10"))
     measured = frame[frame.verdict != "not measured"]
     assert len(measured) == 1 + 2 + 4 + 2 + 2 + 2
     assert measured.recipe.eq("fast").all()
@@ -349,8 +411,8 @@ def test_another_attack_of_a_protocol_has_the_settings_of_the_protocol(
 @pytest.mark.parametrize(
     ("name", "sha"),
     [
-        ("fashion-mnist-v2", protocols.released()["fashion-mnist-v2"]),
-        ("cifar10-v2", "a" * 64),  # a changed one
+        ("digits-v3", protocols.released()["digits-v3"]),
+        (CIFAR.name, "a" * 64),  # a changed one
     ],
 )
 def test_other_protocols_have_no_section(tmp_path: Path, name: str, sha: str) -> None:
@@ -367,7 +429,7 @@ def test_a_board_without_anything_to_compare_has_no_section(tmp_path: Path) -> N
 
 
 def test_of_several_settings_those_nearest_to_the_protocol_count(tmp_path: Path) -> None:
-    prescribed = "fine-pruning:steps=1000,learning_rate=0.001,pruned=0.96,sampled_batches=10"
+    prescribed = FINE_PRUNING
     changed = prescribed.replace("0.001", "0.1")
     cells = [
         played("badnets", "fine-pruning", left=0.1),
@@ -379,17 +441,10 @@ def test_of_several_settings_those_nearest_to_the_protocol_count(tmp_path: Path)
     assert (own.measured, own.defense_played) == (0.3, prescribed)
 
     # A search goes before the protocol.
-    found = {"hits": 1, "total": 10, "value": 0.1}
-    left = {"asr": found, "cda": found}
     search = Search.model_validate(
-        {
-            "protocol": {"name": CIFAR.name, "sha256": CIFAR.sha256, "recipe": "fast"},
-            "defense": "fine-pruning",
-            "version": 1,
-            "trusted_share": 0.01,
-            "before": [left],
-            "trials": [{"params": {"learning_rate": 0.1}, "left": [left]}],
-        }
+        made_search([5]).model_dump()
+        | {"protocol": REF, "defense": "fine-pruning", "trusted_share": 0.01}
+        | {"trials": [{"params": {"learning_rate": 0.1}, "left": made_search([5]).trials[0].left}]}
     )
     search.save(tmp_path / "protocol" / "tuning" / "fine-pruning-r0.01.json")
     own = line(compared(tmp_path / "protocol"), "asr_left", "badnets", "fine-pruning", share=0.01)
@@ -416,9 +471,6 @@ def test_every_recipe_is_compared_by_itself(tmp_path: Path) -> None:
     text = (tmp_path / "README.md").read_text()
     assert "Recipe fast: 2 of 109" in text
     assert "Recipe table-iv: 2 of 109" in text
-
-
-RECIPES = {"fast": 0.94, "table-iv": 0.952}
 
 
 def test_the_page_for_readers_shows_what_holds_up(tmp_path: Path) -> None:
@@ -577,3 +629,64 @@ def test_the_tables_of_the_page_sort_and_filter(
     values = [float(cell) for cell in cells]
     assert values == sorted(values, reverse=True)
     assert values[0] == 37
+
+
+def test_another_paper_is_compared_at_shares_of_the_training_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LSP's bases are told apart by a setting, and detectors by their native accuracy."""
+    content = CIFAR.model_dump(mode="json")
+    content["splits"] |= {"dataset": "fashion_mnist", "train": 10_000}
+    content["architecture"] = "resnet-small:width=16"
+    attacks = ["badnets", "lsp", "lsp:base=lc"]
+    content["robustness"]["attacks"] = [{"attack": attack, "m": 500} for attack in attacks]
+    content["robustness"]["shares"] = [0.1]
+    own = protocols.Protocol.model_validate(content)
+    monkeypatch.setattr("benchmark.leaderboard.board.played", lambda ref: own)
+
+    def with_base(base: str, m: int, asr: float) -> list[Record]:
+        label = "lsp" if base == "badnets" else f"lsp:base={base}"
+        params = {"base": {"name": base, "version": 1, "params": {}}, "rate": 3.5}
+        cells = played(label, m=m, asr=asr)
+        return [
+            one.model_copy(
+                update={
+                    "attack": one.attack.model_copy(update={"name": "lsp", "params": params}),
+                    "key": f"{number + m:064x}",
+                }
+            )
+            for number, one in enumerate(cells)
+        ]
+
+    flags = [True, True, True, False]
+    cells = [
+        played("badnets", m=1000, asr=0.98),
+        played("badnets", m=500, asr=0.5),  # not the paper's tenth
+        with_base("badnets", 1000, 0.7),
+        with_base("lc", 500, 0.9),
+        examined("none", [0.1] * 4, "abs", m=0),
+        examined("badnets", [0.9] * 4, "abs", m=1000),
+    ]
+    for number in (4, 5):
+        cells[number] = [
+            one.model_copy(
+                update={
+                    "scans": tuple(
+                        scan.model_copy(update={"flagged": flag if number == 5 else False})
+                        for scan in one.scans  # type: ignore[union-attr]
+                    )
+                }
+            )
+            for one, flag in zip(cells[number], flags, strict=True)
+        ]
+    frame = compared(save(tmp_path, *cells))
+    assert len(frame) == 21
+    measured = {attack: line(frame, "asr", attack).measured for attack in frame.attack.unique()[1:]}
+    assert measured["badnets"] == 0.98
+    assert measured["lsp:base=badnets"] == 0.7
+    assert measured["lsp:base=lc"] == 0.9
+    assert pd.isna(measured["lc"])
+    found = line(frame, "accuracy", "badnets", "abs")
+    assert (found.m, found.published, found.measured, found.models) == (1000, 0.91, 7 / 8, 4)
+    assert found.verdict == "inside"
+    assert "badnets (m=1000, fast)" in (tmp_path / "README.md").read_text()

@@ -265,7 +265,8 @@ def repairs(values: dict[tuple[str, str], float]) -> pd.DataFrame:
     common = {"threat": "code", "m": 1, "boost": 1, "recipe": "standard", "trusted_share": 0.1}
     return pd.DataFrame(
         [
-            {"attack": attack, "defense": defense, "asr_deployable": value} | common
+            {"attack": attack, "defense": defense, "asr_paper": value, "worked": attack != "weak"}
+            | common
             for (attack, defense), value in values.items()
         ]
     )
@@ -275,8 +276,7 @@ def test_the_frame_ranks_both_sides_and_lists_who_was_left_out() -> None:
     played = {("a", "x"): 0.0, ("a", "y"): 1.0, ("b", "x"): 1.0, ("b", "y"): 0.0}
     played |= {("c", "x"): 0.1, ("c", "y"): 0.1, ("weak", "x"): 0.0, ("weak", "y"): 0.0}
     frame = repairs(played | {("d", "x"): 0.9})
-    victims = frame.assign(asr=[0.01 if attack == "weak" else 1.0 for attack in frame.attack])
-    found = ranking(frame, pd.DataFrame(), victims).set_index("player")
+    found = ranking(frame, pd.DataFrame()).set_index("player")
     assert set(found.game) == {"robustness"}
     assert "weak (m=1)" not in found.index
     assert list(found.index[:4]) == ["a (m=1)", "b (m=1)", "c (m=1)", "d (m=1)"]
@@ -295,12 +295,12 @@ def test_the_detectability_game_pays_one_minus_auc() -> None:
     aucs = {("a", "x"): 0.9, ("a", "y"): 0.6, ("b", "x"): 0.8, ("b", "y"): 0.7}
     frame = pd.DataFrame(
         [
-            {"attack": a, "detector": d, "auc": auc, "reading": reading} | common
+            {"attack": a, "detector": d, "auc": auc, "reading": reading, "worked": True} | common
             for (a, d), auc in aucs.items()
             for reading in ("score", "another")
         ]
     )
-    found = ranking(pd.DataFrame(), frame, pd.DataFrame()).set_index("player")
+    found = ranking(pd.DataFrame(), frame).set_index("player")
     assert set(found.game) == {"detectability"}
     # x is better against both; against it b hides better.
     assert list(found.index) == ["b (m=1)", "a (m=1)", "x r=10%", "y r=10%"]
@@ -309,4 +309,4 @@ def test_the_detectability_game_pays_one_minus_auc() -> None:
 
 
 def test_nothing_played_is_no_ranking() -> None:
-    assert ranking(pd.DataFrame(), pd.DataFrame(), pd.DataFrame()).empty
+    assert ranking(pd.DataFrame(), pd.DataFrame()).empty

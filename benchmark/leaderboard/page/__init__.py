@@ -24,7 +24,7 @@ from benchmark.runs.record import NONE
 #: In the order in which they are run.
 SCRIPTS = ("elements.js", "charts.js", "tables.js", "page.js")
 #: Frames with a plot beside the page.
-PLOTS = ("curves", "pareto", "radii", "configurations", "smoothed")
+PLOTS = ("curves", "classscores", "pareto", "radii", "configurations", "smoothed")
 
 
 @dataclass(frozen=True)

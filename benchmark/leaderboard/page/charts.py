@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.leaderboard.fronts import attack_label, defender_label
+from benchmark.leaderboard.fronts import attack_label, defender_label, in_both
 from benchmark.leaderboard.page.columns import DIGITS, Row, area, rate
 from benchmark.leaderboard.rows import Curve
 from benchmark.leaderboard.text import number
@@ -43,14 +43,16 @@ def matrix(
     *,
     shares: bool = False,
     marked: Callable[[Row, str], bool] | None = None,
+    noted: Callable[[Row, str], str] = lambda row, column: "",
     curves: bool = False,
 ) -> Matrix:
-    """Cells of a frame: ROC AUCs where `readings` is of the column "auc", rates elsewhere.
+    """Cells of a frame: ROC AUCs where `readings` has the column "auc", rates elsewhere.
 
     Args:
         who: the column of names that stand across, with their trusted shares if `shares`.
         readings: title and column of each.
         marked: tells of a row and the column of a reading whether its cell is marked.
+        noted: likewise what is added to the cell's text.
         curves: whether there are trade-off curves for the frame's rows.
     """
     rows = frame.to_dict("records")
@@ -60,7 +62,8 @@ def matrix(
         (row[who], None if pd.isna(one) else one) for row, one in zip(rows, share, strict=True)
     ]
     ordered = sorted(set(across), key=lambda name: (name[0], name[1] or 0))
-    down = [attack_label(row) for row in rows]
+    # What did not work undefended is marked.
+    down = [attack_label(row) + ("" if row.get("worked", True) else " ‡") for row in rows]
     line = {name: number for number, name in enumerate(dict.fromkeys(down))}
     column = {name: number for number, name in enumerate(ordered)}
     is_area = "auc" in readings.values()
@@ -70,13 +73,13 @@ def matrix(
         for index, row in enumerate(rows):
             cell = (area if is_area else rate)(row, reading)
             if cell is not None:
-                value = row[reading]
+                value, note = row[reading], noted(row, reading)
                 cells.append(
                     (
                         line[down[index]],
                         column[across[index]],
-                        number(value, 2) if is_area else number(100 * value),
-                        cell[1],
+                        (number(value, 2) if is_area else number(100 * value)) + note,
+                        f"{cell[1]}{note}",
                         # A detector at chance or below it stays blank.
                         round(max(0, 2 * value - 1) if is_area else value, 2),
                         marked is not None and marked(row, reading),
@@ -110,7 +113,7 @@ class Scatter:
 
 def scatter(frame: pd.DataFrame) -> Scatter:
     """Remaining ASR under the best repair against ROC AUC of the best detector."""
-    rows = frame.to_dict("records")
+    rows = in_both(frame).to_dict("records")
     return Scatter(
         "ASR under the best repair",
         "ROC AUC of the best detector",
@@ -118,10 +121,11 @@ def scatter(frame: pd.DataFrame) -> Scatter:
             {
                 "name": attack_label(row),
                 "threat": row["threat"],
-                "x": _spread(row, "asr_deployable"),
+                "x": _spread(row, "asr_paper"),
                 "y": _spread(row, "auc"),
                 "lines": (
-                    f"ASR left {_text(rate(row, 'asr_deployable'))} %",
+                    f"ASR left {_text(rate(row, 'asr_paper'))} %",
+                    f"deployable {_text(rate(row, 'asr_deployable'))} %",
                     f"by {defender_label(row['defense'], row['trusted_share'])}",
                     f"AUC {_text(area(row, 'auc'))}",
                     f"by {row['detector']}",
@@ -130,7 +134,6 @@ def scatter(frame: pd.DataFrame) -> Scatter:
                 "front": row["front"],
             }
             for row in rows
-            if row["front"] is not None
         ),
     )
 

@@ -58,6 +58,12 @@ def area(row: Row, column: str) -> Cell:
     return _with_interval(row, column, interval)
 
 
+def signed(row: Row, column: str) -> Cell:
+    """A difference of shares with its interval, in percent; no bar can stand for it."""
+    value = row[column]
+    return None if pd.isna(value) else (_rounded(100 * value), percent(row, column))
+
+
 def _with_interval(row: Row, column: str, text: Callable[[Row, str], str]) -> Cell:
     if pd.isna(row[column]):
         return None
@@ -84,16 +90,30 @@ KNOWN: dict[str, tuple[str, Writer]] = {
     "asr_clean": ("ASR on clean model", rate),
     "target_confidence": ("target confidence", partial(plain, digits=3)),
     "asr_before": ("ASR before", rate),
-    "asr_deployable": ("ASR left, deployable", rate),
     "asr_paper": ("ASR left, paper", rate),
-    "cda_loss_deployable": ("CDA loss, deployable (points)", points),
+    "asr_deployable": ("ASR left, deployable", rate),
     "cda_loss_paper": ("CDA loss, paper (points)", points),
-    "repaired_deployable": ("seeds repaired, deployable", count),
-    "repaired_paper": ("seeds repaired, paper", count),
+    "cda_loss_deployable": ("CDA loss, deployable (points)", points),
+    "repaired_paper": ("repaired, paper", words),
+    "repaired_deployable": ("repaired, deployable", words),
+    "seeds_repaired_paper": ("seeds repaired, paper", count),
+    "seeds_repaired_deployable": ("seeds repaired, deployable", count),
+    "cells_repaired_paper": ("cells repaired, paper", count),
+    "cells_repaired_deployable": ("cells repaired, deployable", count),
+    "untouched_paper": ("untouched, paper", count),
+    "untouched_deployable": ("untouched, deployable", count),
+    "success_paper": ("CDA - ASR, paper", signed),
+    "success_deployable": ("CDA - ASR, deployable", signed),
+    "clean_loss_paper": ("CDA lost on clean models, paper", signed),
+    "clean_loss_deployable": ("CDA lost on clean models, deployable", signed),
+    "false_alarms": ("false alarms", rate),
+    "overhead": ("time / training", two),
     "guard_auc": ("AUC of the guard", two),
     "auc": ("AUC", area),
     "average_precision": ("AP", two),
+    "oracle_auc": ("AUC of the target (oracle)", area),
     "native_accuracy": ("native accuracy", rate),
+    "best_accuracy": ("best accuracy (oracle)", rate),
     "coin_game": ("coin game", rate),
     "target_found": ("target found", rate),
     "reversed_asr": ("reversed ASR", whole_percent),
@@ -127,7 +147,7 @@ MENUS = {
     *("status", "step", "by", "kind", "front", "game", "side", "quantity", "verdict"),
 }
 #: Columns of plugins' names.
-PLUGINS = {"attack", "defense", "detector", "inverter", "by"}
+PLUGINS = {"attack", "defense", "detector", "inverter", "by", "defender"}
 #: Columns left out where they say the same everywhere.
 COMMON = {"boost", "recipe"}
 
@@ -196,7 +216,7 @@ def _writer(
         writer = plain
     elif writer is None:
         writer = _by_type(frame[name])
-    if f"{name}_low" in frame:
+    if f"{name}_low" in frame and writer is not signed:
         writer = area if "auc" in name else rate
     elif writer in (rate, area):
         # A mean whose interval the frame does not hold.

@@ -66,6 +66,8 @@ function rove(table) {
     const [corner] = table.tHead.rows[0].cells;
     table.parentElement.style.scrollPadding = `${corner.offsetHeight}px 0 0 ${corner.offsetWidth}px`;
     chosen.focus();
+    // Focus alone leaves what is in sight by a hair where it is.
+    chosen.scrollIntoView({ block: "nearest", inline: "nearest" });
   });
   return () => choose(found(body)[0]);
 }

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from benchmark.leaderboard.board import Board
-from benchmark.leaderboard.fronts import KEYS
 from benchmark.leaderboard.page.charts import Matrix, Scatter
 from benchmark.leaderboard.page.columns import Table
+from benchmark.leaderboard.tables import KEYS
 
 #: Columns that tell an attack.
 WHO = ("attack", "m", "threat", "boost", "recipe")

@@ -8,14 +8,18 @@ from statistics import fmean
 import pandas as pd
 
 from benchmark.leaderboard.board import Board
+from benchmark.leaderboard.costs_text import ALARMS, COSTS, SPENT
+from benchmark.leaderboard.detectors_text import DETAILS, DETECTABILITY, NORMS, SCORES, THRESHOLDS
 from benchmark.leaderboard.fronts_text import DEFENDERS, PARETO, RANKING, volume_text
-from benchmark.leaderboard.markdown import DETAILS, DETECTABILITY, NORMS, TUNING
+from benchmark.leaderboard.markdown import MARKS, TUNING, WORKED
 from benchmark.leaderboard.page import pictures
 from benchmark.leaderboard.page.charts import matrix, scatter
 from benchmark.leaderboard.page.columns import (
+    Row,
     Writer,
     area,
     count,
+    general,
     points,
     rate,
     table,
@@ -26,18 +30,20 @@ from benchmark.leaderboard.page.inversion import inversion
 from benchmark.leaderboard.page.parts import WHO, Part, Picture, Section, with_victims
 from benchmark.leaderboard.page.published import published
 from benchmark.leaderboard.populations import SCORE
-from benchmark.metrics import REPAIRED
+from benchmark.leaderboard.tables import READINGS
+from benchmark.leaderboard.text import marks
 from benchmark.runs.record import NONE
 
-ROBUSTNESS = """\
+ROBUSTNESS = f"""\
 The attack success rate in percent that remains after every defense, in two readings. Point at a
-number, tap it, or go there with Tab and arrow keys to see the trade-off curves behind it. ✓ is a
-repaired backdoor.
-"""
-VICTIMS = """\
+number, tap it, or go there with Tab and arrow keys to see the trade-off curves behind it.
+
+{MARKS.replace("Bold", "✓ alone")}"""
+VICTIMS = f"""\
 Models before any defense: their clean accuracy, how well the backdoor works, and what the same
 trigger does to a clean model of the same seed.
-"""
+
+{WORKED}"""
 TRIGGERS = f"""\
 Test images above, the same with the trigger below them, and at the bottom what the trigger
 changed, times {pictures.MAGNIFIED}.
@@ -51,7 +57,7 @@ counts in any table.
 """
 #: Frames that have a place of their own on the page.
 _PLACED = {
-    *("victims", "repairs", "detectability", "norms", "curves", "pareto"),
+    *("victims", "repairs", "detectability", "norms", "classscores", "curves", "pareto", "costs"),
     *("inversions", "radii", "configurations", "smoothed", "comparison"),
 }
 #: Columns of the ranking, whose payoffs are shares.
@@ -60,7 +66,8 @@ _RANKED: dict[str, tuple[str, Writer]] = {
     "mean": ("mean", whole_percent),
     "weight": ("weight", two),
     "plain_rank": ("rank by mean", count),
-    "asr_deployable": ("highest ASR left", rate),
+    "asr_paper": ("highest ASR left", rate),
+    "asr_deployable": ("highest ASR left, deployable", rate),
     "auc": ("lowest AUC", area),
     "cda_loss": ("CDA loss (points)", points),
 }
@@ -76,7 +83,7 @@ def sections(board: Board) -> list[Section]:
         ("published", "Beside what was published", published),
         ("ranking", "Ranking", _ranking),
         ("victims", "Victims", _victims),
-        ("cost", "Cost", _cost),
+        ("cost", "What defenders cost", _cost),
         ("settings", "Chosen settings", _settings),
         ("unfinished", "Failed and invalid", _unfinished),
     ]
@@ -95,7 +102,7 @@ def _overview(board: Board) -> Iterator[Part]:
                 "What every attack is left with",
                 frame,
                 [
-                    *(*WHO, "kind", "front", "asr_before", "asr_deployable"),
+                    *(*WHO, "kind", "front", "asr_before", "asr_paper", "asr_deployable"),
                     *("defense", "trusted_share", "defenses_met", "defenses"),
                     *("auc", "detector", "detector_share", "detectors_met", "detectors"),
                     "dominated_by",
@@ -120,7 +127,8 @@ def _robustness(board: Board) -> Iterator[Part]:
     if "repairs" not in board.frames:
         return
     frame = board.frames["repairs"]
-    left = ("asr_deployable", "asr_paper")
+    left = tuple(f"asr_{reading}" for reading in READINGS)
+    counts = ("cda_loss", "repaired", "seeds_repaired", "untouched")
     yield Part(
         "repairs",
         ROBUSTNESS,
@@ -128,22 +136,27 @@ def _robustness(board: Board) -> Iterator[Part]:
             "Remaining ASR in percent, attacks down and defenses across",
             frame,
             "defense",
-            {"deployable reading": left[0], "paper's reading": left[1]},
+            {"paper's reading": left[0], "deployable reading": left[1]},
             shares=True,
-            marked=lambda row, column: bool(row["asr_before"] > REPAIRED >= row[column]),
+            marked=_is_repaired,
+            noted=lambda row, column: marks(row, column.removeprefix("asr_")),
             curves=True,
         ),
         table=table(
             "Every defense against every attack",
             frame,
             [
-                *(*WHO, "defense", "trusted_share", "seeds", "asr_before", *left),
-                *("cda_loss_deployable", "cda_loss_paper"),
-                *("repaired_deployable", "repaired_paper", "guard_auc", "seconds"),
+                *(*WHO, "worked", "defense", "trusted_share", "seeds", "asr_before", *left),
+                *(f"{what}_{reading}" for what in counts for reading in READINGS),
+                *("guard_auc", "seconds"),
             ],
             curves=left,
         ),
     )
+
+
+def _is_repaired(row: Row, column: str) -> bool:
+    return bool(row["worked"] and row[f"repaired_{column.removeprefix('asr_')}"])
 
 
 def _detectability(board: Board) -> Iterator[Part]:
@@ -158,24 +171,39 @@ def _detectability(board: Board) -> Iterator[Part]:
             "ROC AUC, attacks down and detectors across",
             own,
             "detector",
-            {"ROC AUC": "auc"},
+            {"ROC AUC": "auc", "of the true target's score (oracle)": "oracle_auc"},
         ),
     )
     yield Part(
         "examinations",
-        DETAILS,
+        f"{THRESHOLDS}\n{DETAILS}",
         "Detectors in detail",
         table=table(
             "Every detector against every attack",
             frame,
             [
-                *(*WHO, "detector", "reading", "models", "repeats", "asr", "auc"),
-                *("average_precision", "native_accuracy", "coin_game", "target_found"),
-                *("reversed_asr", "reasr", "seconds"),
+                *(*WHO, "worked", "detector", "reading", "models", "repeats", "asr", "auc"),
+                *("target_found", "oracle_auc", "average_precision", "native_accuracy"),
+                *("best_accuracy", "false_alarms", "coin_game", "reversed_asr", "reasr"),
+                "seconds",
             ],
             known={"asr": ("ASR before", rate)},
         ),
     )
+    shown = table(
+        "Mean score per class",
+        board.frames["classscores"],
+        [
+            *("detector", "trusted_share", *WHO, "class", "models", "targets"),
+            *("score_clean", "score_target", "score_other"),
+        ],
+        known={
+            "score_clean": ("clean models", general),
+            "score_target": ("poisoned, the target", general),
+            "score_other": ("poisoned, another class", general),
+        },
+    )
+    yield Part("classscores", SCORES, "Scores of classes", table=shown)
     if "norms" in board.frames:
         shown = board.frames["norms"].replace({"attack": {NONE: "clean"}})
         classes = [name for name in shown if name.startswith("class_")]
@@ -187,7 +215,8 @@ def _detectability(board: Board) -> Iterator[Part]:
 def _victims(board: Board) -> Iterator[Part]:
     frame = board.frames["victims"]
     if not frame.empty:
-        names = [*WHO, "seeds", "cda", "asr", "asr_game", "asr_clean", "target_confidence"]
+        names = [*WHO, "seeds", "cda", "asr", "worked"]
+        names += ["asr_game", "asr_clean", "target_confidence"]
         caption = "Victims before any defense"
         yield Part("victims-table", VICTIMS, table=table(caption, frame, names))
     shown = tuple(
@@ -203,6 +232,14 @@ def _victims(board: Board) -> Iterator[Part]:
 
 
 def _cost(board: Board) -> Iterator[Part]:
+    frame = board.frames.get("costs", pd.DataFrame({"game": []}))
+    for game, text, own in (
+        ("robustness", f"{COSTS}\n{SPENT}", frame[frame.game == "robustness"]),
+        ("detectability", ALARMS, frame[frame.game == "detectability"]),
+    ):
+        if not own.empty:
+            shown = table(f"What defenders cost: {game}", own.drop(columns="game"))
+            yield Part(f"costs-{game}", text, game.capitalize(), table=shown)
     steps = {
         "victims": ("training a victim", None),
         "repairs": ("defense", "defense"),
@@ -220,7 +257,7 @@ def _cost(board: Board) -> Iterator[Part]:
     ]
     if rows:
         names = ["step", "by", "trusted_share", *WHO, "seconds"]
-        yield Part("seconds", COST, table=table("Seconds", pd.DataFrame(rows), names))
+        yield Part("seconds", COST, "Seconds", table=table("Seconds", pd.DataFrame(rows), names))
 
 
 def _settings(board: Board) -> Iterator[Part]:

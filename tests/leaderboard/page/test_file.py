@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from made_records import played
 from playwright.sync_api import Browser, Page, expect
 
 from benchmark.leaderboard.board import Board, read_board
@@ -86,16 +87,16 @@ def test_names_lead_to_the_plugins_that_were_played(open_page: Opener, both_game
     expect(page.locator("#repairs-tables tbody").get_by_role("link", name="wanet")).to_have_count(0)
 
 
-def test_links_lead_to_files_beside_the_page(open_page: Opener, committed: Board) -> None:
-    page = open_page(committed)
+def test_links_lead_to_files_beside_the_page(open_page: Opener, shown_board: Board) -> None:
+    page = open_page(shown_board)
     links = page.locator("a[href]").evaluate_all("all => all.map(a => a.getAttribute('href'))")
     for link in links:
         if link.startswith("#"):
             assert page.locator(f"[id='{link[1:]}']").count() == 1, link
         elif not link.startswith("https://"):
             name = link.removesuffix(".csv").removesuffix(".svg").rstrip("/")
-            assert name in {"README.md", "records", "evidence", *committed.frames}, link
-    assert {f"{name}.csv" for name in committed.frames} <= set(links)
+            assert name in {"README.md", "records", "evidence", *shown_board.frames}, link
+    assert {f"{name}.csv" for name in shown_board.frames} <= set(links)
 
 
 def test_names_are_text(open_page: Opener, board_of: Any, record: Any) -> None:
@@ -133,14 +134,28 @@ def test_failed_and_invalid_cells_are_shown_first_and_with_their_reason(
     assert column(page, "problems", "seed") == ["1", "2"]
 
 
-def test_an_attack_that_never_worked_is_not_repaired(
+def test_an_attack_that_never_worked_is_marked_and_not_repaired(
     open_page: Opener, board_of: Any, record: Any
 ) -> None:
-    repaired = record("badnets", "repairer", 0, 1)
-    weak = repaired.metrics.before.model_dump() | {"asr": {"hits": 2, "total": 90, "value": 2 / 90}}
-    metrics = repaired.metrics.model_dump() | {"before": weak}
-    page = open_page(board_of(repaired, record("feeble", "repairer", 0, 1, metrics=metrics)))
-    assert page.locator("#repairs-matrices .heat").all_inner_texts() == ["✓ 1.1", "1.1"]
+    weak = {"before": 2}
+    cells = [record("badnets", defense, 0, 0) for defense in (None, "repairer")]
+    cells += [record("feeble", defense, 0, 0, **weak) for defense in (None, "repairer")]
+    matrix = open_page(board_of(*cells)).locator("#repairs-matrices")
+    assert matrix.locator(".heat").all_inner_texts() == ["✓ 0.0", "0.0"]
+    heads = matrix.locator("tbody th").all_inner_texts()
+    assert [head.strip() for head in heads] == ["badnets (m=50)", "feeble (m=50) ‡"]
+
+
+def test_untouched_victims_and_seeds_are_marked(open_page: Opener, board_of: Any) -> None:
+    left = {"a": (None, None), "b": (None, 40), "c": (0, 40)}
+    cells = [played("badnets", None, seed) for seed in range(2)]
+    cells += [played("badnets", d, seed, own[seed]) for d, own in left.items() for seed in range(2)]
+    page = open_page(board_of(*cells))
+    assert page.locator("#repairs-matrices .heat").all_inner_texts() == [
+        "100.0 †", "72.2 † 1/2", "22.2 ✓ 1/2",
+    ]  # fmt: skip
+    said = page.locator("#repairs-matrices .heat").first.get_attribute("aria-label") or ""
+    assert "†" in said
 
 
 def test_a_board_of_nothing_but_failures(open_page: Opener, board_of: Any, record: Any) -> None:

@@ -93,9 +93,9 @@ def test_it_works_where_storage_is_forbidden(open_page: Opener, both_games: Boar
 
 @pytest.mark.parametrize("width", [360, 768, 1440])
 def test_the_page_is_never_wider_than_the_screen(
-    width: int, open_page: Opener, committed: Board
+    width: int, open_page: Opener, shown_board: Board
 ) -> None:
-    page = open_page(committed, viewport={"width": width, "height": 800})
+    page = open_page(shown_board, viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == width
     # What is wider scrolls by itself, with its heading and first column in sight.
     area = page.locator("#victims .scroll").first
@@ -129,8 +129,8 @@ def test_keys_alone_reach_everything(open_page: Opener, both_games: Board) -> No
         assert outline != "none"
 
 
-def test_landmarks_and_captions(open_page: Opener, committed: Board) -> None:
-    page = open_page(committed)
+def test_landmarks_and_captions(open_page: Opener, shown_board: Board) -> None:
+    page = open_page(shown_board)
     for role in ("banner", "navigation", "main"):
         expect(page.get_by_role(role)).to_have_count(1)  # type: ignore[arg-type]
     tables = page.locator("table")

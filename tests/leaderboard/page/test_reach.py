@@ -53,15 +53,15 @@ def stops(root: Locator) -> int:
 
 @pytest.mark.parametrize("size", [PHONE, WIDE])
 def test_targets_are_large_enough(
-    size: dict[str, int], open_page: Opener, committed: Board
+    size: dict[str, int], open_page: Opener, shown_board: Board
 ) -> None:
-    page = open_page(committed, viewport=size)
+    page = open_page(shown_board, viewport=size)
     assert page.locator("th button").count() > 20
     assert page.evaluate(SMALL) == []
 
 
-def test_every_matrix_and_table_is_one_tab_stop(open_page: Opener, committed: Board) -> None:
-    page = open_page(committed)
+def test_every_matrix_and_table_is_one_tab_stop(open_page: Opener, shown_board: Board) -> None:
+    page = open_page(shown_board)
     bodies = page.locator("[id$=-matrices] tbody, [id$=-tables] tbody").all()
     several = [body for body in bodies if body.locator("a, button").count()]
     assert len(several) > 2
@@ -159,8 +159,8 @@ def test_arrow_keys_move_through_a_table_without_hiding(
     expect(page.locator("#plugins tr:target")).to_have_count(1)
 
 
-def test_readers_hear_grids_cells_and_the_hint(open_page: Opener, committed: Board) -> None:
-    page = open_page(committed)
+def test_readers_hear_grids_cells_and_the_hint(open_page: Opener, shown_board: Board) -> None:
+    page = open_page(shown_board)
     grids = page.get_by_role("grid")
     assert grids.count() == page.locator("table.matrix").count()
     for grid in grids.all():
