@@ -65,8 +65,9 @@ def _by_worth(protocol: Protocol, cells: Sequence[Cell]) -> list[Cell]:
 
     First come all attacks against the repairs that trust the share of images that detectors get
     too: one axis of the fronts. Then the populations, the other axis. Then all the rest. Within
-    each, attacks follow one another with all repetitions, so that whole rows are done. A victim's
-    own cell comes before the first one that needs the victim.
+    each, attacks follow one another with all repetitions, so that whole rows are done; what
+    repairs cost clean models comes after them. A victim's own cell comes before the first one
+    that needs the victim.
     """
     game = protocol.robustness
     share = game.shares[0] if protocol.detectability is None else protocol.detectability.share
@@ -85,6 +86,8 @@ def _by_worth(protocol: Protocol, cells: Sequence[Cell]) -> list[Cell]:
 
     def worth(cell: Cell) -> tuple[int, int]:
         when = turn(cell) if cell.defense.stages else turns.get(cell.victim.key, 0)
+        if cell.victim.attack == CLEAN and cell.defense.stages and cell.game == "robustness":
+            return when, len(attacks)
         return when, attacks.index(str(cell.victim.attack))
 
     return sorted(cells, key=worth)

@@ -11,8 +11,20 @@ from benchmark.registry import Registry, RegistryError
 from benchmark.runs.plan import Cell, plan
 
 
+def attacked(cells: list[Cell]) -> list[Cell]:
+    """Cells of attacks, not of clean models."""
+    return [cell for cell in cells if cell.victim.attack.name != "none"]
+
+
 def defended(cells: list[Cell]) -> list[Cell]:
-    return [cell for cell in cells if cell.defense.stages]
+    return [cell for cell in attacked(cells) if cell.defense.stages]
+
+
+def test_clean_models_meet_every_repair_and_guard(tiny: Protocol, registry: Registry) -> None:
+    cells = plan(tiny, registry)
+    clean = [cell for cell in cells if cell.victim.attack.name == "none"]
+    met = {(cell.defense.name, cell.trusted_share) for cell in clean}
+    assert met == {(cell.defense.name, cell.trusted_share) for cell in attacked(cells)}
 
 
 def test_the_grid_of_the_protocol(tiny: Protocol, registry: Registry) -> None:
@@ -36,9 +48,9 @@ def test_settings_are_laid_over_the_protocols_own(tiny: Protocol, registry: Regi
         if cell.victim.attack.name != "none"
     }
     assert attack == "badnets:side=0.25"
-    cell = plan(tiny, registry, attacks=["badnets:m=10,boost=3"])[1]
+    cell = attacked(plan(tiny, registry, attacks=["badnets:m=10,boost=3"]))[0]
     assert (cell.victim.attack.m, cell.victim.attack.boost) == (10, 3)
-    cell = plan(tiny, registry, attacks=["badnets:side=0.5"])[1]
+    cell = attacked(plan(tiny, registry, attacks=["badnets:side=0.5"]))[0]
     assert (cell.victim.attack.label, cell.victim.attack.m) == ("badnets:side=0.5", 40)
 
 
@@ -57,7 +69,8 @@ def test_a_replaced_inner_plugin_starts_from_its_own_defaults(
     entry = tiny.robustness.attacks[0].model_copy(update={"attack": "lsp:base.side=0.5,rate=2"})
     game = tiny.robustness.model_copy(update={"attacks": (entry,)})
     protocol = tiny.model_copy(update={"robustness": game})
-    label = plan(protocol, registry, attacks=["lsp:base=a-blend"])[1].victim.attack.label
+    cells = attacked(plan(protocol, registry, attacks=["lsp:base=a-blend"]))
+    label = cells[0].victim.attack.label
     assert label == "lsp:base=a-blend,rate=2.0"
 
 
@@ -148,7 +161,8 @@ def test_what_says_most_comes_first(with_population: Protocol, registry: Registr
             # Detectors get a share of 0.15.
             first += [(name, 40, "none", None, seed), (name, 40, "weight-decay", 0.15, seed)]
     assert order[: len(first)] == first
-    games = [game for game, _ in groupby(cell.game for cell in defended(cells))]
+    played = (cell.game for cell in cells if cell.defense.stages)
+    games = [game for game, _ in groupby(played)]
     assert games == ["robustness", "detectability", "robustness"]
     for number, cell in enumerate(cells):
         if cell.defense.stages:

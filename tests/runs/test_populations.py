@@ -30,8 +30,11 @@ attack = "badnets:side=0.25"
 m = [2, 40]
 
 [tuning]
+suspect = 9
+poisoned = 0.3
+enough = 0.5
 draws = 1
-steps = 50
+steps = 150
 batch_size = 16
 learning_rate = 0.05
 
@@ -102,7 +105,10 @@ def played(tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     protocol.write_text(tiny_file.read_text().replace('"tiny"', '"both"') + PLAYED)
     out = root / "run"
     told = poisongames("tune", protocol, "--out", out, "--workers", "2").stdout
+    files = sorted((root / "both.tuned").iterdir())
+    before = [(file.name, file.stat().st_mtime_ns) for file in files]
     again = poisongames("tune", protocol, "--out", out).stdout
+    assert [(file.name, file.stat().st_mtime_ns) for file in files] == before
     poisongames("run", protocol, "--out", out, "--workers", "2", "--defense", "weight-decay",
                 "--defense", "neural-cleanse")  # fmt: skip
     poisongames("board", "build", out)
@@ -112,10 +118,13 @@ def played(tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 def test_a_search_is_made_once_and_told(played: tuple[Path, str, str]) -> None:
     out, told, again = played
     assert "2 of 2 searches of both done" in told
-    assert "2 of 2 searches of both done after 0.0 min" in again.replace("0.1 min", "0.0 min")
+    assert "2 of 2 searches of both done" in again
     search = json.loads((out / "tuning" / "weight-decay-r0.15.json").read_text())
     assert len(search["trials"]) == 20
-    assert search["before"][0]["asr"]["value"] > 0.5
+    (own,) = search["poisonings"]
+    assert search["suspect"] == 9
+    assert own["poisoned"]["asr"]["value"] > 0.5 > own["suspect"]["asr"]["value"]
+    assert own["poisoned"]["unseen"]["total"] == 120
 
 
 def test_runs_use_what_the_searches_chose(played: tuple[Path, str, str]) -> None:
@@ -125,11 +134,15 @@ def test_runs_use_what_the_searches_chose(played: tuple[Path, str, str]) -> None
 
         def rank(trial: dict[str, Any]) -> tuple[float, float]:
             (only,) = trial["left"]
-            return only["asr"]["value"], -only["cda"]["value"]
+            return only["asr"]["value"], -only["held_out"]["value"]
 
         best = min(search["trials"], key=rank)["params"]
         records = [json.loads(p.read_text()) for p in (out / "records").glob("*weight-decay*")]
-        (stage,) = [r["defense"]["stages"][0] for r in records if r["trusted_share"] == share]
+        (stage,) = [
+            r["defense"]["stages"][0]
+            for r in records
+            if r["trusted_share"] == share and r["attack"]["name"] != "none"
+        ]
         assert {key: stage["params"][key] for key in best} == best
 
 

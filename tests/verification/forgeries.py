@@ -155,7 +155,8 @@ def without(name: str, array: str) -> Callable[[Path], object]:
 HOSTILE: dict[str, tuple[str, Callable[[Path], object], str, str, str]] = {
     "a better ASR": ("played", tampered(REPAIRED, "metrics.paper.asr", rate(1, OTHERS)),
         "records", "metrics.paper", "the evidence gives"),
-    "a rate that is not its counts": ("played", tampered(REPAIRED, "metrics.paper.cda.value", 0.987),
+    "a rate that is not its counts": ("played",
+        tampered(REPAIRED, "metrics.paper.cda.value", 0.987),
         "records", "metrics.paper.cda", "is not"),
     "an ASR above 1": ("played", tampered(REPAIRED, "metrics.paper.asr", {"hits": 181, "total": 180,
         "value": 181 / 180}), "records", "metrics.paper.asr", "is not 181 of 180"),
