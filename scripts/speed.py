@@ -2,7 +2,7 @@
 
     python scripts/speed.py cifar10-v2                    # on a GPU, where there is one
     python scripts/speed.py cifar10-v2 --recipe fast --recipe fast:epochs=30 --recipe table-iv
-    python scripts/speed.py digits-v2 --device cpu        # a minute, to see what it prints
+    python scripts/speed.py digits-v3 --device cpu        # a minute, to see what it prints
 
 Measures, with the code that runs play: the rate of matrix products and of copies; a victim of
 the protocol's first attack by each recipe, with its accuracy on validation images; training

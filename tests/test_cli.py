@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +26,7 @@ def invoke(*words: str | Path) -> Result:
 def test_plugins_are_listed_with_threat_stage_and_origin() -> None:
     output = invoke("plugins").output
     for words in (
-        r"badnets\s+attack\s+poison-label\s+1\s+poisongames",
+        r"badnets\s+attack\s+poison-label\s+2\s+poisongames",
         r"advclean\s+attack\s+clean-label",
         r"pcb\s+attack\s+code",
         r"spectral-signatures\s+defense\s+sanitize",
@@ -56,14 +55,14 @@ def test_a_broken_file_is_listed_and_the_others_stay(tmp_path: Path) -> None:
     assert "failed broken" in output
     assert "nothing_of_that_name" in output
     assert "badnets" in output
-    run = invoke("run", "digits-v1", "--plugin", broken, "--out", tmp_path / "run")
+    run = invoke("run", "digits-v3", "--plugin", broken, "--out", tmp_path / "run")
     assert run.exit_code == 2
     assert not (tmp_path / "run").exists()
 
 
 def test_protocols_are_listed_and_shown() -> None:
-    assert "digits-v1" in invoke("protocols").output
-    assert '"budget": 0.02' in invoke("protocols", "digits-v1").output
+    assert "digits-v3" in invoke("protocols").output
+    assert '"budget": 0.02' in invoke("protocols", "digits-v3").output
 
 
 @pytest.mark.parametrize(
@@ -71,11 +70,12 @@ def test_protocols_are_listed_and_shown() -> None:
     [
         (["run", "digits-v9"], "unknown protocol 'digits-v9'; there are"),
         (["run", "mine.toml"], "mine.toml: no such protocol file"),
-        (["run", "digits-v1", "--attack", "badnet"], "did you mean 'badnets'?"),
-        (["run", "digits-v1", "--recipe", "slow"], "unknown recipe 'slow'; there are standard"),
-        (["run", "digits-v1", "--device", "tpu"], "choose auto, cpu or cuda"),
-        (["run", "digits-v1", "--plugin", "nowhere.py"], "no such file: nowhere.py"),
-        (["run", "fashion-mnist-v1", "--data-dir", "nowhere"], "nowhere is no folder"),
+        (["run", "digits-v3", "--attack", "badnet"], "did you mean 'badnets'?"),
+        (["run", "digits-v3", "--recipe", "slow"], "unknown recipe 'slow'; there are standard"),
+        (["run", "digits-v3", "--device", "tpu"], "choose auto, cpu or cuda"),
+        (["run", "digits-v3", "--plugin", "nowhere.py"], "no such file: nowhere.py"),
+        (["run", "fashion-mnist-v3", "--data-dir", "nowhere"], "nowhere is no folder"),
+        (["run", "digits-v1"], "protocol 'digits-v1' was withdrawn, see CHANGELOG.md; play"),
         (["board", "build", "nowhere"], "holds no records; play a protocol"),
     ],
 )
@@ -95,15 +95,15 @@ def test_durations(text: str | None, seconds: float | None) -> None:
     assert seconds_of(text) == seconds
 
 
-def test_a_terminal_that_knows_only_ascii_is_no_reason_to_fail(tmp_path: Path) -> None:
-    shutil.copytree(
-        ROOT / "leaderboards" / "fashion-mnist-inversion-v1" / "records", tmp_path / "records"
-    )
+def test_a_terminal_that_knows_only_ascii_is_no_reason_to_fail(
+    small_run: Path, tmp_path: Path
+) -> None:
+    cut(small_run, ["records/inversion-*"], tmp_path)
     command = [sys.executable, "-m", "benchmark.cli", "board", "build", str(tmp_path)]
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
     done = subprocess.run(command, env=ascii_only, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
-    assert b"?=0.12" in done.stdout  # a Greek letter that it does not know
+    assert b"?=0.5" in done.stdout  # a Greek letter that it does not know
 
 
 def test_the_example_of_contributing_is_a_plugin(tmp_path: Path) -> None:

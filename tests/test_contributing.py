@@ -73,10 +73,10 @@ def test_every_command_works_and_the_attack_is_on_the_page(
         said += done.stdout
     assert "✗" not in said
     assert "records hold" in said
-    board = tmp_path / "leaderboards" / "digits-v1"
+    board = tmp_path / "leaderboards" / "digits-v3"
     played = pd.read_csv(board / "repairs.csv")
     assert set(played.attack) == {"my-attack"}
-    assert played.defense.nunique() == 5
+    assert played.defense.nunique() == 2
     assert "my-attack" in (board / "README.md").read_text()
     page = (board / "index.html").read_text()
     assert "my-attack" in page

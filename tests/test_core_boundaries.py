@@ -24,6 +24,7 @@ FLOORS = [
     {"graphs", "images", "metrics", "protocol"},
     {"api"},
     {"models", "training", "specs"},
+    {"memory"},
     {"inversion"},
     {"registry"},
     {"data"},

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Generator
 
 from benchmark import images
-from benchmark.images import ImageSet, TrustedData, augment, one_hot, to_bytes, to_unit
+from benchmark.images import in_batches, ImageSet, TrustedData, augment, one_hot, to_bytes, to_unit
 
 Move = tuple[int, int, bool]
 
@@ -201,7 +201,12 @@ def test_trusted_batches_take_each_image_at_most_once_per_pass(
 ) -> None:
     data = numbered(count)
     trusted = TrustedData(data.pixels, data.labels)
-    size_found = min(size, count)
+    size_found = min(max(size, 2), max(count, 2))
+    if count == 1:  # batch norm learns from two at least
+        for batch, labels in islice(trusted.batches(size, rng(seed)), 3):
+            assert batch.shape == (2, 2, 2, 3)
+            assert labels.tolist() == [0, 0]
+        return
     per_pass = count // size_found
     batches = trusted.batches(size, rng(seed))
     for _ in range(3):
@@ -214,6 +219,16 @@ def test_trusted_batches_take_each_image_at_most_once_per_pass(
         assert len(set(seen)) == len(seen) == per_pass * size_found
         if count % size_found == 0:
             assert sorted(seen) == list(range(count))
+
+
+@given(st.integers(1, 60), st.integers(1, 20))
+def test_no_batch_is_of_one_and_every_row_comes_once(count: int, size: int) -> None:
+    """97 images in batches of 32 end in 33; a single image is taken twice."""
+    batches = in_batches(torch.arange(count), size)
+    assert min(map(len, batches)) >= 2
+    assert max(map(len, batches)) <= max(size, 2) + 1
+    expected = list(range(count)) if count > 1 else [0, 0]
+    assert torch.cat(batches).tolist() == expected
 
 
 def test_trusted_batches_are_shuffled_anew_and_augmented() -> None:

@@ -117,7 +117,7 @@ def test_the_package_is_described(package: tuple[str, Path]) -> None:
     assert project["entry-points"]["poisongames"] == {folder.name: folder.name.replace("-", "_")}
     assert described["build-system"]["requires"] == ["setuptools>=77"]
     readme = (folder / "README.md").read_text()
-    protocol = {"detect": "digits-v2", "invert": "digits-inversion-v1"}.get(kind, "digits-v1")
+    protocol = "digits-v3"
     side = "attack" if kind in get_args(Threat) else "defense"
     assert f"poisongames run {protocol} --{side} {folder.name} " in readme
     for command in ("pip install", "check", "submit", "board build leaderboards/" + protocol):

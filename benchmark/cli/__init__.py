@@ -8,8 +8,8 @@ from benchmark.cli import authoring, boards, catalogue, denoisers, pareto, play
 
 app = typer.Typer(
     help="Play backdoor attacks against defenses by fixed protocols, and rank what comes out.\n\n"
-    "Begin with [b]poisongames run digits-v1[/b], then "
-    "[b]poisongames board build runs/digits-v1[/b].",
+    "Begin with [b]poisongames run digits-v3[/b], then "
+    "[b]poisongames board build runs/digits-v3[/b].",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",

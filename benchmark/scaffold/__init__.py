@@ -19,8 +19,8 @@ from benchmark.registry import Registry
 
 Kind = Literal[Threat, Stage]
 
-#: The protocol in which a new plugin of these stages is tried first; of all others the first one.
-PROTOCOLS: dict[Kind, str] = {"detect": "digits-v2", "invert": "digits-inversion-v1"}
+#: The protocol in which a new plugin is tried first.
+PROTOCOL = "digits-v3"
 
 _THREATS: tuple[Kind, ...] = ("poison-label", "clean-label", "code")
 
@@ -99,7 +99,7 @@ def _render(name: str, package: str, kind: Kind) -> dict[str, str]:
         "cls": "".join(word.capitalize() for word in package.split("_")),
         "kind": kind,
         "side": "attack" if kind in _THREATS else "defense",
-        "protocol": PROTOCOLS.get(kind, "digits-v1"),
+        "protocol": PROTOCOL,
     }
     files = {
         "pyproject.toml": "pyproject.toml.jinja",
