@@ -307,10 +307,9 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def withdrawn() -> dict[str, str]:
-    """Name of every withdrawn protocol, and what to play instead."""
-    lines = (_FOLDER / "withdrawn.txt").read_text().splitlines()
-    return dict(line.split() for line in lines)
+def withdrawn() -> set[str]:
+    """Names of protocols that were taken back; they stay refused."""
+    return set((_FOLDER / "withdrawn.txt").read_text().split())
 
 
 def released() -> dict[str, str]:
@@ -351,9 +350,10 @@ def load(name_or_path: str) -> Protocol:
 
 
 def _refuse_withdrawn(name: str) -> None:
-    if (instead := withdrawn().get(name)) is not None:
+    if name in withdrawn():
         raise ProtocolError(
-            f"protocol {name!r} was withdrawn, see CHANGELOG.md; play {instead!r} instead"
+            f"protocol {name!r} was withdrawn, see CHANGELOG.md; there are "
+            f"{', '.join(sorted(released()))}"
         )
 
 

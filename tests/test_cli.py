@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_board import cut
 from typer.testing import CliRunner, Result
 
 from benchmark.cli import app
@@ -74,8 +75,8 @@ def test_protocols_are_listed_and_shown() -> None:
         (["run", "digits-v3", "--recipe", "slow"], "unknown recipe 'slow'; there are standard"),
         (["run", "digits-v3", "--device", "tpu"], "choose auto, cpu or cuda"),
         (["run", "digits-v3", "--plugin", "nowhere.py"], "no such file: nowhere.py"),
-        (["run", "fashion-mnist-v3", "--data-dir", "nowhere"], "nowhere is no folder"),
-        (["run", "digits-v1"], "protocol 'digits-v1' was withdrawn, see CHANGELOG.md; play"),
+        (["run", "cifar10-v3", "--data-dir", "nowhere"], "nowhere is no folder"),
+        (["run", "digits-v1"], "protocol 'digits-v1' was withdrawn, see CHANGELOG.md; there are"),
         (["board", "build", "nowhere"], "holds no records; play a protocol"),
     ],
 )

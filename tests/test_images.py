@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Generator
 
 from benchmark import images
-from benchmark.images import in_batches, ImageSet, TrustedData, augment, one_hot, to_bytes, to_unit
+from benchmark.images import ImageSet, TrustedData, augment, in_batches, one_hot, to_bytes, to_unit
 
 Move = tuple[int, int, bool]
 
