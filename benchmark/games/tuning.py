@@ -183,7 +183,8 @@ def _random_patch(arena: Arena, rng: Generator) -> tuple[Callable[[Tensor], Tens
     def draw(high: int) -> int:
         return int(torch.randint(high, (), generator=rng, device=arena.device))
 
-    pattern = torch.randint(256, (c, rows, columns), generator=rng, device=arena.device)
+    # Black and white: what differs little from the images takes too many steps to be learnt.
+    pattern = 255 * torch.randint(2, (c, rows, columns), generator=rng, device=arena.device)
     top, left, target = draw(h - rows + 1), draw(w - columns + 1), draw(len(arena.class_names))
 
     def stamp(pixels: Tensor) -> Tensor:
