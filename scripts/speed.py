@@ -179,17 +179,19 @@ class Report:
         """Train a victim of the first attack."""
         arena, ref = self.arena(recipe), self.cell.victim.attack
         attack = self.registry.create(Attack, ref.label)
-        attack.setup(arena.attacker_view(), arena.rng("trigger"))
-        collected = victims.collect(arena, attack, ref.m, ref.boost, arena.rng("collect"))
+        target = arena.target(0)
+        attack.setup(arena.attacker_view(0), arena.rng("trigger"))
+        rng = arena.rng("collect")
+        collected = victims.collect(arena, attack, ref.m, ref.boost, target, rng)
         started = self.clock.wait()
         model = victims.train(arena, attack, collected, arena.rng("train"))
         seconds = self.clock.wait() - started
         triggered = victims.trigger_test_images(arena, attack, arena.rng("test"))
-        exam = Exam(arena.splits.validation, arena.splits.test, triggered, arena.target)
+        exam = Exam(arena.splits.validation, arena.splits.test, triggered, target)
         answers = exam.sit(predictor(model, arena.recipe.precision))
-        accuracy = exam.key.point(answers, "victim", 0).validation
+        accuracy = exam.key.point(answers, "victim", 0, answers).held_out
         images = int(collected.repeats.sum()) * arena.recipe.epochs
-        each = operations(model, to_unit(exam.validation.pixels[:8]))
+        each = operations(model, to_unit(exam.held_out.pixels[:8]))
         note = f"{accuracy.value:.2%} right on {accuracy.total} validation images"
         name = f"victim by recipe {recipe}"
         return Row(name, seconds, images, images * each, note), arena, exam, model

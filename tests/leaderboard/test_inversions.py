@@ -80,8 +80,9 @@ def record(
             for sigma, hits in ((0.0, 50), (0.5, 25))
         ],
         "picture": {"file": f"p{seed}-{key % 1000}.png", "sha256": "b" * 64},
-        "cost": {"seconds": 10.0 + seed, "victim_seconds": 1.0, "peak_memory_mb": 1.0,
-                 "device": "cpu"},
+        "cost": {"seconds": 10.0 + seed, "defense_seconds": None, "victim_seconds": 1.0,
+                 "peak_memory_mb": 1.0, "device": "cpu"},
+        "data_sha256": "d" * 64,
         "env": {},
     }  # fmt: skip
     content |= changes
