@@ -1,9 +1,8 @@
-"""What the released protocol `digits-v1` is there to show, played as a user would."""
+"""What the released protocol `digits-v3` is there to show, played as a user would."""
 
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -23,13 +22,13 @@ from benchmark.images import to_bytes
 from benchmark.registry import Registry
 from benchmark.runs.store import Store
 
-SEEDS = 3
+SEEDS = 1
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("digits")
-    words = ["run", "digits-v1", "--seeds", str(SEEDS), "--defense", "pivotal-tuning"]
+    words = ["run", "digits-v3", "--seeds", str(SEEDS), "--defense", "fine-pruning"]
     attacks = ["--attack", "badnets", "--attack", "tsb", "--attack", "lsp"]
     command = [sys.executable, "-m", "benchmark.cli", *words, *attacks, "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -52,30 +51,26 @@ def played(records: list[dict[str, Any]], attack: str, defense: str) -> list[dic
     return found
 
 
-def test_badnets_works_and_pivotal_tuning_repairs_it(records: list[dict[str, Any]]) -> None:
-    undefended = played(records, "badnets", "none")
-    assert statistics.mean(cell["asr"]["value"] for cell in undefended) >= 0.95
-    assert statistics.mean(cell["cda"]["value"] for cell in undefended) >= 0.97
-    assert max(cell["asr_clean_model"]["value"] for cell in undefended) <= 0.05
-    repaired = played(records, "badnets", "pivotal-tuning")
-    # In both readings: what a defender would deploy, and what the paper would report.
-    for reading in (repaired, [cell["paper"] for cell in repaired]):
-        assert statistics.mean(cell["asr"]["value"] for cell in reading) <= 0.05
-        spent = [
-            cell["before"]["cda"]["value"] - chosen["cda"]["value"]
-            for cell, chosen in zip(repaired, reading, strict=True)
-        ]
-        assert statistics.mean(spent) <= 0.02
+def test_badnets_works_and_fine_pruning_takes_most_of_it(records: list[dict[str, Any]]) -> None:
+    (undefended,) = played(records, "badnets", "none")
+    assert undefended["before"]["asr"]["value"] >= 0.95
+    assert undefended["before"]["cda"]["value"] >= 0.95
+    assert undefended["asr_clean_model"]["value"] <= 0.05
+    (repaired,) = played(records, "badnets", "fine-pruning")
+    assert repaired["paper"]["stage"] == "repair"
+    assert repaired["paper"]["asr"]["value"] <= 0.15
+    spent = repaired["before"]["cda"]["value"] - repaired["paper"]["cda"]["value"]
+    assert spent <= 0.02 + 1e-9
 
 
 def test_lsp_reaches_the_confidence_it_asks_for(records: list[dict[str, Any]]) -> None:
     rate = next(r for r in records if r["attack"]["name"] == "lsp")["attack"]["params"]["rate"]
-    measured = [cell["target_confidence"] for cell in played(records, "lsp", "none")]
-    assert statistics.mean(measured) == pytest.approx(target_confidence(rate, 10), abs=0.1)
+    (undefended,) = played(records, "lsp", "none")
+    assert undefended["target_confidence"] == pytest.approx(target_confidence(rate, 10), abs=0.15)
 
 
 def test_all_scattered_triggers_beat_one(run: Path, records: list[dict[str, Any]]) -> None:
-    protocol, registry = protocols.load("digits-v1"), Registry()
+    protocol, registry = protocols.load("digits-v3"), Registry()
     source = data.load(registry.create(Dataset, "digits"))
     arena = Arena(protocol, source, registry)
     reference = next(r for r in records if r["attack"]["name"] == "tsb")["attack"]
@@ -88,12 +83,13 @@ def test_all_scattered_triggers_beat_one(run: Path, records: list[dict[str, Any]
         model = arena.new_model(torch.Generator())
         model.load_state_dict(store.victim_tensors(folder.name, "model"))
         state = store.victim_tensors(folder.name, "state")
-        attack.setup(arena.attacker_view(), torch.Generator(), state)
-        others = arena.splits.test.labels != arena.target
+        attack.setup(arena.attacker_view(0), torch.Generator(), state)
+        others = arena.splits.test.labels != arena.target(0)
         images = arena.splits.test.subset(others).images
         for counts, number in ((one, 1), (every, len(state["patches"]))):
             rng = torch.Generator().manual_seed(5)
             triggered = to_bytes(attack.stamp_some(images, rng, number))
-            counts.append((ask(predictor(model, "bfloat16"), triggered) == arena.target).mean())
+            answers = ask(predictor(model, "float32"), triggered)
+            counts.append((answers == arena.target(0)).mean())
     assert len(one) == SEEDS
-    assert statistics.mean(every) > statistics.mean(one)
+    assert every[0] > one[0]

@@ -286,6 +286,7 @@ def test_this_checkout_loads_whole() -> None:
         (Attack, "badnets:side=big", "badnets: side=big is not allowed: input should be a"),
         (Attack, "badnets:side=2", "side=2 is not allowed: .* less than or equal to 1"),
         (Attack, "badnets:side=nan", "side=nan is not allowed"),
+        (Defense, "pivotal-tuning:lambda_p=inf", "lambda_p=inf is not allowed: it must be finite"),
         (Attack, "badnets:side", "expected key=value, got 'side'"),
         (Attack, "badnets:side=0.1,side=0.2", "side is given twice"),
         (Attack, "badnets:side.x=1", "badnets: side is no plugin"),
@@ -439,6 +440,8 @@ def test_soft_labels_do_not_nest() -> None:
 NATURES = {
     "badnets": "poison-label",
     "c-badnets": "clean-label",
+    "lc": "clean-label",
+    "randsq": "poison-label",
     "a-blend": "poison-label",
     "tsb": "poison-label",
     "advclean": "clean-label",

@@ -1,0 +1,150 @@
+"""What is measured is what a defender would deploy: fresh models, mixed questions, own images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from benchmark.api import Deployment, Repair, TrustedData, Verdict
+from benchmark.conformance import tiny
+from benchmark.games import robustness
+from benchmark.games.checks import RuleViolation
+from benchmark.games.exam import Exam
+from benchmark.images import ImageSet
+from benchmark.models import Classifier
+
+Body = Callable[[Classifier], object]
+
+
+@dataclass
+class Changes(Repair):
+    """Halves one weight, and does something else to its model."""
+
+    name = "changes"
+    also: Body = lambda model: None
+
+    def repair(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Iterator[None]:
+        for _ in range(4):
+            with torch.no_grad():
+                model.head.weight[0, 0] /= 2
+            self.also(model)
+            yield
+
+
+def play(**stages: Any) -> robustness.Outcome:
+    arena, exam = tiny.arena(), tiny.exam()
+    trusted = arena.trusted(tiny.SHARE, 0)
+    learning, judging = robustness.hold_out(trusted, 0.2, Generator().manual_seed(0))
+    asked = Exam(judging, exam.test, exam.triggered, exam.target)
+    return robustness.play(arena, asked, tiny.suspect(), trusted=learning, **stages)
+
+
+def hooked(model: Classifier) -> None:
+    model.register_forward_hook(lambda module, inputs, output: output.roll(1, 1))
+
+
+def deaf(model: Classifier) -> None:
+    model.forward = lambda images: torch.zeros(len(images), 10)  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("also", [hooked, deaf])
+def test_what_a_plugin_does_to_its_object_is_not_measured(also: Body) -> None:
+    plain, tampered = play(repair=Changes()), play(repair=Changes(also))
+    assert tampered.curve == plain.curve
+    for one, other in zip(plain.answers, tampered.answers, strict=True):
+        assert (one.test == other.test).all()
+        assert (one.triggered == other.triggered).all()
+    assert not tampered.model._forward_hooks
+
+
+def test_a_repair_keeps_the_architecture() -> None:
+    def wider(model: Classifier) -> None:
+        model.head = nn.Linear(model.head.in_features, 11)
+
+    with pytest.raises(RuleViolation, match="must keep the architecture"):
+        play(repair=Changes(wider))
+
+
+@dataclass
+class Notes(Deployment):
+    """Lets everything pass and notes what it is asked."""
+
+    name = "notes"
+
+    def __post_init__(self) -> None:
+        self.asked: list[Tensor] = []
+
+    def deploy(
+        self, model: Classifier, trusted: TrustedData, rng: Generator
+    ) -> Callable[[Tensor], Verdict]:
+        def answer(images: Tensor) -> Verdict:
+            self.asked.append(images)
+            return Verdict(model(images).argmax(1), images.flatten(1).mean(1))
+
+        return answer
+
+
+def test_a_guard_cannot_tell_from_the_order_which_images_are_triggered() -> None:
+    guard = Notes()
+    outcome = play(deployment=guard)
+    exam = tiny.exam()
+    asked = (torch.cat(guard.asked) * 255).round().to(torch.uint8).flatten(1)
+    triggered = {row.numpy().tobytes() for row in exam.triggered.flatten(1)}
+    clean = {row.numpy().tobytes() for row in exam.test.pixels.flatten(1)}
+    kinds = [row.numpy().tobytes() in triggered - clean for row in asked]
+    # As long a run of one kind as a fair shuffle makes; in order it would be 80.
+    longest = max(len(run) for run in "".join("t" if k else "c" for k in kinds).split("t"))
+    assert longest < 40
+    # Every answer and suspicion came back to its image.
+    assert (outcome.answers[1].test == outcome.answers[0].test).all()
+    assert (outcome.answers[1].triggered == outcome.answers[0].triggered).all()
+    assert outcome.suspicion is not None
+    for found, pixels in zip(outcome.suspicion, (exam.test.pixels, exam.triggered), strict=True):
+        expected = (pixels / 255).flatten(1).mean(1).numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_guard_is_asked_in_the_same_order_every_time() -> None:
+    one, other = Notes(), Notes()
+    play(deployment=one)
+    play(deployment=other)
+    assert torch.equal(torch.cat(one.asked), torch.cat(other.asked))
+
+
+@pytest.mark.parametrize(("count", "share", "held_out"), [(10, 0.2, 2), (2, 0.2, 1), (3, 0.9, 2)])
+def test_images_that_judge_are_trusted_ones_that_a_defense_does_not_get(
+    count: int, share: float, held_out: int
+) -> None:
+    pixels = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    trusted = TrustedData(pixels.contiguous(), torch.arange(count), pad=1, flip=True)
+    learning, judging = robustness.hold_out(trusted, share, Generator().manual_seed(1))
+    assert (len(learning), len(judging)) == (count - held_out, held_out)
+    assert sorted([*learning.labels.tolist(), *judging.labels.tolist()]) == list(range(count))
+    assert (learning.pad, learning.flip) == (1, True)
+
+
+def test_a_loss_is_counted_image_by_image() -> None:
+    labels = torch.tensor([0, 1, 2, 3])
+    data = ImageSet(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), labels)
+    key = Exam(data, data, data.pixels, 0).key
+
+    def answers(*predicted: int) -> Any:
+        found = np.array(predicted, np.int16)
+        return robustness.Answers(found, found, found)
+
+    base = answers(0, 1, 2, 0)
+    point = key.point(answers(1, 1, 0, 3), "repair", 50, base)
+    # Images 0 and 2 are lost, image 3 is won.
+    assert (point.held_out.hits, point.held_out.total, point.lost) == (2, 4, 2)
+
+
+def test_targets_and_triggers_take_turns() -> None:
+    arena = tiny.arena()
+    assert [arena.target(seed) for seed in (0, 1, 9, 10, 99)] == [0, 1, 9, 0, 9]
+    assert arena.attacker_view(13).target == 3
