@@ -3,9 +3,10 @@ BIN := .venv/bin
 
 .PHONY: quick test lint clean
 
-quick: .venv/installed  ## install and play the embedded protocol
-	$(BIN)/poisongames run digits-v1
-	$(BIN)/poisongames board build runs/digits-v1
+quick: .venv/installed  ## install and play a first part of the embedded protocol
+	$(BIN)/poisongames run digits-v3 --seeds 1 --attack badnets:m=50 --out runs/quick \
+	  --defense fine-pruning --defense pivotal-tuning --defense neural-cleanse
+	$(BIN)/poisongames board build runs/quick
 
 test: .venv/installed-test  ## install the test extras and run every test
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --ignore=tests/performance

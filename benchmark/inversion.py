@@ -19,7 +19,6 @@ from torch.fx import symbolic_trace
 from torch.fx.experimental.optimization import fuse
 
 from benchmark.images import TrustedData
-from benchmark.memory import IMAGES_PER_PASS as IMAGES_PER_PASS
 from benchmark.memory import images_per_pass
 from benchmark.models import Classifier
 from benchmark.training import compute_type

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Generator, Tensor, nn
 
 from benchmark.api import Architecture, AttackerView, Source
 from benchmark.images import ImageSet, TrustedData
+from benchmark.memory import images_per_pass
 from benchmark.models import Classifier, channel_statistics
 from benchmark.protocol import Protocol, ProtocolError, Recipe
 from benchmark.registry import Registry
@@ -116,6 +117,11 @@ class Arena:
                 parts[name] = pool.subset(order[start : start + size]).to(self.device)
                 start += size
         return Splits(**parts)
+
+    @cached_property
+    def images_per_pass(self) -> int:
+        """How many images go through a model of this protocol at once, by its memory."""
+        return images_per_pass(self.new_model(self.rng("memory")), self.shape)
 
     def rng(self, *purpose: object) -> Generator:
         """A generator on the device, seeded from the protocol's name and the named purpose."""

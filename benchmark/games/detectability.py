@@ -18,7 +18,7 @@ from benchmark import metrics
 from benchmark.api import Detection, Detector
 from benchmark.games import checks
 from benchmark.games.arena import Arena, Progress
-from benchmark.games.exam import BATCH, AnswerKey, Exam
+from benchmark.games.exam import AnswerKey, Exam
 from benchmark.games.transfer import covers_too_much, true_masks
 from benchmark.images import to_unit
 from benchmark.metrics import Rate
@@ -94,7 +94,7 @@ def _answers_to_reversed(
         return None
     masks = true_masks(exam)
     restricting = not covers_too_much(masks)
-    found, size = [], BATCH // 10
+    found, size = [], max(1, arena.images_per_pass // 10)
     for pixels, mask in zip(exam.test.pixels.split(size), masks.split(size), strict=True):
         images = to_unit(pixels)
         whole = detection.trigger.apply(images.clone())[exam.target]

@@ -12,9 +12,11 @@ from torch import Generator, Tensor
 
 from benchmark import metrics
 from benchmark.images import ImageSet, to_unit
+from benchmark.memory import images_per_pass
 from benchmark.models import Classifier
 from benchmark.training import mixed_precision
 
+#: Images that are held as floats at once; how many a model takes of them is up to its memory.
 BATCH = 1000
 
 Answer = NDArray[np.int16]
@@ -113,7 +115,8 @@ def predictor(model: Classifier, precision: str) -> Callable[[Tensor], Tensor]:
         modes = {module: module.training for module in model.modules()}
         model.eval()
         with torch.inference_mode(), mixed_precision(images.device, precision):
-            predicted: Tensor = model(images).argmax(1)
+            size = images_per_pass(model, images.shape[1:])
+            predicted = torch.cat([model(part).argmax(1) for part in images.split(size)])
         for module, training in modes.items():
             module.training = training
         return predicted

@@ -21,7 +21,7 @@ from benchmark import metrics
 from benchmark.api import Deployment, Repair
 from benchmark.games import checks
 from benchmark.games.arena import Arena, Progress
-from benchmark.games.exam import BATCH, AnswerKey, Answers, Exam, narrow, predictor
+from benchmark.games.exam import AnswerKey, Answers, Exam, narrow, predictor
 from benchmark.images import ImageSet, TrustedData, to_unit
 from benchmark.metrics import Point
 from benchmark.models import Classifier
@@ -175,7 +175,7 @@ def _deploy(
     guarded = deployment.deploy(model, trusted, arena.rng("deploy", *seed_parts))
     pixels, sort = exam.mixed(arena.rng("order", *seed_parts))
     predictions, suspicions = [], []
-    for part in pixels.split(BATCH):
+    for part in pixels.split(arena.images_per_pass):
         with torch.no_grad():
             verdict = guarded(to_unit(part))
         checks.verdict(verdict, len(part), len(arena.class_names), deployment)

@@ -11,7 +11,7 @@ from benchmark.games import checks
 from benchmark.games.arena import Arena
 from benchmark.games.exam import Exam
 from benchmark.images import ImageSet, to_unit
-from benchmark.inversion import IMAGES_PER_PASS, Trigger
+from benchmark.inversion import Trigger
 from benchmark.models import Classifier
 from benchmark.training import mixed_precision
 
@@ -42,7 +42,7 @@ class Judge:
 
     def __init__(self, arena: Arena, model: Classifier) -> None:
         self.model = model.requires_grad_(False).eval()
-        self.precision = arena.recipe.precision
+        self.precision, self.images_per_pass = arena.recipe.precision, arena.images_per_pass
 
     @torch.inference_mode()
     def hits(
@@ -60,7 +60,7 @@ class Judge:
             only: number of the only trigger that is asked for; then (1, N).
             masks: bool (N, H, W), the only pixels of each image that may change.
         """
-        size = max(1, IMAGES_PER_PASS // len(classes))
+        size = max(1, self.images_per_pass // len(classes))
         rows = slice(None) if only is None else slice(only, only + 1)
         classes = classes[rows]
         found = []

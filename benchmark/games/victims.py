@@ -13,8 +13,6 @@ from benchmark.games.arena import Arena, Progress
 from benchmark.images import ImageSet, to_bytes, to_unit
 from benchmark.models import Classifier
 
-BATCH = 1000
-
 
 @dataclass(frozen=True)
 class TrainingSet:
@@ -106,7 +104,7 @@ def trigger_test_images(arena: Arena, attack: Attack | None, rng: Generator) -> 
     if attack is None:
         return arena.splits.test.pixels[:0]
     parts = []
-    for pixels in arena.splits.test.pixels.split(BATCH):
+    for pixels in arena.splits.test.pixels.split(arena.images_per_pass):
         images = to_unit(pixels)
         lent = images.clone()
         returned = attack.trigger(lent, rng)

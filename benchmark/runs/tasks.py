@@ -100,6 +100,8 @@ class Worker(Workshop):
         if cell.defense.stages or victim.seed or victim.attack.threat == NONE:
             return None
         shown = (test.labels != self.arena.target(victim.seed)).nonzero().flatten()[:EXAMPLES]
+        if not len(shown):
+            return None
         triggered = self.store.victim_tensors(victim.key, "exam")["triggered"].to(shown.device)
         return torch.stack([test.pixels[shown], triggered[shown]])
 

@@ -89,7 +89,7 @@ def _answers(
     target = arena.target(victim.seed)
     others = triggered[arena.splits.test.labels != target]
     confidence = [
-        _confidence(arena, model, pixels, target) for pixels in others.split(victims.BATCH)
+        _confidence(arena, model, pixels, target) for pixels in others.split(arena.images_per_pass)
     ]
     return {"confidence": torch.cat(confidence), "clean_model": torch.from_numpy(clean)}
 

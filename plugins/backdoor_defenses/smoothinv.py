@@ -13,7 +13,8 @@ from torch import Generator, Tensor
 
 from benchmark import Count, Images, Inverter, Positive, Starts, hookimpl
 from benchmark.denoising import load
-from benchmark.inversion import IMAGES_PER_PASS, Additive, FrozenClassifier, Trigger
+from benchmark.inversion import Additive, FrozenClassifier, Trigger
+from benchmark.memory import IMAGES_PER_PASS
 from benchmark.models import Classifier
 
 Place = Annotated[

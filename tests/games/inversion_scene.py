@@ -48,7 +48,7 @@ def game(**changes: Any) -> Inversion:
 @cache
 def arena() -> Arena:
     recipe = {"epochs": 1, "batch_size": 50, "learning_rate": 0.1, "precision": "float32"}
-    robustness = {"target": TARGET, "budget": 0.5, "shares": [0.1], "interval": 1, "seeds": 1,
+    robustness = {"budget": 0.5, "shares": [0.1], "interval": 1, "seeds": 1,
                   "default_m": {"poison-label": 5, "clean-label": 5, "code": 5},
                   "attacks": [], "defenses": []}  # fmt: skip
     protocol = Protocol.model_validate(

@@ -21,7 +21,6 @@ from inversion_scene import (
 )
 from torch import Generator, Tensor
 
-import benchmark.games.transfer
 from benchmark.api import Starts
 from benchmark.games.checks import RuleViolation
 from benchmark.games.exam import Exam
@@ -101,7 +100,7 @@ def test_as_many_starts_as_asked_for_or_none() -> None:
 
 
 def test_no_more_images_are_made_in_a_pass_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark.games.transfer, "IMAGES_PER_PASS", 40)
+    monkeypatch.setattr(arena(), "images_per_pass", 40)
     made: list[int] = []
     apply = Additive.apply
 
@@ -118,7 +117,7 @@ def test_no_more_images_are_made_in_a_pass_than_the_bound(monkeypatch: pytest.Mo
 def test_small_passes_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"configurations": {"own": {"share": [0.3, 0.6]}}}
     expected = run(Truth, **settings)
-    monkeypatch.setattr(benchmark.games.transfer, "IMAGES_PER_PASS", 7)
+    monkeypatch.setattr(arena(), "images_per_pass", 7)
     found = run(Truth, **settings)
     for one, other in zip(expected.attempts, found.attempts, strict=True):
         assert (one.selection == other.selection).all()
