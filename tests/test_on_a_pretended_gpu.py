@@ -415,7 +415,7 @@ def both(
     recipe = Recipe(epochs=2, batch_size=64, learning_rate=0.1, schedule="constant")
     grid = {"weight-decay": {"learning_rate": (0.01, 0.1), "decay": (0.1,)}}
     own: dict[str, Any] = {"draws": 1, "steps": 6, "batch_size": 16, "learning_rate": 0.01}
-    own |= {"suspect": 9, "enough": 0.001}
+    own |= {"suspect": 9, "enough": 0.0}
     protocol = tiny.model_copy(
         update={
             "detectability": with_population.detectability.model_copy(update=once),

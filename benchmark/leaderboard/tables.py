@@ -68,11 +68,13 @@ def mean_columns(prefix: str, rates: Iterable[metrics.Rate]) -> dict[str, float]
 
 
 def spread_columns(prefix: str, values: Sequence[float]) -> dict[str, float]:
-    """Likewise of numbers that are no rates, by Student's t; from one alone there are no bounds."""
+    """Likewise of differences of rates, by Student's t; from one alone there are no bounds."""
     mean, half = average(values), float("nan")
     if len(values) > 1:
         half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    return {prefix: mean, f"{prefix}_low": mean - half, f"{prefix}_high": mean + half}
+    # Written so that NaN stays NaN.
+    low, high = max(mean - half, -1.0), min(mean + half, 1.0)
+    return {prefix: mean, f"{prefix}_low": low, f"{prefix}_high": high}
 
 
 def average(values: Iterable[float | None]) -> float:

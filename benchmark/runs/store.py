@@ -78,15 +78,15 @@ class Store:
             StoreError: cells were played on others, or the folder cannot be written.
         """
         path = self.root / "artifacts" / "data.sha256"
-        there = path.read_text() if path.is_file() else None
-        if there is None:
-            there = next((record.data_sha256 for record in self.records()), None)
+        noted = path.read_text() if path.is_file() else None
+        there = noted or next((record.data_sha256 for record in self.records()), None)
         if there not in (None, data_sha256):
             raise StoreError(
                 f"{self.root} was played on the images {there[:12]}, the data set now has "
                 f"{data_sha256[:12]}; restore the images or choose another folder with --out"
             )
-        write_whole(path, data_sha256.encode())
+        if noted is None:
+            write_whole(path, data_sha256.encode())
 
     def records(self) -> Iterator[Record]:
         """All records in the order of their names.

@@ -81,8 +81,9 @@ def undisturbed(tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_every_cell_has_a_record_with_the_promised_keys(undisturbed: Path) -> None:
     found = records(undisturbed)
-    # clean, undefended, weight decay and strip at two shares, spectral signatures without.
-    assert len(found) == 7
+    # A clean and a poisoned model, undefended, under weight decay and strip at two shares, and
+    # under spectral signatures without.
+    assert len(found) == 12
     keys = {"schema", "protocol", "game", "attack", "defense", "trusted_share", "seed"}
     keys |= {"status", "metrics", "curve", "cost", "env"}
     for record in found.values():
@@ -96,7 +97,7 @@ def test_every_cell_has_a_record_with_the_promised_keys(undisturbed: Path) -> No
 def test_a_finished_run_repeats_nothing(undisturbed: Path, tiny_file: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
     done = run(tiny_file, "--out", undisturbed)
-    assert "7 of 7 cells" in done.stdout
+    assert "12 of 12 cells" in done.stdout
     after = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
     assert before == after
 
@@ -139,11 +140,11 @@ def test_cells_of_a_board_are_not_played_again(
 ) -> None:
     board = tmp_path / "board"
     shutil.copytree(undisturbed / "records", board / "records")
-    (missing,) = (board / "records").glob("*strip-r0.05*")
+    (missing,) = (board / "records").glob("*badnets*strip-r0.05*")
     missing.unlink()
     done = run(tiny_file, "--out", tmp_path / "run", "--done", board)
     assert done.returncode == 0, done.stderr
-    assert "6 of 7 cells are in" in done.stdout
+    assert "11 of 12 cells are in" in done.stdout
     assert list(records(tmp_path / "run")) == [missing.stem]
     assert measured(tmp_path / "run")[missing.stem] == measured(undisturbed)[missing.stem]
     nowhere = run(tiny_file, "--out", tmp_path / "run", "--done", tmp_path / "typo")
@@ -291,4 +292,4 @@ def test_a_full_disk_is_said_in_one_sentence(tiny_file: Path, tmp_path: Path) ->
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.tmp"))
     continued = run(tiny_file, "--out", tmp_path)
-    assert "7 of 7 cells" in continued.stdout
+    assert "12 of 12 cells" in continued.stdout

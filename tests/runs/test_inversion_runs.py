@@ -70,9 +70,9 @@ def played(with_inversion: Protocol, tmp_path_factory: pytest.TempPathFactory) -
     root = tmp_path_factory.mktemp("inversion")
     plugin = root / "broken.py"
     plugin.write_text(BROKEN)
-    worker = Worker(Setup(with_inversion, "short", "cpu", (plugin,), None, root / "run"))
+    worker = Worker(Setup(with_inversion, "standard", "cpu", (plugin,), None, root / "run"))
     asked = ["smoothinv", "plainadv", "breaks", "idle"]
-    cells = plan(with_inversion, worker.registry, defenses=asked, recipe="short")
+    cells = plan(with_inversion, worker.registry, defenses=asked)
     cells = [cell for cell in cells if cell.game == "inversion"]
     for cell in cells:
         if cell.defense.name in ("smoothinv", "plainadv") or cell.victim.attack.name == "badnets":
