@@ -240,6 +240,11 @@ def both_spent(points: Sequence[Point], budget: float) -> bool:
     )
 
 
+def held_out_count(trusted: int, share: float) -> int:
+    """How many of a defender's trusted images judge: a share, but one for each side at least."""
+    return min(max(1, round(share * trusted)), trusted - 1)
+
+
 def mean_interval(rates: Sequence[Rate], confidence: float = 0.95) -> tuple[float, float, float]:
     """Mean of the rates of repetitions with an interval: (mean, low, high).
 

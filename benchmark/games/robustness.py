@@ -60,7 +60,7 @@ def hold_out(trusted: TrustedData, share: float, rng: Generator) -> tuple[Truste
     Both count towards what the defender trusts.
     """
     order = torch.randperm(len(trusted), generator=rng).to(trusted.device)
-    kept = min(max(1, round(share * len(order))), len(order) - 1)
+    kept = metrics.held_out_count(len(order), share)
     return trusted.subset(order[kept:]), trusted.subset(order[:kept])
 
 

@@ -277,7 +277,7 @@ def held_out_images(record: RobustnessRecord, protocol: Protocol) -> int:
     if record.trusted_share is None:
         return 0
     trusted = round(record.trusted_share * protocol.splits.train)
-    return min(max(1, round(protocol.robustness.held_out * trusted)), trusted - 1)
+    return metrics.held_out_count(trusted, protocol.robustness.held_out)
 
 
 def differ(place: str, found: Any, right: Any) -> Iterator[Wrong]:
