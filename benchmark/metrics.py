@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,15 +37,15 @@ class Rate(NamedTuple):
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Wilson score interval."""
-        if not self.total:
-            return (0.0, 1.0)
-        # In closed form: a large board has many thousands of them.
-        z = NormalDist().inv_cdf((1 + confidence) / 2)
-        middle = (self.value + z**2 / (2 * self.total)) / (1 + z**2 / self.total)
-        spread = self.value * (1 - self.value) / self.total + (z / (2 * self.total)) ** 2
-        half = z / (1 + z**2 / self.total) * math.sqrt(spread)
-        low = 0.0 if self.hits == 0 else middle - half
-        return low, 1.0 if self.hits == self.total else middle + half
+        return wilson(self.value, self.total, confidence) if self.total else (0.0, 1.0)
+
+
+def wilson(share: float, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a share of `total` events, in closed form."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total) * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
+    return 0.0 if share == 0 else middle - half, 1.0 if share == 1 else middle + half
 
 
 def accuracy(predictions: Labels, labels: Labels) -> Rate:
@@ -97,21 +97,25 @@ class Separation:
 
     Attributes:
         auc: ROC AUC, with `low` and `high` as its 95 % interval.
-        precision: average precision.
+        precision: average precision, with its 95 % interval likewise.
     """
 
     auc: float
     low: float
     high: float
     precision: float
+    precision_low: float
+    precision_high: float
 
 
 def separation(clean: Scores, poisoned: Scores, seed: int, resamples: int = 2000) -> Separation:
     """AUC and average precision of scores (N models, R repeats), averaged over the repeats.
 
-    Row i of both belongs to the same pair of models. The interval is the wider of two: a
-    bootstrap over pairs, which keeps the repeats of a model together, and Newcombe's score
-    interval for N against N models, which does not vanish where they separate perfectly.
+    Row i of both belongs to the same pair of models. An interval is the wider of two: a
+    bootstrap over pairs, which keeps the repeats of a model together, and one that does not
+    vanish where models separate perfectly. That is Newcombe's score interval for N against N
+    models for the AUC, and the binomial one for N models for the precision (Boyd, Eng and
+    Page, ECML 2013), by Wilson's formula.
     """
     models = len(clean)
     higher = (poisoned[:, None] > clean[None]) + 0.5 * (poisoned[:, None] == clean[None])
@@ -123,14 +127,27 @@ def separation(clean: Scores, poisoned: Scores, seed: int, resamples: int = 2000
     low, high = np.quantile(sampled, [0.025, 0.975])
     score_low, score_high = auc_interval(auc, models, models)
     low, high = min(float(low), score_low), min(max(float(high), score_high), 1.0)
-    return Separation(auc, low, high, _average_precision(clean, poisoned))
+    precision = float(_average_precision(clean, poisoned, np.ones((1, models)))[0])
+    sampled = _average_precision(clean, poisoned, counts * models)
+    lows, highs = zip(np.quantile(sampled, [0.025, 0.975]), wilson(precision, models), strict=True)
+    return Separation(auc, low, high, precision, float(min(lows)), float(max(highs)))
 
 
-def _average_precision(clean: Scores, poisoned: Scores) -> float:
-    """Mean over poisoned models of the precision at the threshold that just finds them."""
-    found = (poisoned[:, None] >= poisoned[None]).sum(0)
-    false = (clean[:, None] >= poisoned[None]).sum(0)
-    return float((found / (found + false)).mean())
+def _average_precision(clean: Scores, poisoned: Scores, counts: NDArray[Any]) -> NDArray[Any]:
+    """Mean over poisoned models of the precision at the threshold that just finds them.
+
+    Args:
+        counts: (B, N), how often each pair of models is there.
+
+    Returns:
+        One mean over models and repeats for each row of `counts`.
+    """
+    models, repeats = poisoned.shape
+    found = np.einsum("bj,jir->bir", counts, poisoned[:, None] >= poisoned[None], dtype=float)
+    false = np.einsum("bj,jir->bir", counts, clean[:, None] >= poisoned[None], dtype=float)
+    # A model that is not there may be found by none; its precision counts nothing.
+    precision = found / np.maximum(found + false, 1)
+    return np.asarray(np.einsum("bi,bir->b", counts, precision) / (models * repeats))
 
 
 def auc_interval(

@@ -18,6 +18,7 @@ SHAPES = [(1, 16, 16), (3, 32, 32)]
 RESNET_STAGES = ["stem", "layer1", "layer2", "layer3", "layer4"]
 STAGES = {
     "resnet-small": RESNET_STAGES[:4],
+    "resnet9": RESNET_STAGES[:4],
     "resnet18": RESNET_STAGES,
     "resnet18-cifar": RESNET_STAGES,
     "wide-resnet50-2": RESNET_STAGES,
@@ -26,13 +27,14 @@ STAGES = {
 #: Sides of the stages' maps for images of 32 pixels: a stride of two halves them.
 SIDES = {
     "resnet-small": [32, 32, 16, 8],
+    "resnet9": [32, 16, 8, 4],
     "resnet18": [32, 32, 16, 8, 4],
     "resnet18-cifar": [32, 32, 16, 8, 4],
     "wide-resnet50-2": [32, 32, 16, 8, 4],
     "vgg16": [16, 8, 4, 2, 1],
 }
 #: Trainable scalars for 3x32x32 and 10 classes, by adding up the layers in the papers' tables.
-SCALARS = {"resnet18-cifar": 11_173_962, "resnet18": 11_173_962}
+SCALARS = {"resnet9": 412_954, "resnet18-cifar": 11_173_962, "resnet18": 11_173_962}
 
 registered = [entry.plugin.name for entry in Registry().entries if entry.kind is Architecture]
 
@@ -80,7 +82,7 @@ def test_architecture(name: str, shape: tuple[int, int, int]) -> None:
         assert not torch.allclose(model(batch), bare(batch))
     if name in SCALARS and shape == (3, 32, 32):
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        assert trainable == SCALARS[name] - 3 * 513  # 7 classes here, not 10
+        assert trainable == SCALARS[name] - 3 * (model.head.in_features + 1)  # 7 classes, not 10
 
 
 def small(width: int = 16) -> Classifier:

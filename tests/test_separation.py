@@ -69,6 +69,8 @@ def test_the_interval_holds_the_auc(scores: tuple[Table, Table], seed: int) -> N
     found = separation(*scores, seed, FEW)
     assert 0 <= found.low <= found.auc <= found.high <= 1
     assert found.low < found.high
+    assert 0 <= found.precision_low <= found.precision <= found.precision_high <= 1
+    assert found.precision_low < found.precision_high
 
 
 @settings(deadline=None, max_examples=60)
@@ -119,18 +121,23 @@ def test_the_bootstrap_draws_pairs_of_models_with_all_their_repeats(
     clean, poisoned = scores
     models, repeats = clean.shape
     own = np.random.default_rng(seed)
-    aucs = []
+    aucs, precisions = [], []
     for rows in own.integers(models, size=(20, models)):
-        of_repeats = [
-            roc_auc_score(truth_of(models), np.r_[clean[rows, r], poisoned[rows, r]])
-            for r in range(repeats)
-        ]
-        aucs.append(np.mean(of_repeats))
+        drawn = [np.r_[clean[rows, r], poisoned[rows, r]] for r in range(repeats)]
+        truth = truth_of(models)
+        aucs.append(np.mean([roc_auc_score(truth, both) for both in drawn]))
+        precisions.append(np.mean([average_precision_score(truth, both) for both in drawn]))
     low, high = np.quantile(aucs, [0.025, 0.975])
     found = separation(clean, poisoned, seed, 20)
     score_low, score_high = auc_interval(found.auc, models, models)
     assert found.low == pytest.approx(min(low, score_low), abs=1e-9)
     assert found.high == pytest.approx(max(high, score_high), abs=1e-9)
+    low, high = np.quantile(precisions, [0.025, 0.975])
+    binomial = stats.binomtest(models, models).proportion_ci(method="wilson")
+    if found.precision == 1:
+        assert found.precision_low == pytest.approx(min(low, binomial.low), abs=1e-9)
+    assert found.precision_low <= low + 1e-9
+    assert found.precision_high >= high - 1e-9
 
 
 def test_the_bootstrap_is_the_wider_one_where_repeats_or_few_models_decide() -> None:

@@ -101,7 +101,7 @@ def _detectors_table(frame: pd.DataFrame) -> str:
                 "reading": cell_text(row["reading"]),
                 "models": f"{row['models']}+{row['models']}, x{row['repeats']}",
                 "AUC": interval(row, "auc"),
-                "AP": number(row["average_precision"], 2),
+                "AP": interval(row, "average_precision"),
             }
             | (
                 {

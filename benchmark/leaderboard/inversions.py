@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark import metrics
+from benchmark.leaderboard.published import inverted
 from benchmark.leaderboard.rows import Reversed
 from benchmark.leaderboard.tables import Namer, attack_columns, mean_columns
 from benchmark.runs.record import Rate, Swept, Tried
@@ -128,6 +129,7 @@ def inversions(records: Sequence[Reversed], name: Namer) -> pd.DataFrame:
                 "configurations": configurations,
                 "runs": len(first.tried),
                 "scale": fmean(record.scale for record in group),
+                "asr_published": inverted(first.attack.name, first.defense.stages[0].name),
             }
             | mean_columns("asr_best", _all(group, lambda r: best_of(r, restarts=False)))
             | mean_columns("asr_selected", _all(group, lambda r: selected(r, restarts=False)))

@@ -72,6 +72,8 @@ def detectability(records: Sequence[Examined], name: Namer) -> pd.DataFrame:
                     "auc_low": found.low,
                     "auc_high": found.high,
                     "average_precision": found.precision,
+                    "average_precision_low": found.precision_low,
+                    "average_precision_high": found.precision_high,
                 }
                 | _best_accuracy(clean, poisoned)
             )

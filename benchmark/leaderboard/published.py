@@ -28,6 +28,7 @@ _MEASURED = {
     "asr": ("victims", "asr"),
     "auc": ("detectability", "auc"),
     "accuracy": ("detectability", "native_accuracy"),
+    "ap": ("detectability", "average_precision"),
     "asr_left": ("repairs", "asr_paper"),
 }
 _DEPLOYABLE = ("asr_deployable", "asr_deployable_low", "asr_deployable_high")
@@ -39,9 +40,10 @@ class Published(BaseModel):
     Attributes:
         architecture: a family, whatever the first layer is made for; empty where the paper's is
             none of ours.
-        quantity: "cda" or "asr" before any defense; "auc" of the detector `defense`, or its
-            "accuracy" at its own threshold; "asr_left", the lowest ASR within budget, of the
-            repair `defense`.
+        quantity: "cda" or "asr" before any defense; "auc" of the detector `defense`, its average
+            precision "ap", or its "accuracy" at its own threshold; "asr_left", the lowest ASR
+            within budget, of the repair `defense`; "asr_inverted", the best ASR of a trigger that
+            the inverter `defense` found from one image.
         attack: its name, and the settings that the paper's table tells apart.
         m: a number, or a percentage of the training images.
         share: of trusted images; empty where there are none or the paper does not tell.
@@ -103,6 +105,17 @@ def published() -> list[Published]:
     """
     text = files("benchmark.leaderboard").joinpath("published.csv").read_text("utf-8")
     return [Published.model_validate(row) for row in csv.DictReader(text.splitlines())]
+
+
+def inverted(attack: str, inverter: str) -> float:
+    """The ASR that an inverter's trigger is published with, for a data set that may be another.
+
+    NaN where there is none.
+    """
+    for line in published():
+        if (line.quantity, line.attack, line.defense) == ("asr_inverted", attack, inverter):
+            return float(line.value)
+    return float("nan")
 
 
 def comparison(

@@ -25,7 +25,7 @@ defense those count that are nearest to what its search found or the protocol sa
 leave.
 """
 GRID = """\
-Measured [interval] / published, in percent but for AUC; ≠ in place of / where the published
+Measured [interval] / published, in percent but for AUC and AP; ≠ in place of / where the published
 number is outside.
 """
 
@@ -34,8 +34,12 @@ QUANTITIES = {
     "asr": "ASR",
     "auc": "AUC",
     "accuracy": "accuracy",
+    "ap": "AP",
     "asr_left": "ASR left",
 }
+
+#: Quantities between 0 and 1 that nobody writes in percent.
+AREAS = ("auc", "ap")
 
 Row = Mapping[str, Any]
 
@@ -105,7 +109,7 @@ def _grid(frame: pd.DataFrame) -> str:
 
 
 def _line(row: Row) -> dict[str, str]:
-    factor, digits = (1, 2) if row["quantity"] == "auc" else (100, 1)
+    factor, digits = (1, 2) if row["quantity"] in AREAS else (100, 1)
     explanation = row["explanation"]
     return {
         "attack": cell_text(attack_label(row)),
@@ -126,9 +130,9 @@ def _line(row: Row) -> dict[str, str]:
 def _measured(row: Row) -> str:
     if pd.isna(row["measured"]):
         return "–"
-    return interval(row, "measured") if row["quantity"] == "auc" else percent(row, "measured")
+    return interval(row, "measured") if row["quantity"] in AREAS else percent(row, "measured")
 
 
 def _published(row: Row) -> str:
     value = row["published"]
-    return f"{value:.2f}" if row["quantity"] == "auc" else f"{100 * value:g}"
+    return f"{value:.2f}" if row["quantity"] in AREAS else f"{100 * value:g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from collections.abc import Callable, Iterable
@@ -20,7 +21,7 @@ from benchmark.api import Attack, Defense
 from benchmark.leaderboard.board import Board, read_board
 from benchmark.leaderboard.build import build, stale
 from benchmark.leaderboard.explanations import TEXT_LIMIT
-from benchmark.leaderboard.published import Published, published
+from benchmark.leaderboard.published import Published, inverted, published
 from benchmark.metrics import Rate as Counts
 from benchmark.metrics import mean_interval
 from benchmark.registry import Registry
@@ -51,13 +52,22 @@ wanet    .04/.02/.03 .14/.06/.08 .14/.08/.16    .28/.26/.25   .28/.28/.28
 """
 
 
-#: Attack, m, BA, ASR, accuracy of Neural Cleanse, ABS and ExRay.
+#: Attack, m, BA, ASR, accuracy and average precision of Neural Cleanse, ABS and ExRay.
 TABLE_L1 = """
-none             0   .902 -    -    -    -
-badnets          10% .902 .983 .695 .910 .640
-lsp:base=badnets 10% .902 .979 .510 .660 .565
-lc               5%  .903 .995 .505 .570 .560
-lsp:base=lc      5%  .903 .991 .490 .590 .510
+none             0   .902 -    -         -         -
+badnets          10% .902 .983 .695/.807 .910/.969 .640/.716
+lsp:base=badnets 10% .902 .979 .510/.527 .660/.631 .565/.611
+lc               5%  .903 .995 .505/.522 .570/.577 .560/.554
+lsp:base=lc      5%  .903 .991 .490/.501 .590/.511 .510/.486
+"""
+#: Plugin, ASR in percent of the trigger of Blind-P and of Blind-S.
+TABLE_S2 = """
+plainadv             84.08 84.89
+neural-cleanse-image 0.00  0.00
+topoprior            0.00  4.39
+pixelinv             30.75 43.17
+smoothinv-diffusion  92.05 93.90
+smoothinv            99.50 99.53
 """
 
 
@@ -68,18 +78,29 @@ def of(dataset: str) -> list[Published]:
 def test_the_numbers_of_lsp_are_those_of_its_tables() -> None:
     wanted = set()
     for line in TABLE_L1.strip().splitlines():
-        attack, m, *values = line.split()
-        kinds = [("cda", ""), ("asr", "")]
-        kinds += [("accuracy", name) for name in ("neural-cleanse", "abs", "exray")]
-        for (quantity, defense), value in zip(kinds, values, strict=True):
-            if value != "-":
-                wanted.add((quantity, attack, m, defense, f"0{value}"))
+        attack, m, accuracy, success, *cells = line.split()
+        found = [("cda", "", accuracy), ("asr", "", success)]
+        for name, cell in zip(("neural-cleanse", "abs", "exray"), cells, strict=True):
+            native, _, precision = cell.partition("/")
+            found += [("accuracy", name, native), ("ap", name, precision or "-")]
+        wanted |= {(what, attack, m, by, f"0{value}") for what, by, value in found if value != "-"}
     lines = of("fashion_mnist")
     there = [(one.quantity, one.attack, one.m, one.defense, one.value) for one in lines]
-    assert len(there) == len(set(there)) == 1 + 4 * 5
+    assert len(there) == len(set(there)) == 1 + 4 * 8
     assert set(there) == wanted
     assert {(one.architecture, one.boost, one.share) for one in lines} == {("", 1, "")}
-    assert [one.amount(10_000) for one in lines if one.attack == "lc"] == [500] * 5
+    assert [one.amount(10_000) for one in lines if one.attack == "lc"] == [500] * 8
+
+
+def test_the_numbers_of_smoothinv_are_those_of_its_table() -> None:
+    wanted = {}
+    for line in TABLE_S2.strip().splitlines():
+        inverter, *values = line.split()
+        for attack, value in zip(("blind-p", "blind-s"), values, strict=True):
+            wanted[attack, inverter] = float(value) / 100
+    assert {names: inverted(*names) for names in wanted} == pytest.approx(wanted)
+    assert len(of("imagenet")) == len(wanted)
+    assert math.isnan(inverted("badnets", "smoothinv"))
 
 
 def test_the_numbers_are_those_of_the_paper() -> None:
@@ -680,7 +701,7 @@ def test_another_paper_is_compared_at_shares_of_the_training_images(
             for one, flag in zip(cells[number], flags, strict=True)
         ]
     frame = compared(save(tmp_path, *cells))
-    assert len(frame) == 21
+    assert len(frame) == 33
     measured = {attack: line(frame, "asr", attack).measured for attack in frame.attack.unique()[1:]}
     assert measured["badnets"] == 0.98
     assert measured["lsp:base=badnets"] == 0.7

@@ -110,7 +110,7 @@ KNOWN: dict[str, tuple[str, Writer]] = {
     "overhead": ("time / training", two),
     "guard_auc": ("AUC of the guard", two),
     "auc": ("AUC", area),
-    "average_precision": ("AP", two),
+    "average_precision": ("AP", area),
     "oracle_auc": ("AUC of the target (oracle)", area),
     "native_accuracy": ("native accuracy", rate),
     "best_accuracy": ("best accuracy (oracle)", rate),
@@ -119,6 +119,7 @@ KNOWN: dict[str, tuple[str, Writer]] = {
     "reversed_asr": ("reversed ASR", whole_percent),
     "reasr": ("ReASR", rate),
     "asr_best": ("best", rate),
+    "asr_published": ("published", whole_percent),
     "asr_selected": ("selected", rate),
     "asr_best_restarts": ("best with restarts", rate),
     "asr_selected_restarts": ("selected with restarts", rate),
@@ -216,8 +217,9 @@ def _writer(
         writer = plain
     elif writer is None:
         writer = _by_type(frame[name])
-    if f"{name}_low" in frame and writer is not signed:
-        writer = area if "auc" in name else rate
+    if f"{name}_low" in frame:
+        if writer not in (signed, area):
+            writer = area if "auc" in name else rate
     elif writer in (rate, area):
         # A mean whose interval the frame does not hold.
         writer = whole_percent if writer is rate else two

@@ -11,6 +11,7 @@ from benchmark.leaderboard.page.columns import Writer, points, table, two, whole
 from benchmark.leaderboard.page.parts import WHO, Part
 from benchmark.leaderboard.published import INSIDE, NOT_MEASURED, OUTSIDE
 from benchmark.leaderboard.published_text import (
+    AREAS,
     PUBLISHED,
     QUANTITIES,
     remark_numbers,
@@ -30,13 +31,13 @@ def published(board: Board) -> Iterator[Part]:
     frame = frame.assign(
         quantity=frame.quantity.map(QUANTITIES), notes=frame.note.map(remark_numbers)
     )
-    areas = frame.quantity == QUANTITIES["auc"]
+    areas = frame.quantity.isin([QUANTITIES[name] for name in AREAS])
     text = f"{PUBLISHED}\n{summary(frame)}"
     own = frame[~areas]
     yield _part(text, "Accuracy and success of attacks", own, "measured", whole_percent, points)
     # By its name a column tells an area from a rate.
     own = frame[areas].rename(columns=lambda name: name.replace("measured", "auc"))
-    yield _part("", "ROC AUC", own, "auc", two, two)
+    yield _part("", "ROC AUC and average precision", own, "auc", two, two)
     if notes := remarks(frame):
         yield Part("published-notes", "\n\n".join(notes), "Notes on the published numbers")
 

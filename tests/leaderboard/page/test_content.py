@@ -53,6 +53,7 @@ HEADINGS = {
     "ReASR": "reasr",
     "reversed ASR": "reversed_asr",
     "best": "asr_best",
+    "published": "asr_published",
     "selected": "asr_selected",
     "best with restarts": "asr_best_restarts",
     "selected with restarts": "asr_selected_restarts",
