@@ -69,8 +69,7 @@ def _by_worth(protocol: Protocol, cells: Sequence[Cell]) -> list[Cell]:
     repairs cost clean models comes after them. A victim's own cell comes before the first one
     that needs the victim.
     """
-    game = protocol.robustness
-    share = game.shares[0] if protocol.detectability is None else protocol.detectability.share
+    share = _shares(protocol)[0]
 
     def turn(cell: Cell) -> int:
         if cell.game == "robustness" and cell.stage("repair") and cell.trusted_share == share:
@@ -100,7 +99,7 @@ def plan_tuning(
     defenses: Sequence[str] = (),
     recipe: str | None = None,
 ) -> list[Tune]:
-    """List the searches of a protocol's repairs, one per trusted share.
+    """List the searches of a protocol's repairs, one per trusted share, in the order of a run.
 
     Args:
         folder: where they are kept.
@@ -117,9 +116,6 @@ def plan_tuning(
             f"{protocol.name} has no grid for {', '.join(unknown) or 'any repair'}; "
             f"there are {', '.join(grids) or 'none'}"
         )
-    shares = set(protocol.robustness.shares)
-    if protocol.detectability is not None:
-        shares.add(protocol.detectability.share)
     planner = _Planner(protocol, registry, _recipe(protocol, recipe), None, {})
     return [
         Tune(
@@ -128,9 +124,15 @@ def plan_tuning(
             share,
             folder / file_name(name, share),
         )
+        for share in _shares(protocol)
         for name in defenses or grids
-        for share in sorted(shares)
     ]
+
+
+def _shares(protocol: Protocol) -> list[float]:
+    """All trusted shares of repairs; the one that detectors get too is played first."""
+    detectors = [] if protocol.detectability is None else [protocol.detectability.share]
+    return list(dict.fromkeys([*detectors, *protocol.robustness.shares]))
 
 
 def _recipe(protocol: Protocol, recipe: str | None) -> str:
