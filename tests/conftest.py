@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -73,8 +74,20 @@ def registry() -> Registry:
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Path:
-    """A run of the small released protocol; copy what is to be changed."""
-    return small_board.play(tmp_path_factory.mktemp("small"), registry)
+    """A run of the small released protocol; copy what is to be changed.
+
+    The processes of one session share it: who comes first plays it, others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, played = base / "small", base / "small.played"
+    with (base / "small.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not played.exists():
+            small_board.play(folder, registry)
+            played.touch()
+    return folder
 
 
 @pytest.fixture
