@@ -18,8 +18,6 @@ from typer.testing import CliRunner, Result
 
 from benchmark.cli import app
 
-#: Beside the undisturbed run: how long it took.
-SECONDS = "undisturbed-seconds"
 COMMAND = [sys.executable, "-m", "benchmark.cli", "run"]
 
 BROKEN = '''
@@ -74,13 +72,15 @@ def measured(out: Path) -> dict[str, Any]:
     return {name: {key: record[key] for key in kept} for name, record in records(out).items()}
 
 
+def written(out: Path) -> int:
+    return sum(path.is_file() for path in out.rglob("*"))
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed")
-    started = time.monotonic()
     done = run(tiny_file, "--out", out, "--workers", "2")
     assert done.returncode == 0, done.stderr
-    (out.parent / SECONDS).write_text(str(time.monotonic() - started))
     return out
 
 
@@ -111,31 +111,31 @@ def test_a_finished_run_repeats_nothing(undisturbed: Path, tiny_file: Path) -> N
 def test_kills_change_no_metric(
     times: int, undisturbed: Path, tiny_file: Path, tmp_path: Path
 ) -> None:
-    moments = random.Random(7)
-    whole = float((undisturbed.parent / SECONDS).read_text())
-    kills = 0
+    out, moments, kills = tmp_path / "run", random.Random(7), 0
     while kills < times:
         # A new session, so that the kill takes the parent alone, as the kernel's would.
         process = subprocess.Popen(
-            [*COMMAND, str(tiny_file), "--out", str(tmp_path / "run"), "--workers", "2"],
+            [*COMMAND, str(tiny_file), "--out", str(out), "--workers", "2"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        try:
-            process.wait(timeout=moments.uniform(0.3, 0.9) * whole)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        # Soon after it has written a few more files, or at the latest after a while.
+        enough, deadline = written(out) + moments.randint(1, 8), time.monotonic() + 120
+        while process.poll() is None and written(out) < enough and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == -signal.SIGKILL:
             kills += 1
         else:
             # It got through: begin anew, so that later kills hit something.
             assert process.returncode == 0
-            assert measured(tmp_path / "run") == measured(undisturbed)
-            subprocess.run(["rm", "-r", str(tmp_path / "run")], check=True)
-    done = run(tiny_file, "--out", tmp_path / "run", "--workers", "2")
+            assert measured(out) == measured(undisturbed)
+            shutil.rmtree(out)
+    done = run(tiny_file, "--out", out, "--workers", "2")
     assert done.returncode == 0, done.stderr
-    assert measured(tmp_path / "run") == measured(undisturbed)
+    assert measured(out) == measured(undisturbed)
 
 
 def test_cells_of_a_board_are_not_played_again(
