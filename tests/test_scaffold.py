@@ -105,7 +105,7 @@ def test_the_example_conforms(package: tuple[str, Path]) -> None:
     done = invoke("check", spec, "--plugin", module_of(folder))
     assert done.exit_code == 0, done.output
     # All of them apply.
-    assert done.output.count("✓") == len(done.output.splitlines()) > 5
+    assert done.stdout.count("✓") == len(done.stdout.splitlines()) > 5
 
 
 def test_the_package_is_described(package: tuple[str, Path]) -> None:
