@@ -8,8 +8,9 @@ quick: .venv/installed  ## install and play a first part of the embedded protoco
 	  --defense fine-pruning --defense pivotal-tuning --defense neural-cleanse
 	$(BIN)/poisongames board build runs/quick
 
-test: .venv/installed-test  ## install the test extras and run every test
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --ignore=tests/performance
+test: .venv/installed-test  ## install the test extras and run the tests
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder \
+	  --ignore=tests/performance
 	$(BIN)/python -m pytest tests/performance
 
 lint: .venv/installed-test

@@ -12,8 +12,8 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy  # whose parts are loaded when they are first used
 from numpy.typing import NDArray
-from scipy import optimize, stats
 
 Labels = NDArray[np.integer]
 Scores = NDArray[np.floating]
@@ -158,7 +158,7 @@ def auc_interval(
     Solves |auc - t| = z * sd(t) with Hanley and McNeil's variance at t, with the mean of both
     sizes in place of each.
     """
-    z = float(stats.norm.ppf((1 + confidence) / 2))
+    z = float(scipy.stats.norm.ppf((1 + confidence) / 2))
     size = (positives + negatives) / 2 - 1
 
     def excess(t: float) -> float:
@@ -167,8 +167,8 @@ def auc_interval(
 
     # At 0 and 1 the estimate itself solves the equation too; the other solution is wanted.
     aside = 1e-9
-    low = 0.0 if auc <= aside else float(optimize.brentq(excess, 0.0, auc - aside))
-    high = 1.0 if auc >= 1 - aside else float(optimize.brentq(excess, auc + aside, 1.0))
+    low = 0.0 if auc <= aside else float(scipy.optimize.brentq(excess, 0.0, auc - aside))
+    high = 1.0 if auc >= 1 - aside else float(scipy.optimize.brentq(excess, auc + aside, 1.0))
     return low, high
 
 
@@ -273,6 +273,7 @@ def mean_interval(rates: Sequence[Rate], confidence: float = 0.95) -> tuple[floa
     pooled = Rate(sum(r.hits for r in rates), sum(r.total for r in rates))
     low, high = pooled.interval(confidence)
     if len(values) > 1:
-        half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values))
+        t = float(scipy.stats.t.ppf((1 + confidence) / 2, len(values) - 1))
+        half = t * float(scipy.stats.sem(values))
         low, high = min(low, mean - half), max(high, mean + half)
     return mean, max(low, 0.0), min(high, 1.0)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-import torchvision
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -207,6 +206,13 @@ class CifarResNet18(Architecture):
         return _resnet(shape, classes, [64, 128, 256, 512], 2)
 
 
+def _torchvision() -> Any:
+    # It takes seconds, and most protocols do without.
+    import torchvision
+
+    return torchvision.models
+
+
 def _torchvision_resnet(model: Any, shape: tuple[int, int, int], classes: int) -> Classifier:
     """Cut a torchvision ResNet into stages; small images skip the early subsampling."""
     width = model.conv1.out_channels
@@ -233,7 +239,7 @@ class ResNet18(Architecture):
     name, version, paper = "resnet18", 1, "He et al., CVPR 2016"
 
     def build(self, shape: tuple[int, int, int], classes: int) -> Classifier:
-        return _torchvision_resnet(torchvision.models.resnet18(weights=None), shape, classes)
+        return _torchvision_resnet(_torchvision().resnet18(weights=None), shape, classes)
 
 
 @dataclass
@@ -243,7 +249,7 @@ class WideResNet50(Architecture):
     name, version, paper = "wide-resnet50-2", 1, "Zagoruyko and Komodakis, BMVC 2016"
 
     def build(self, shape: tuple[int, int, int], classes: int) -> Classifier:
-        return _torchvision_resnet(torchvision.models.wide_resnet50_2(weights=None), shape, classes)
+        return _torchvision_resnet(_torchvision().wide_resnet50_2(weights=None), shape, classes)
 
 
 @dataclass
@@ -253,7 +259,7 @@ class VGG16(Architecture):
     name, version, paper = "vgg16", 1, "Simonyan and Zisserman, ICLR 2015"
 
     def build(self, shape: tuple[int, int, int], classes: int) -> Classifier:
-        model = torchvision.models.vgg16_bn(weights=None)
+        model = _torchvision().vgg16_bn(weights=None)
         first = nn.Conv2d(shape[0], 64, 3, padding=1)
         nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
         model.features[0] = first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -61,6 +62,14 @@ m = 40
 """
 
 
+#: Long files come first, so that no process is left alone with one at the end.
+FIRST = ("test_contributing.py", "test_execution.py", "test_conformance.py", "test_populations.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in FIRST)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
@@ -73,8 +82,20 @@ def registry() -> Registry:
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Path:
-    """A run of the small released protocol; copy what is to be changed."""
-    return small_board.play(tmp_path_factory.mktemp("small"), registry)
+    """A run of the small released protocol; copy what is to be changed.
+
+    The processes of one session share it: who comes first plays it, others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, played = base / "small", base / "small.played"
+    with (base / "small.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not played.exists():
+            small_board.play(folder, registry)
+            played.touch()
+    return folder
 
 
 @pytest.fixture

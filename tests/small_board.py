@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from benchmark.protocol import Protocol
@@ -62,7 +63,7 @@ m = 40
 models = 3
 repeats = 3
 share = 0.1
-detectors = ["abs:steps=3,candidates=10,batch_size=4", "neural-cleanse:steps=6,batch_size=4"]
+detectors = ["abs:steps=2,candidates=3,batch_size=4", "neural-cleanse:steps=6,batch_size=4"]
 
 [[detectability.attacks]]
 attack = "badnets:side=0.25"
@@ -116,8 +117,19 @@ def release(folder: Path) -> Path:
     return folder
 
 
-def cells(registry: Registry) -> list[Cell]:
-    """What is played: a row per game and kind of defense, with all that it rests on."""
+#: What is played of it: rows per game and kind of defense, with all that they rest on.
+PLAYED = (
+    "robustness-*-none-s*",
+    "robustness-badnets-*-pivotal-tuning-r0.05-s*",
+    "robustness-badnets-*-strip-r0.05-s*",
+    "robustness-none-*-weight-decay-r0.1-s0",
+    "detectability-*",
+    "inversion-*",
+)
+
+
+def cells(registry: Registry, patterns: Sequence[str]) -> list[Cell]:
+    """Cells whose names match, but for the hash at their end."""
     wanted = (
         (["badnets"], ["pivotal-tuning", "weight-decay", "strip", "abs"]),
         (["blind-p"], ["smoothinv", "plainadv"]),
@@ -127,13 +139,17 @@ def cells(registry: Registry) -> list[Cell]:
         for attacks, defenses in wanted
         for cell in plan(parsed(), registry, attacks=attacks, defenses=defenses)
     ]
-    return list({cell.key: cell for cell in found}.values())
+    return [
+        cell
+        for cell in {cell.key: cell for cell in found}.values()
+        if any(fnmatch(cell.name.rsplit("-", 1)[0], pattern) for pattern in patterns)
+    ]
 
 
-def play(root: Path, registry: Registry) -> Path:
-    """Play all of it in this process, and return the run's folder."""
+def play(root: Path, registry: Registry, patterns: Sequence[str] = PLAYED) -> Path:
+    """Play what matches in this process, and return the run's folder."""
     worker = Worker(Setup(parsed(), "standard", "cpu", (), None, root))
-    for cell in cells(registry):
+    for cell in cells(registry, patterns):
         for victim in cell.needs():
             assert worker.train_victim(victim) is None
         assert worker.play_cell(cell) is None

@@ -1,10 +1,8 @@
-"""What the released protocol `digits-v3` is there to show, played as a user would."""
+"""What the released protocol `digits-v3` is there to show, with its own settings."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +18,27 @@ from benchmark.games.arena import Arena
 from benchmark.games.exam import ask, predictor
 from benchmark.images import to_bytes
 from benchmark.registry import Registry
+from benchmark.runs.plan import plan
 from benchmark.runs.store import Store
+from benchmark.runs.tasks import Worker
+from benchmark.runs.workshop import Setup
 
 SEEDS = 1
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Path:
+    """All three attacks, and the repair that one of them is claimed to fall to."""
+    torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("digits")
-    words = ["run", "digits-v3", "--seeds", str(SEEDS), "--defense", "fine-pruning"]
-    attacks = ["--attack", "badnets", "--attack", "tsb", "--attack", "lsp"]
-    command = [sys.executable, "-m", "benchmark.cli", *words, *attacks, "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    protocol = protocols.load("digits-v3")
+    worker = Worker(Setup(protocol, protocol.recipe, "cpu", (), None, out))
+    attacks = ["badnets", "tsb", "lsp"]
+    for cell in plan(protocol, registry, attacks=attacks, defenses=["fine-pruning"], seeds=SEEDS):
+        if cell.defense.name == "none" or cell.victim.attack.name == "badnets":
+            for victim in cell.needs():
+                assert worker.train_victim(victim) is None
+            assert worker.play_cell(cell) is None
     return out
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from backdoor_attacks import lsp
 from benchmark import denoising
 from benchmark.api import Attack, Defense
 from benchmark.conformance import Check, ConformanceError, checks, tiny
@@ -85,7 +86,10 @@ def test_first_party_plugins_keep_all_rules(
 @pytest.mark.parametrize(
     "spec", ["lsp:rate=auto,cost=0.001", "wanet:clean_label=False", "lsp:base=a-blend"]
 )
-def test_other_settings_keep_all_rules_too(spec: str, registry: Registry) -> None:
+def test_other_settings_keep_all_rules_too(
+    spec: str, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lsp, "INVERSION_STEPS", 20)
     assert failures(checks(spec, registry), all_apply=True) == {}
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import torchvision
 from PIL import Image
 from pydantic import Field
 
@@ -44,6 +43,13 @@ class Digits(Dataset):
         )
         images = ImageSet(*collect(items, len(levels), classes=10, size=16))
         return Source(images, None, tuple("0123456789"))
+
+
+def _torchvision() -> Any:
+    # It takes seconds, and only what is not here yet is fetched through it.
+    import torchvision
+
+    return torchvision.datasets
 
 
 class Published(Dataset):
@@ -109,7 +115,7 @@ class Cifar10(Published):
     shape, classes = (3, 32, 32), 10
 
     def fetch(self, folder: Path, split: str) -> Any:
-        return torchvision.datasets.CIFAR10(folder, train=split == "train", download=True)
+        return _torchvision().CIFAR10(folder, train=split == "train", download=True)
 
 
 @dataclass
@@ -120,7 +126,7 @@ class FashionMnist(Published):
     shape, classes = (1, 28, 28), 10
 
     def fetch(self, folder: Path, split: str) -> Any:
-        return torchvision.datasets.FashionMNIST(folder, train=split == "train", download=True)
+        return _torchvision().FashionMNIST(folder, train=split == "train", download=True)
 
 
 @dataclass
@@ -131,7 +137,7 @@ class Gtsrb(Published):
     shape, classes, size = (3, 32, 32), 43, 32
 
     def fetch(self, folder: Path, split: str) -> Any:
-        return torchvision.datasets.GTSRB(folder, split=split, download=True)
+        return _torchvision().GTSRB(folder, split=split, download=True)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pandas as pd
-from scipy import stats
+import scipy
 
 from benchmark import metrics
 from benchmark.leaderboard.rows import Left, Played, Row
@@ -71,7 +71,7 @@ def spread_columns(prefix: str, values: Sequence[float]) -> dict[str, float]:
     """Likewise of differences of rates, by Student's t; from one alone there are no bounds."""
     mean, half = average(values), float("nan")
     if len(values) > 1:
-        half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+        half = float(scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values))
     # Written so that NaN stays NaN.
     low, high = max(mean - half, -1.0), min(mean + half, 1.0)
     return {prefix: mean, f"{prefix}_low": low, f"{prefix}_high": high}

@@ -80,7 +80,7 @@ def scores_of_rows(payoff: Matrix) -> tuple[float, list[float]]:
     ]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=40)
 @given(payoffs())
 def test_value_and_scores_are_those_of_exact_enumeration(payoff: Matrix) -> None:
     found = nash(payoff)
@@ -92,7 +92,7 @@ def test_value_and_scores_are_those_of_exact_enumeration(payoff: Matrix) -> None
     assert found.columns.scores == pytest.approx([-score for score in columns], **CLOSE)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=40)
 @given(payoffs(most=7))
 def test_nobody_gains_by_deviating(payoff: Matrix) -> None:
     found = nash(payoff)
@@ -110,7 +110,7 @@ def test_nobody_gains_by_deviating(payoff: Matrix) -> None:
     assert found.columns.scores.min() >= found.value - 1e-9
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(payoffs(most=6))
 def test_who_scores_the_value_is_who_some_equilibrium_plays(payoff: Matrix) -> None:
     """Goldman and Tucker; the most even equilibrium plays all of them."""
@@ -126,7 +126,7 @@ def assert_same(one: Equilibrium, other: Equilibrium, rows: object, columns: obj
     assert other.columns.scores[columns] == pytest.approx(one.columns.scores, **CLOSE)  # type: ignore[index]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(payoffs(most=5), st.data())
 def test_clones_change_no_score_and_share_a_weight(payoff: Matrix, data: st.DataObject) -> None:
     rows = np.repeat(np.arange(len(payoff)), [data.draw(st.integers(1, 4)) for _ in payoff])
@@ -150,7 +150,7 @@ def test_clones_change_no_score_and_share_a_weight(payoff: Matrix, data: st.Data
             assert together == pytest.approx(before.weights[same].sum(), abs=1e-7)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(payoffs(most=5), st.integers(0, 2**32 - 1))
 def test_who_is_no_better_than_a_mix_changes_no_score(payoff: Matrix, seed: int) -> None:
     own = np.random.default_rng(seed)
@@ -164,7 +164,7 @@ def test_who_is_no_better_than_a_mix_changes_no_score(payoff: Matrix, seed: int)
     assert_same(one, nash(np.c_[payoff, column]), slice(None), slice(-1))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(payoffs(most=5), st.integers(0, 2**32 - 1), st.floats(0.01, 1000), st.floats(-10, 10))
 def test_order_unit_and_sides_do_not_matter(
     payoff: Matrix, seed: int, scale: float, shift: float
@@ -245,7 +245,7 @@ def test_gaps_cost_few_cells(rows: list[str], kept: str, shape: tuple[int, int])
     assert (list(found.index), found.shape) == (list(kept), shape)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(payoffs(most=6), st.integers(0, 2**32 - 1))
 def test_the_kept_part_is_whole_and_is_the_same_in_any_order(payoff: Matrix, seed: int) -> None:
     own = np.random.default_rng(seed)

@@ -14,13 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 
-from benchmark.protocol import Protocol
-from benchmark.registry import Registry
-from benchmark.runs.cells import Cell
-from benchmark.runs.execute import _Schedule
-from benchmark.runs.plan import plan
-from benchmark.runs.store import Store
+from benchmark.cli import app
 
 COMMAND = [sys.executable, "-m", "benchmark.cli", "run"]
 
@@ -61,6 +57,11 @@ def run(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
+def here(*words: str | Path) -> Result:
+    """A command that plays nothing, without a new process."""
+    return CliRunner().invoke(app, [*map(str, words)], env={"COLUMNS": "300"})
+
+
 def records(out: Path) -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text()) for path in (out / "records").glob("*.json")}
 
@@ -69,6 +70,10 @@ def measured(out: Path) -> dict[str, Any]:
     """What must not depend on how often a run was interrupted."""
     kept = ("status", "metrics", "curve", "model_sha256", "victim_sha256", "evidence")
     return {name: {key: record[key] for key in kept} for name, record in records(out).items()}
+
+
+def written(out: Path) -> int:
+    return sum(path.is_file() for path in out.rglob("*"))
 
 
 @pytest.fixture(scope="module")
@@ -96,43 +101,41 @@ def test_every_cell_has_a_record_with_the_promised_keys(undisturbed: Path) -> No
 
 def test_a_finished_run_repeats_nothing(undisturbed: Path, tiny_file: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
-    done = run(tiny_file, "--out", undisturbed)
+    done = here("run", tiny_file, "--out", undisturbed)
     assert "12 of 12 cells" in done.stdout
     after = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
     assert before == after
 
 
-def test_ten_kills_change_no_metric(undisturbed: Path, tiny_file: Path, tmp_path: Path) -> None:
-    moments = random.Random(7)
-    started = time.monotonic()
-    clean = run(tiny_file, "--out", tmp_path / "timing", "--workers", "1")
-    assert clean.returncode == 0
-    whole = time.monotonic() - started
-    kills = 0
-    while kills < 10:
+@pytest.mark.parametrize("times", [3, pytest.param(10, marks=pytest.mark.nightly)])
+def test_kills_change_no_metric(
+    times: int, undisturbed: Path, tiny_file: Path, tmp_path: Path
+) -> None:
+    out, moments, kills = tmp_path / "run", random.Random(7), 0
+    while kills < times:
         # A new session, so that the kill takes the parent alone, as the kernel's would.
         process = subprocess.Popen(
-            [*COMMAND, str(tiny_file), "--out", str(tmp_path / "run"), "--workers", "2"],
+            [*COMMAND, str(tiny_file), "--out", str(out), "--workers", "2"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        try:
-            process.wait(timeout=moments.uniform(0.3, 0.9) * whole)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        # Soon after it has written a few more files, or at the latest after a while.
+        enough, deadline = written(out) + moments.randint(1, 8), time.monotonic() + 120
+        while process.poll() is None and written(out) < enough and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == -signal.SIGKILL:
             kills += 1
         else:
             # It got through: begin anew, so that later kills hit something.
             assert process.returncode == 0
-            assert measured(tmp_path / "run") == measured(undisturbed)
-            subprocess.run(["rm", "-r", str(tmp_path / "run")], check=True)
-    done = run(tiny_file, "--out", tmp_path / "run", "--workers", "2")
+            assert measured(out) == measured(undisturbed)
+            shutil.rmtree(out)
+    done = run(tiny_file, "--out", out, "--workers", "2")
     assert done.returncode == 0, done.stderr
-    assert measured(tmp_path / "run") == measured(undisturbed)
-    # The number of workers is no part of the experiment either.
-    assert measured(tmp_path / "timing") == measured(undisturbed)
+    assert measured(out) == measured(undisturbed)
 
 
 def test_cells_of_a_board_are_not_played_again(
@@ -142,44 +145,14 @@ def test_cells_of_a_board_are_not_played_again(
     shutil.copytree(undisturbed / "records", board / "records")
     (missing,) = (board / "records").glob("*badnets*strip-r0.05*")
     missing.unlink()
-    done = run(tiny_file, "--out", tmp_path / "run", "--done", board)
+    done = run(tiny_file, "--out", tmp_path / "run", "--done", board, "--workers", "1")
     assert done.returncode == 0, done.stderr
     assert "11 of 12 cells are in" in done.stdout
     assert list(records(tmp_path / "run")) == [missing.stem]
     assert measured(tmp_path / "run")[missing.stem] == measured(undisturbed)[missing.stem]
-    nowhere = run(tiny_file, "--out", tmp_path / "run", "--done", tmp_path / "typo")
-    assert nowhere.returncode == 2
+    nowhere = here("run", tiny_file, "--out", tmp_path / "run", "--done", tmp_path / "typo")
+    assert nowhere.exit_code == 2
     assert "there is no folder" in nowhere.stderr
-
-
-def test_victims_are_trained_when_the_plan_comes_to_them(
-    with_population: Protocol, registry: Registry, tmp_path: Path
-) -> None:
-    """One worker goes through the plan from its start to its end, whatever is playable."""
-    cells = plan(with_population, registry)
-    schedule, tasks = _Schedule(cells, Store(tmp_path)), []
-    while (task := schedule.next()) is not None:
-        tasks.append(task)
-        schedule.finished(task, None)
-    assert [task for task in tasks if isinstance(task, Cell)] == cells
-    trained: set[str] = set()
-    for number, task in enumerate(tasks):
-        if isinstance(task, Cell):
-            assert {victim.key for victim in task.needs()} <= trained
-            continue
-        trained.add(task.key)
-        following = next(later for later in tasks[number:] if isinstance(later, Cell))
-        assert task in following.needs()
-
-
-def test_another_worker_trains_the_next_victim(
-    tiny: Protocol, registry: Registry, tmp_path: Path
-) -> None:
-    schedule = _Schedule(plan(tiny, registry, seeds=2), Store(tmp_path))
-    first, second = schedule.next(), schedule.next()
-    assert [str(first), str(second)] == ["train none (m=0), seed 0", "train none (m=0), seed 1"]
-    # A poisoned victim is compared with the clean one, so it has to wait.
-    assert schedule.next() is None
 
 
 def test_workers_die_with_a_killed_parent(tiny_file: Path, tmp_path: Path) -> None:
@@ -216,11 +189,11 @@ def _alive(pid: int) -> bool:
 def test_the_time_limit_stops_the_run_and_says_how_to_continue(
     tiny_file: Path, tmp_path: Path
 ) -> None:
-    done = run(tiny_file, "--out", tmp_path, "--time-limit", "1s")
+    done = run(tiny_file, "--out", tmp_path, "--time-limit", "1s", "--workers", "1")
     assert done.returncode == 3
     assert "time limit reached; the same command continues" in done.stdout
-    wrong = run(tiny_file, "--out", tmp_path, "--time-limit", "soon")
-    assert wrong.returncode == 2
+    wrong = here("run", tiny_file, "--out", tmp_path, "--time-limit", "soon")
+    assert wrong.exit_code == 2
     assert "no duration" in wrong.stderr
 
 
@@ -248,7 +221,7 @@ def test_a_plugin_that_raises_costs_its_own_cells_only(tiny_file: Path, tmp_path
     broken.write_text(BROKEN)
     words = ["--attack", "badnets", "--attack", "outside", "--defense", "raises"]
     words += ["--defense", "weight-decay", "--plugin", str(broken)]
-    done = run(tiny_file, "--out", tmp_path / "run", *words)
+    done = run(tiny_file, "--out", tmp_path / "run", "--workers", "1", *words)
     assert done.returncode == 0, done.stderr
     found = list(records(tmp_path / "run").values())
     outcome = {(r["attack"]["name"], r["defense"]["name"]): r for r in found}
@@ -263,13 +236,12 @@ def test_a_plugin_that_raises_costs_its_own_cells_only(tiny_file: Path, tmp_path
         error = outcome["outside", defense]["error"]
         assert error["kind"] == "RuleViolation"
         assert "outside.poison must return values in [0, 1]" in error["message"]
-    board = subprocess.run(
-        [*COMMAND[:-1], "board", "build", str(tmp_path / "run")], capture_output=True, text=True
-    )
-    assert "no more steps" in board.stdout
+    assert "no more steps" in here("board", "build", tmp_path / "run").output
 
 
-def test_a_full_disk_is_said_in_one_sentence(tiny_file: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_said_in_one_sentence(
+    undisturbed: Path, tiny_file: Path, tmp_path: Path
+) -> None:
     # A limit on file sizes is the nearest thing to a full disk that needs no root: the
     # small files fit, a victim's weights do not.
     script = (
@@ -291,5 +263,7 @@ def test_a_full_disk_is_said_in_one_sentence(tiny_file: Path, tmp_path: Path) ->
     assert "run the same command to continue" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.tmp"))
-    continued = run(tiny_file, "--out", tmp_path)
+    continued = run(tiny_file, "--out", tmp_path, "--workers", "1")
     assert "12 of 12 cells" in continued.stdout
+    # The number of workers is no part of the experiment either.
+    assert measured(tmp_path) == measured(undisturbed)
