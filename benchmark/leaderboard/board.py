@@ -15,7 +15,6 @@ from benchmark.leaderboard import explanations, inversions, published
 from benchmark.leaderboard.costs import costs
 from benchmark.leaderboard.fronts import attack_points, defense_points, front_table, in_both
 from benchmark.leaderboard.populations import class_scores, curves, detectability, norms
-from benchmark.leaderboard.ranking import ranking
 from benchmark.leaderboard.rows import Curve, Played, Reversed, Rows, Unfinished
 from benchmark.leaderboard.tables import (
     Namer,
@@ -151,7 +150,6 @@ def _frames(rows: Rows, searches: Sequence[tuned.Search], name: Namer) -> dict[s
     if not in_both(points).empty:
         frames["pareto"] = points
     frames["defenders"] = defense_points(*played)
-    frames["ranking"] = ranking(*played)
     if rows.reversed:
         frames["inversions"] = inversions.inversions(rows.reversed, name)
         frames["radii"] = inversions.radii(rows.reversed, name)

@@ -13,7 +13,7 @@ from benchmark.runs.store import write_whole
 #: Tables that a board may have, and plots of them.
 TABLES = (
     *("victims", "repairs", "detectability", "norms", "classscores", "curves", "pareto"),
-    *("costs", "defenders", "ranking", "comparison"),
+    *("costs", "defenders", "comparison"),
     *("inversions", "radii", "configurations", "smoothed"),
 )
 PLOTS = {

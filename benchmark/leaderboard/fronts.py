@@ -104,10 +104,6 @@ def defender_label(name: str, share: float | None) -> str:
     return name if pd.isna(share) else f"{name} r={share_text(share)}"
 
 
-def attack_labels(frame: pd.DataFrame) -> list[str]:
-    return [attack_label(row) for row in frame.to_dict("records")]
-
-
 def front_table(points: pd.DataFrame) -> pd.DataFrame:
     """Which points are on their front, and who dominates whom.
 

@@ -1,4 +1,4 @@
-"""Fronts, defenders in their worst case, and the ranking, as tables for people."""
+"""Fronts, and defenders in their worst case, as tables for people."""
 
 from __future__ import annotations
 
@@ -34,18 +34,6 @@ aside. Who did not meet every attack is marked and is on no front, as the worst 
 neither is who is idle: every chosen model is the untouched victim. Brackets are 95 % intervals
 against one attack alone.
 """
-RANKING = """\
-A mean over attacks rewards whoever beats what is common on the board: ten copies of a weak
-attack lift every defender that stops it. Here attackers and defenders play a zero-sum game
-instead: each side mixes its players so as to do best against the worst that the other can do,
-and the weight is how often a player is used in that equilibrium. The score is what the player
-is sure of against the other side's equilibrium: ASR that is left, or 1 - AUC; high is good for
-attackers, low for defenders. Copies, and players that are nowhere better than a mix of others,
-change no score of the others. Which games were played still matters: where some are missing,
-players are left out so that many results stay, and are listed. Intervals are ignored: the
-equilibrium takes means for the truth, so that other seeds may change the ranks of players
-whose intervals overlap in the tables above.
-"""
 
 Row = dict[str, str]
 Name = Callable[[str], str]
@@ -62,8 +50,6 @@ def sections(frames: Mapping[str, pd.DataFrame]) -> list[str]:
         frame = frames["defenders"]
         parts += ["## Defenders in the worst case", DEFENDERS.rstrip()]
         parts += [table(defender_rows(own)) for _, own in frame.groupby("game", sort=False)]
-    if "ranking" in frames:
-        parts += ["## Ranking", RANKING.rstrip(), *_ranking(frames["ranking"])]
     return parts
 
 
@@ -138,29 +124,6 @@ def _worst(row: Mapping[str, Any]) -> Row:
         "deployable": percent(row, "asr_deployable"),
         "CDA loss (points)": number(100 * row["cda_loss"], 2),
     }
-
-
-def _ranking(frame: pd.DataFrame) -> list[str]:
-    parts = []
-    for (game, side), group in frame.groupby(["game", "side"], sort=False):
-        ranked = group[group["rank"].notna()]
-        rows = [
-            {
-                "rank": str(row["rank"]),
-                side: cell_text(row["player"]),
-                "score": number(100 * row["score"]),
-                "weight": number(row["weight"], 2),
-                "mean": number(100 * row["mean"]),
-                "rank by mean": str(row["plain_rank"]),
-            }
-            for row in ranked.to_dict("records")
-        ]
-        unit = "ASR left" if game == "robustness" else "1 - AUC"
-        parts += [f"### {game.capitalize()}: {side}s ({unit}, percent)", table(rows)]
-        if len(ranked) < len(group):
-            others = group.player[group["rank"].isna()].map(cell_text)
-            parts.append(f"Left out, as some of their games were not played: {', '.join(others)}.")
-    return parts
 
 
 def volume_rows(old: pd.DataFrame, new: pd.DataFrame) -> list[Row]:

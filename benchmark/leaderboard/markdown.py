@@ -37,7 +37,7 @@ are 95 % intervals, the wider of Wilson's over all images and Student's t over s
 """
 WORKED = """\
 An attack worked if its ASR is above 5 % and its interval above that of what the same trigger does
-to clean models. One that did not is left out of every count, mean, worst case, front and ranking.
+to clean models. One that did not is left out of every count, mean, worst case and front.
 """
 MARKS = """\
 Bold is repaired. ✓ 3/5: no more than 5 % are left in three of five seeds, but the interval reaches

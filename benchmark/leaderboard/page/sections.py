@@ -10,7 +10,7 @@ import pandas as pd
 from benchmark.leaderboard.board import Board
 from benchmark.leaderboard.costs_text import ALARMS, COSTS, SPENT
 from benchmark.leaderboard.detectors_text import DETAILS, DETECTABILITY, NORMS, SCORES, THRESHOLDS
-from benchmark.leaderboard.fronts_text import DEFENDERS, PARETO, RANKING, volume_text
+from benchmark.leaderboard.fronts_text import DEFENDERS, PARETO, volume_text
 from benchmark.leaderboard.markdown import MARKS, TUNING, WORKED
 from benchmark.leaderboard.page import pictures
 from benchmark.leaderboard.page.charts import matrix, scatter
@@ -18,13 +18,10 @@ from benchmark.leaderboard.page.columns import (
     Row,
     Writer,
     area,
-    count,
     general,
     points,
     rate,
     table,
-    two,
-    whole_percent,
 )
 from benchmark.leaderboard.page.inversion import inversion
 from benchmark.leaderboard.page.parts import WHO, Part, Picture, Section, with_victims
@@ -60,12 +57,8 @@ _PLACED = {
     *("victims", "repairs", "detectability", "norms", "classscores", "curves", "pareto", "costs"),
     *("inversions", "radii", "configurations", "smoothed", "comparison"),
 }
-#: Columns of the ranking, whose payoffs are shares.
-_RANKED: dict[str, tuple[str, Writer]] = {
-    "score": ("score", whole_percent),
-    "mean": ("mean", whole_percent),
-    "weight": ("weight", two),
-    "plain_rank": ("rank by mean", count),
+#: Columns of the defenders' table that mean something else there than elsewhere.
+_WORST: dict[str, tuple[str, Writer]] = {
     "asr_paper": ("highest ASR left", rate),
     "asr_deployable": ("highest ASR left, deployable", rate),
     "auc": ("lowest AUC", area),
@@ -81,7 +74,7 @@ def sections(board: Board) -> list[Section]:
         ("detectability", "Detectability", _detectability),
         ("inversion", "Inversion", inversion),
         ("published", "Beside what was published", published),
-        ("ranking", "Ranking", _ranking),
+        ("defenders", "Defenders", _defenders),
         ("victims", "Victims", _victims),
         ("cost", "What defenders cost", _cost),
         ("settings", "Chosen settings", _settings),
@@ -111,15 +104,12 @@ def _overview(board: Board) -> Iterator[Part]:
         )
 
 
-def _ranking(board: Board) -> Iterator[Part]:
-    """Defenders, ranking, and any frame that has no place of its own."""
-    texts = {
-        "defenders": ("Defenders in the worst case", DEFENDERS),
-        "ranking": ("Ranking", RANKING),
-    }
+def _defenders(board: Board) -> Iterator[Part]:
+    """Defenders in their worst case, and any frame that has no place of its own."""
+    texts = {"defenders": ("Defenders in the worst case", DEFENDERS)}
     for name in sorted(board.frames.keys() - _PLACED):
         title, text = texts.get(name, (name.replace("_", " ").capitalize(), ""))
-        shown = table(title, board.frames[name], known=_RANKED)
+        shown = table(title, board.frames[name], known=_WORST)
         yield Part(f"{name}-frame", text, title, table=shown)
 
 

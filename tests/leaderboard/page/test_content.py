@@ -67,7 +67,6 @@ HEADINGS = {
     "clean models": "clean_models",
     "σ": "sigma",
     "ε": "epsilon",
-    "rank by mean": "plain_rank",
 }
 PERCENT = re.compile(
     "(re)?asr|reversed_asr|cda|success|clean_loss|false_alarms|best_accuracy|instability|trusted_share|detector_share|native_accuracy|coin_game"
@@ -84,7 +83,6 @@ TABLES = {
     "victims-table": ("victims", {}),
     "pareto": ("pareto", {}),
     "defenders-frame": ("defenders", {}),
-    "ranking-frame": ("ranking", {}),
     "examinations": ("detectability", {"ASR before": "victim"}),
     "norms": ("norms", {}),
     "classscores": ("classscores", SCORES),
