@@ -16,24 +16,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pluggy
 import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
+from benchmark.classifier import Classifier
 from benchmark.images import ImageSet, TrustedData
-
-if TYPE_CHECKING:
-    from benchmark.inversion import Trigger
-    from benchmark.models import Classifier
-    from benchmark.training import Trainer
+from benchmark.training import Trainer
+from benchmark.triggers import Trigger
 
 __all__ = [
     "Architecture",
     "Attack",
     "AttackerView",
+    "Classifier",
     "CodePoisoningAttack",
     "Count",
     "Dataset",
@@ -51,6 +50,8 @@ __all__ = [
     "Share",
     "Source",
     "Starts",
+    "Trainer",
+    "Trigger",
     "TrustedData",
     "Verdict",
     "hookimpl",

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from benchmark.classifier import tensors_sha256
 from benchmark.data import cache_folder
 from benchmark.errors import UserError
 from benchmark.images import ImageSet
-from benchmark.models import tensors_sha256
 from benchmark.training import compute_type, mixed_precision
 
 # diffusers is hardly typed; these names say which of its classes is meant.

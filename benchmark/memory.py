@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from benchmark.models import Classifier
+from benchmark.classifier import Classifier
 
 #: At most so many images are judged in one pass, and so many bytes of activations are made.
 IMAGES_PER_PASS = 1000

@@ -1,10 +1,8 @@
-"""Classifiers that take pixels in [0, 1]: normalisation is their first layer."""
+"""Architectures of classifiers, by name."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,91 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from benchmark.api import Architecture, Count, hookimpl
+from benchmark.classifier import Classifier
 
 #: Training 1x1 stride-2 convolutions on fewer channels corrupts memory on torch 2.15 CPUs.
 Width = Annotated[int, Field(ge=16, description="at least 16")]
 
 #: Images up to this side get a stem without early subsampling.
 SMALL = 64
-
-
-class Classifier(nn.Module):
-    """Stages, a neck that flattens, and a linear head.
-
-    Args:
-        stages: named parts in order; their outputs (B, C, H, W) serve attention maps.
-        neck: turns the last stage's output into features (B, D).
-        head: turns features into logits (B, K).
-        channels: colour channels C of the images.
-
-    Attributes:
-        mean, std: (1, C, 1, 1), part of the saved weights; set with `normalise_by`.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(
-        self,
-        stages: OrderedDict[str, nn.Module],
-        neck: nn.Module,
-        head: nn.Linear,
-        channels: int,
-    ) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.full((1, channels, 1, 1), 0.5))
-        self.register_buffer("std", torch.full((1, channels, 1, 1), 0.25))
-        self.stages = nn.Sequential(stages)
-        self.neck = neck
-        self.head = head
-
-    def normalise_by(self, mean: Tensor, std: Tensor) -> None:
-        """Set the first layer from statistics per channel, each (C,)."""
-        self.mean.copy_(mean.view_as(self.mean))
-        self.std.copy_(std.view_as(self.std).clamp(min=1e-3))
-
-    @property
-    def classes(self) -> int:
-        return self.head.out_features
-
-    def features(self, images: Tensor) -> Tensor:
-        """Penultimate features (B, D) of images (B, C, H, W) in [0, 1]."""
-        hidden: Tensor = self.neck(self.stages((images - self.mean) / self.std))
-        return hidden
-
-    def stage_maps(self, images: Tensor) -> dict[str, Tensor]:
-        """Output (B, C, H, W) of every named stage."""
-        maps, hidden = {}, (images - self.mean) / self.std
-        for name, stage in self.stages.named_children():
-            maps[name] = hidden = stage(hidden)
-        return maps
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K)."""
-        logits: Tensor = self.head(self.features(images))
-        return logits
-
-
-def channel_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation per channel, each (C,) in [0, 1], of uint8 pixels (N, C, H, W)."""
-    values = torch.arange(256, dtype=torch.float64) / 255
-    means, deviations = [], []
-    for channel in range(pixels.shape[1]):
-        counts = torch.bincount(pixels[:, channel].flatten(), minlength=256).cpu()
-        share = counts / counts.sum()
-        means.append((share * values).sum())
-        deviations.append((share * (values - means[-1]) ** 2).sum().sqrt())
-    return torch.stack(means).float(), torch.stack(deviations).float()
-
-
-def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of all tensors."""
-    sha = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        sha.update(tensor.numpy().tobytes())
-    return sha.hexdigest()
 
 
 class BasicBlock(nn.Module):

@@ -32,12 +32,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmark import data, graphs
 from benchmark import protocol as protocols
 from benchmark.api import Attack, Dataset, Defense, Detector, Repair
+from benchmark.classifier import Classifier
 from benchmark.errors import UserError
 from benchmark.games import detectability, robustness, victims
 from benchmark.games.arena import Arena
 from benchmark.games.exam import Exam, predictor
 from benchmark.images import to_unit
-from benchmark.models import Classifier
 from benchmark.protocol import Recipe
 from benchmark.registry import Registry
 from benchmark.runs.plan import plan

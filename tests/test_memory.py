@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from benchmark import memory
+from benchmark.classifier import Classifier
 from benchmark.inversion import FrozenClassifier
 from benchmark.memory import activation_bytes, images_per_pass
-from benchmark.models import VGG16, Classifier, SmallResNet
+from benchmark.models import VGG16, SmallResNet
 
 
 def counted() -> Classifier:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.api import Architecture
-from benchmark.models import Classifier, SmallResNet, channel_statistics
+from benchmark.classifier import Classifier, channel_statistics
+from benchmark.models import SmallResNet
 from benchmark.registry import Registry
 
 SHAPES = [(1, 16, 16), (3, 32, 32)]

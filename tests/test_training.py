@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, nn
 
+from benchmark.classifier import Classifier
 from benchmark.images import ImageSet
-from benchmark.models import Classifier
 from benchmark.protocol import Augmentation, Recipe
 from benchmark.training import Trainer, mixed_precision, rate_at
 

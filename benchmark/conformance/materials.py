@@ -12,13 +12,13 @@ from torch import Tensor
 
 from benchmark import data
 from benchmark.api import Architecture, Dataset, Source
+from benchmark.classifier import Classifier
 from benchmark.conformance import tiny
 from benchmark.conformance.subject import DoesNotApply
 from benchmark.conformance.watch import Watch
 from benchmark.games import arena as games
 from benchmark.games.checks import RuleViolation
 from benchmark.images import to_unit
-from benchmark.models import Classifier
 
 
 def play_dataset(dataset: Dataset, watch: Watch) -> Mapping[str, Tensor]:

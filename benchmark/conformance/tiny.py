@@ -15,11 +15,11 @@ from torch import Generator
 from benchmark import data
 from benchmark import protocol as protocols
 from benchmark.api import Attack, Dataset, Images, PoisoningAttack
+from benchmark.classifier import Classifier
 from benchmark.games import victims
 from benchmark.games.arena import Arena
 from benchmark.games.exam import Exam
 from benchmark.games.victims import TrainingSet
-from benchmark.models import Classifier
 from benchmark.registry import Registry
 
 #: Share of the training images that a defender is given.

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmark.api import AttackerView, Plugin, Starts
+from benchmark.classifier import Classifier
 from benchmark.images import ImageSet
-from benchmark.models import Classifier
 
 #: How many steps of a repair or an inversion are taken.
 STEPS = 3

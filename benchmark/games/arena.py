@@ -10,9 +10,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from benchmark.api import Architecture, AttackerView, Source
+from benchmark.classifier import Classifier, channel_statistics
 from benchmark.images import ImageSet, TrustedData
 from benchmark.memory import images_per_pass
-from benchmark.models import Classifier, channel_statistics
 from benchmark.protocol import Protocol, ProtocolError, Recipe
 from benchmark.registry import Registry
 from benchmark.training import Trainer

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from benchmark.api import Deployment, Detection, Detector, PoisoningAttack, Sanitizer, Verdict
-from benchmark.inversion import Additive, Patch, Trigger
 from benchmark.metrics import REJECTED
+from benchmark.triggers import Additive, Patch, Trigger
 
 #: Rounding in a plugin's arithmetic is no offence; it ends in the next 8-bit level anyway.
 TOLERANCE = 1e-4

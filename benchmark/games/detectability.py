@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from benchmark import metrics
 from benchmark.api import Detection, Detector
+from benchmark.classifier import Classifier
 from benchmark.games import checks
 from benchmark.games.arena import Arena, Progress
 from benchmark.games.exam import AnswerKey, Exam
 from benchmark.games.transfer import covers_too_much, true_masks
 from benchmark.images import to_unit
 from benchmark.metrics import Rate
-from benchmark.models import Classifier
 from benchmark.training import mixed_precision
 
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from benchmark import metrics
+from benchmark.classifier import Classifier
 from benchmark.images import ImageSet, to_unit
 from benchmark.memory import images_per_pass
-from benchmark.models import Classifier
 from benchmark.training import mixed_precision
 
 #: Images that are held as floats at once; how many a model takes of them is up to its memory.

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.api import Images, Inverter, Starts
+from benchmark.classifier import Classifier
 from benchmark.games import checks
 from benchmark.games.arena import Arena, Progress
 from benchmark.games.scene import Scene
 from benchmark.games.transfer import Hits, Judge, changed_pixels, covers_too_much, overlap
 from benchmark.images import to_bytes, to_unit
-from benchmark.inversion import Trigger
-from benchmark.models import Classifier
 from benchmark.protocol import Inversion
+from benchmark.triggers import Trigger
 
 #: How many inversions share a call where all classes are tried.
 INVERSIONS_AT_ONCE = 500

@@ -19,12 +19,12 @@ from torch import Generator
 
 from benchmark import metrics
 from benchmark.api import Deployment, Repair
+from benchmark.classifier import Classifier
 from benchmark.games import checks
 from benchmark.games.arena import Arena, Progress
 from benchmark.games.exam import AnswerKey, Answers, Exam, narrow, predictor
 from benchmark.images import ImageSet, TrustedData, to_unit
 from benchmark.metrics import Point
-from benchmark.models import Classifier
 
 
 @dataclass

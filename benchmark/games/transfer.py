@@ -7,13 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmark.classifier import Classifier
 from benchmark.games import checks
 from benchmark.games.arena import Arena
 from benchmark.games.exam import Exam
 from benchmark.images import ImageSet, to_unit
-from benchmark.inversion import Trigger
-from benchmark.models import Classifier
 from benchmark.training import mixed_precision
+from benchmark.triggers import Trigger
 
 #: Which images a trigger puts into its class, bool.
 Hits = NDArray[np.bool_]

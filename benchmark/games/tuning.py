@@ -18,12 +18,12 @@ from torch.nn.functional import cross_entropy
 
 from benchmark import metrics
 from benchmark.api import Repair
+from benchmark.classifier import Classifier
 from benchmark.games import robustness
 from benchmark.games.arena import Arena
 from benchmark.games.exam import Answers, Exam, ask, predictor
 from benchmark.images import TrustedData
 from benchmark.metrics import Point, Rate
-from benchmark.models import Classifier
 from benchmark.protocol import Tuning
 from benchmark.training import mixed_precision
 

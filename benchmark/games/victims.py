@@ -8,10 +8,10 @@ import torch
 from torch import Generator, Tensor
 
 from benchmark.api import Attack, CodePoisoningAttack, PoisoningAttack, Sanitizer
+from benchmark.classifier import Classifier
 from benchmark.games import checks
 from benchmark.games.arena import Arena, Progress
 from benchmark.images import ImageSet, to_bytes, to_unit
-from benchmark.models import Classifier
 
 
 @dataclass(frozen=True)

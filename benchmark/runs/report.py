@@ -18,10 +18,10 @@ import torch
 
 import benchmark
 from benchmark import metrics
+from benchmark.classifier import tensors_sha256
 from benchmark.games.detectability import Scan, reversed_success
 from benchmark.games.exam import AnswerKey
 from benchmark.games.robustness import Outcome
-from benchmark.models import tensors_sha256
 from benchmark.protocol import Protocol
 from benchmark.runs.cells import Cell
 from benchmark.runs.record import (

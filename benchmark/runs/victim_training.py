@@ -10,11 +10,11 @@ from torch import Tensor
 
 from benchmark import metrics
 from benchmark.api import Defense, Sanitizer
+from benchmark.classifier import Classifier, tensors_sha256
 from benchmark.games import victims
 from benchmark.games.arena import Arena, Progress
 from benchmark.games.exam import ask, predictor
 from benchmark.images import to_unit
-from benchmark.models import Classifier, tensors_sha256
 from benchmark.runs.cells import Victim
 from benchmark.runs.workshop import Workshop
 from benchmark.training import mixed_precision

@@ -10,10 +10,10 @@ from torch import Generator
 
 from benchmark import data
 from benchmark.api import Attack, Dataset, Defense
+from benchmark.classifier import Classifier
 from benchmark.games.arena import Arena
 from benchmark.games.exam import Exam
 from benchmark.images import ImageSet
-from benchmark.models import Classifier
 from benchmark.protocol import Protocol
 from benchmark.registry import Registry
 from benchmark.runs.cells import Cell, Victim

@@ -11,9 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from benchmark import Count, Images, PoisoningAttack, Positive, hookimpl
+from benchmark import Classifier, Count, Images, PoisoningAttack, Positive, hookimpl
 from benchmark.graphs import Graphed
-from benchmark.models import Classifier
 from benchmark.training import mixed_precision
 
 

@@ -13,8 +13,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from benchmark import CodePoisoningAttack, Images, ImageSet, Positive, hookimpl
-from benchmark.models import Classifier
+from benchmark import Classifier, CodePoisoningAttack, Images, ImageSet, Positive, hookimpl
 from benchmark.training import Trainer, mixed_precision
 
 Portion = Annotated[float, Field(gt=0, le=1, description="above 0, at most 1")]

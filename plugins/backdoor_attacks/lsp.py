@@ -13,11 +13,19 @@ from torch import Generator, Tensor
 
 from backdoor_attacks.badnets import BadNets
 from backdoor_attacks.wrapper import Wrapper
-from benchmark import AttackerView, Images, PoisoningAttack, Positive, TrustedData, hookimpl
+from benchmark import (
+    AttackerView,
+    Classifier,
+    Images,
+    PoisoningAttack,
+    Positive,
+    TrustedData,
+    hookimpl,
+)
 from benchmark.api import Threat
 from benchmark.images import one_hot, to_bytes
-from benchmark.inversion import FrozenClassifier, Patch, cross_entropy_to, logits_of, minimise
-from benchmark.models import Classifier
+from benchmark.inversion import FrozenClassifier, cross_entropy_to, logits_of, minimise
+from benchmark.triggers import Patch
 
 #: A soft label's target never has more than this probability where the rate is computed.
 MOST_CONFIDENT = 0.999

@@ -14,6 +14,7 @@ from backdoor_attacks.advclean import AdvClean
 from backdoor_attacks.wrapper import Wrapper
 from benchmark import (
     Attack,
+    Classifier,
     CodePoisoningAttack,
     Images,
     ImageSet,
@@ -22,7 +23,6 @@ from benchmark import (
     hookimpl,
 )
 from benchmark.graphs import Graphed
-from benchmark.models import Classifier
 from benchmark.training import Trainer, rate_at
 
 

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from benchmark import (
+    Classifier,
     CodePoisoningAttack,
     Count,
     Images,
@@ -17,10 +18,9 @@ from benchmark import (
     PoisoningAttack,
     Positive,
     Share,
+    Trainer,
     hookimpl,
 )
-from benchmark.models import Classifier
-from benchmark.training import Trainer
 
 
 def identity_grid(height: int, width: int, device: torch.device) -> Tensor:

@@ -11,10 +11,10 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from benchmark import Count, Detection, Detector, Positive, Share, TrustedData, hookimpl
-from benchmark.inversion import FrozenClassifier, Patch, minimise, success
+from benchmark import Classifier, Count, Detection, Detector, Positive, Share, TrustedData, hookimpl
+from benchmark.inversion import FrozenClassifier, minimise, success
 from benchmark.memory import images_per_pass
-from benchmark.models import Classifier
+from benchmark.triggers import Patch
 
 Levels = Annotated[int, Field(ge=2, description="at least 2")]
 Part = Annotated[float, Field(gt=0, lt=1, description="between 0 and 1")]

@@ -12,18 +12,26 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from backdoor_defenses.pivotal_tuning import PivotalTuning
-from benchmark import Count, Detection, Detector, Positive, Repair, Share, TrustedData, hookimpl
+from benchmark import (
+    Classifier,
+    Count,
+    Detection,
+    Detector,
+    Positive,
+    Repair,
+    Share,
+    TrustedData,
+    hookimpl,
+)
 from benchmark.inversion import (
-    Additive,
     FrozenClassifier,
-    Patch,
     cross_entropy_to,
     logits_of,
     minimise,
     success,
     true_answers,
 )
-from benchmark.models import Classifier
+from benchmark.triggers import Additive, Patch
 
 Part = Annotated[float, Field(gt=0, lt=1, description="between 0 and 1")]
 Weight = Annotated[float, Field(ge=0, description="at least 0")]

@@ -9,10 +9,19 @@ import torch
 from torch import Generator, Tensor, nn
 
 from backdoor_defenses.abs import ABS
-from benchmark import Count, Detection, Detector, Positive, Share, TrustedData, hookimpl
-from benchmark.inversion import FrozenClassifier, Trigger, success
+from benchmark import (
+    Classifier,
+    Count,
+    Detection,
+    Detector,
+    Positive,
+    Share,
+    Trigger,
+    TrustedData,
+    hookimpl,
+)
+from benchmark.inversion import FrozenClassifier, success
 from benchmark.memory import images_per_pass
-from benchmark.models import Classifier
 
 #: Where the masks start, before tanh / 2 + 1/2: almost all channels are exchanged.
 START = 4.0

@@ -10,8 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from backdoor_defenses.fine_tuning import FineTuning
-from benchmark import Count, Share, TrustedData, hookimpl
-from benchmark.models import Classifier
+from benchmark import Classifier, Count, Share, TrustedData, hookimpl
 from benchmark.training import mixed_precision
 
 Scope = Literal["features", "last", "all"]

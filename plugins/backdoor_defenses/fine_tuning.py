@@ -10,9 +10,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-from benchmark import Count, Positive, Repair, Share, TrustedData
+from benchmark import Classifier, Count, Positive, Repair, Share, TrustedData
 from benchmark.graphs import Graphed
-from benchmark.models import Classifier
 from benchmark.training import mixed_precision
 
 

@@ -12,8 +12,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy, mse_loss, normalize
 
 from backdoor_defenses.fine_tuning import FineTuning
-from benchmark import Count, Positive, TrustedData, hookimpl
-from benchmark.models import Classifier
+from benchmark import Classifier, Count, Positive, TrustedData, hookimpl
 from benchmark.training import mixed_precision
 
 Power = Annotated[float, Field(ge=1, allow_inf_nan=False, description="at least 1")]

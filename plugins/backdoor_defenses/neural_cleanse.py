@@ -12,17 +12,9 @@ from torch import Generator, Tensor
 
 from backdoor_defenses.smallest_trigger import CostSchedule as CostSchedule
 from backdoor_defenses.smallest_trigger import Settled, Smallest
-from benchmark import Count, Detection, Detector, Positive, Share, TrustedData, hookimpl
-from benchmark.inversion import (
-    Additive,
-    FrozenClassifier,
-    Patch,
-    cross_entropy_to,
-    hit_rate,
-    logits_of,
-    minimise,
-)
-from benchmark.models import Classifier
+from benchmark import Classifier, Count, Detection, Detector, Positive, Share, TrustedData, hookimpl
+from benchmark.inversion import FrozenClassifier, cross_entropy_to, hit_rate, logits_of, minimise
+from benchmark.triggers import Additive, Patch
 
 Multiplier = Annotated[float, Field(gt=1, description="above 1")]
 Weight = Annotated[float, Field(ge=0, description="at least 0")]

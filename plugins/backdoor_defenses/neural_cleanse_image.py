@@ -9,17 +9,9 @@ import torch
 from torch import Generator, Tensor
 
 from backdoor_defenses.neural_cleanse import CostSchedule, Multiplier
-from benchmark import Count, Inverter, Positive, Starts, hookimpl
-from benchmark.inversion import (
-    FrozenClassifier,
-    Patch,
-    Trigger,
-    adam_steps,
-    cross_entropy_to,
-    hit_rate,
-    logits_of,
-)
-from benchmark.models import Classifier
+from benchmark import Classifier, Count, Inverter, Positive, Starts, hookimpl
+from benchmark.inversion import FrozenClassifier, adam_steps, cross_entropy_to, hit_rate, logits_of
+from benchmark.triggers import Patch, Trigger
 
 
 @dataclass

@@ -9,9 +9,8 @@ from torch import Generator, Tensor
 
 from backdoor_defenses.fine_tuning import FineTuning
 from backdoor_defenses.neural_cleanse import AdditiveNeuralCleanse
-from benchmark import TrustedData, hookimpl
-from benchmark.inversion import Additive
-from benchmark.models import Classifier
+from benchmark import Classifier, TrustedData, hookimpl
+from benchmark.triggers import Additive
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from backdoor_defenses.fine_tuning import FineTuning
-from benchmark import Count, Positive, TrustedData, hookimpl
-from benchmark.models import Classifier
+from benchmark import Classifier, Count, Positive, TrustedData, hookimpl
 from benchmark.training import mixed_precision
 
 Reading = Literal["signed", "abs", "square"]

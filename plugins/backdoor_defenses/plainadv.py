@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from backdoor_defenses.smoothinv import ascend
-from benchmark import Count, Inverter, Positive, Starts, hookimpl
-from benchmark.inversion import FrozenClassifier, Trigger
-from benchmark.models import Classifier
+from benchmark import Classifier, Count, Inverter, Positive, Starts, Trigger, hookimpl
+from benchmark.inversion import FrozenClassifier
 
 
 @dataclass

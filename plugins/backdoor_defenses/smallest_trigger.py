@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from benchmark.inversion import Trigger
+from benchmark.triggers import Trigger
 
 T = TypeVar("T", bound=Trigger)
 

@@ -11,11 +11,11 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from benchmark import Count, Images, Inverter, Positive, Starts, hookimpl
+from benchmark import Classifier, Count, Images, Inverter, Positive, Starts, hookimpl
 from benchmark.denoising import load
-from benchmark.inversion import Additive, FrozenClassifier, Trigger
+from benchmark.inversion import FrozenClassifier
 from benchmark.memory import IMAGES_PER_PASS
-from benchmark.models import Classifier
+from benchmark.triggers import Additive, Trigger
 
 Place = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9_./~-]+$", description="a folder, a data set or a hub name")

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from benchmark import ImageSet, Sanitizer, Share, hookimpl
+from benchmark import Classifier, ImageSet, Sanitizer, Share, hookimpl
 from benchmark.memory import images_per_pass
-from benchmark.models import Classifier
 from benchmark.training import mixed_precision
 
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from benchmark import Count, Deployment, Images, Share, TrustedData, Verdict, hookimpl
+from benchmark import Classifier, Count, Deployment, Images, Share, TrustedData, Verdict, hookimpl
 from benchmark.memory import images_per_pass
 from benchmark.metrics import REJECTED
-from benchmark.models import Classifier
 from benchmark.training import mixed_precision
 
 

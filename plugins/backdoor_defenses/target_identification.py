@@ -10,6 +10,7 @@ from torch import Generator
 
 from backdoor_defenses.smoothinv import SmoothInv
 from benchmark import (
+    Classifier,
     Count,
     Detection,
     Detector,
@@ -20,7 +21,6 @@ from benchmark import (
 )
 from benchmark.images import to_unit
 from benchmark.inversion import FrozenClassifier, success
-from benchmark.models import Classifier
 
 
 @dataclass

@@ -10,16 +10,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from benchmark import Count, Inverter, Positive, Starts, hookimpl
-from benchmark.inversion import (
-    FrozenClassifier,
-    Patch,
-    Trigger,
-    adam_steps,
-    cross_entropy_to,
-    logits_of,
-)
-from benchmark.models import Classifier
+from benchmark import Classifier, Count, Inverter, Positive, Starts, hookimpl
+from benchmark.inversion import FrozenClassifier, adam_steps, cross_entropy_to, logits_of
+from benchmark.triggers import Patch, Trigger
 
 #: Side of the tiles whose topology is looked at.
 TILE = 20

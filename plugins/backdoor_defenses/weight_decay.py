@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from torch import Generator
 
 from backdoor_defenses.fine_tuning import FineTuning
-from benchmark import Positive, TrustedData, hookimpl
-from benchmark.models import Classifier
+from benchmark import Classifier, Positive, TrustedData, hookimpl
 
 
 @dataclass

@@ -12,16 +12,16 @@ import torch
 from torch import Generator, Tensor, nn
 
 from benchmark.api import Images, Inverter, PoisoningAttack, Starts
+from benchmark.classifier import Classifier
 from benchmark.data.named import Digits
 from benchmark.games.arena import Arena
 from benchmark.games.exam import Exam
 from benchmark.games.inversion import Outcome, play
 from benchmark.games.scene import Scene, scene
 from benchmark.images import to_bytes
-from benchmark.inversion import Additive, Trigger
-from benchmark.models import Classifier
 from benchmark.protocol import Inversion, Protocol
 from benchmark.registry import Registry
+from benchmark.triggers import Additive, Trigger
 
 TARGET, CLASSES, SHAPE = 3, 10, (1, 16, 16)
 STARTS, CURVE_STARTS, SELECTION, EVALUATION = 3, 2, 30, 50

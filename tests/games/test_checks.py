@@ -26,12 +26,12 @@ from benchmark.api import (
     Source,
     Verdict,
 )
+from benchmark.classifier import Classifier
 from benchmark.games import checks, robustness, victims
 from benchmark.games.arena import Arena, Splits
 from benchmark.games.checks import RuleViolation
 from benchmark.games.exam import AnswerKey, Exam
 from benchmark.images import ImageSet
-from benchmark.models import Classifier
 from benchmark.protocol import Protocol
 from benchmark.registry import Registry
 

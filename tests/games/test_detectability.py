@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from benchmark.api import Detection, Detector, Source
+from benchmark.classifier import Classifier
 from benchmark.data.named import Digits
 from benchmark.games import checks
 from benchmark.games.arena import Arena, Splits
@@ -23,10 +24,9 @@ from benchmark.games.checks import RuleViolation
 from benchmark.games.detectability import Scan, examine, reversed_success
 from benchmark.games.exam import AnswerKey, Exam
 from benchmark.images import TrustedData
-from benchmark.inversion import Additive, Patch
-from benchmark.models import Classifier
 from benchmark.protocol import Protocol
 from benchmark.registry import Registry
+from benchmark.triggers import Additive, Patch
 
 TARGET, REPEATS, SHARE, CLASSES = 3, 3, 0.1, 10
 SIZES = {"train": 400, "trusted": 60, "auxiliary": 10, "validation": 20, "test": 130}

@@ -34,13 +34,13 @@ from torch import Generator, Tensor
 from backdoor_defenses.plainadv import PlainAdv
 from backdoor_defenses.smoothinv import SmoothInv
 from benchmark.api import Images, PoisoningAttack, Starts
+from benchmark.classifier import Classifier
 from benchmark.games.exam import Exam
 from benchmark.games.inversion import Attempt, best, play
 from benchmark.games.scene import Scene, scene
 from benchmark.games.transfer import covers_too_much, overlap, true_masks
 from benchmark.images import to_bytes, to_unit
-from benchmark.inversion import Additive, Trigger
-from benchmark.models import Classifier
+from benchmark.triggers import Additive, Trigger
 
 
 def answer(model: Classifier, image: Tensor) -> int:

@@ -27,11 +27,11 @@ from inversion_scene import (
 from torch import Generator, Tensor
 
 from benchmark.api import Starts
+from benchmark.classifier import Classifier
 from benchmark.games.checks import RuleViolation
 from benchmark.games.inversion import Outcome
 from benchmark.images import to_bytes
-from benchmark.inversion import Additive, Trigger
-from benchmark.models import Classifier
+from benchmark.triggers import Additive, Trigger
 
 
 class Spy(Own):

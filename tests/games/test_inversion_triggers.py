@@ -22,12 +22,12 @@ from inversion_scene import (
 from torch import Generator, Tensor
 
 from benchmark.api import Starts
+from benchmark.classifier import Classifier
 from benchmark.games.checks import RuleViolation
 from benchmark.games.exam import Exam
 from benchmark.games.inversion import play
 from benchmark.games.scene import scene
-from benchmark.inversion import Additive, Patch, Trigger
-from benchmark.models import Classifier
+from benchmark.triggers import Additive, Patch, Trigger
 
 
 def corner_sum(starts: Starts) -> Tensor:

@@ -12,12 +12,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from benchmark.api import Deployment, Repair, TrustedData, Verdict
+from benchmark.classifier import Classifier
 from benchmark.conformance import tiny
 from benchmark.games import robustness
 from benchmark.games.checks import RuleViolation
 from benchmark.games.exam import Exam
 from benchmark.images import ImageSet
-from benchmark.models import Classifier
 
 Body = Callable[[Classifier], object]
 

@@ -25,15 +25,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from benchmark.api import Architecture
-from benchmark.inversion import (
-    FrozenClassifier,
-    Patch,
-    cross_entropy_to,
-    hit_rate,
-    logits_of,
-    minimise,
-)
-from benchmark.models import CifarResNet18, Classifier, SmallResNet
+from benchmark.classifier import Classifier
+from benchmark.inversion import FrozenClassifier, cross_entropy_to, hit_rate, logits_of, minimise
+from benchmark.models import CifarResNet18, SmallResNet
+from benchmark.triggers import Patch
 
 CLASSES, RATE, COST = 10, 0.1, 1e-3
 

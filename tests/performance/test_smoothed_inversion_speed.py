@@ -21,7 +21,8 @@ from torch import Generator, Tensor
 
 from backdoor_defenses.smoothinv import STEP, SmoothInv
 from benchmark import Starts
-from benchmark.models import Classifier, SmallResNet
+from benchmark.classifier import Classifier
+from benchmark.models import SmallResNet
 
 CLASSES, SAMPLES, SIGMA, ROUNDS = 10, 10, 0.25, 3
 SHAPE = (1, 28, 28)

@@ -20,8 +20,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from benchmark.classifier import Classifier
 from benchmark.images import ImageSet
-from benchmark.models import Classifier, SmallResNet
+from benchmark.models import SmallResNet
 from benchmark.protocol import Augmentation, Recipe
 from benchmark.training import Trainer
 

@@ -14,10 +14,12 @@ from torch import Generator, Tensor, nn
 
 from backdoor_defenses.abs import ABS, activation_weights, choose, margins, stimulate
 from benchmark.api import Defense
+from benchmark.classifier import Classifier
 from benchmark.images import TrustedData
-from benchmark.inversion import FrozenClassifier, Patch
-from benchmark.models import Classifier, SmallResNet
+from benchmark.inversion import FrozenClassifier
+from benchmark.models import SmallResNet
 from benchmark.registry import Registry
+from benchmark.triggers import Patch
 
 SIDE, CLASSES, PLANTED = 8, 5, 3
 

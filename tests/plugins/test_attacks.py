@@ -24,8 +24,8 @@ from backdoor_attacks.pcb import PCB, masked_step
 from backdoor_attacks.tsb import TSB, distinct_patches
 from backdoor_attacks.wanet import WaNet, WaNetOriginal, identity_grid, warp, warping_grid
 from benchmark.api import Attack, AttackerView, CodePoisoningAttack, PoisoningAttack
+from benchmark.classifier import Classifier
 from benchmark.images import ImageSet
-from benchmark.models import Classifier
 from benchmark.protocol import Augmentation, Recipe
 from benchmark.registry import Registry
 from benchmark.training import Trainer

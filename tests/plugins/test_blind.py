@@ -23,8 +23,9 @@ from backdoor_attacks.blind import (
     balanced,
     min_norm_weights,
 )
+from benchmark.classifier import Classifier
 from benchmark.images import ImageSet
-from benchmark.models import Classifier, SmallResNet
+from benchmark.models import SmallResNet
 from benchmark.protocol import Augmentation, Recipe
 from benchmark.training import Trainer
 

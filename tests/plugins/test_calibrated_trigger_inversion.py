@@ -16,9 +16,10 @@ from backdoor_defenses import calibrated_trigger_inversion
 from backdoor_defenses.calibrated_trigger_inversion import CalibratedTriggerInversion
 from backdoor_defenses.pivotal_tuning import PivotalTuning
 from benchmark.api import Detection, Repair
+from benchmark.classifier import Classifier
 from benchmark.images import TrustedData
-from benchmark.inversion import FrozenClassifier, Patch
-from benchmark.models import Classifier
+from benchmark.inversion import FrozenClassifier
+from benchmark.triggers import Patch
 
 SIDE, CLASSES, PLANTED = 6, 5, 3
 Kind = Literal["additive", "mask"]

@@ -25,8 +25,9 @@ from backdoor_defenses.spectral_signatures import SpectralSignatures, spectral_s
 from backdoor_defenses.strip import Strip, entropy_bits
 from backdoor_defenses.weight_decay import WeightDecay
 from benchmark.api import Architecture
+from benchmark.classifier import Classifier
 from benchmark.images import ImageSet, TrustedData, to_bytes
-from benchmark.models import Classifier, SmallResNet
+from benchmark.models import SmallResNet
 from benchmark.registry import Registry
 from benchmark.training import mixed_precision
 

@@ -14,10 +14,10 @@ from backdoor_defenses.abs import ABS
 from backdoor_defenses.exray import ExRay, accuracies, exchange, overlaps
 from backdoor_defenses.neural_cleanse import NeuralCleanse
 from benchmark.api import Defense, Detection, Detector
+from benchmark.classifier import Classifier
 from benchmark.images import TrustedData
-from benchmark.inversion import Additive, Patch, Trigger
-from benchmark.models import Classifier
 from benchmark.registry import Registry
+from benchmark.triggers import Additive, Patch, Trigger
 
 SIDE, CLASSES, TARGET = 3, 4, 2
 #: A dark pixel that no image uses, and that the model puts into the target class.

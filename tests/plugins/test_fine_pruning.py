@@ -11,8 +11,9 @@ from torch import Generator, Tensor
 
 from backdoor_attacks.badnets import BadNets
 from backdoor_defenses.fine_pruning import FinePruning, Scope
+from benchmark.classifier import Classifier, channel_statistics
 from benchmark.images import ImageSet, TrustedData, to_bytes
-from benchmark.models import Classifier, SmallResNet, channel_statistics
+from benchmark.models import SmallResNet
 from benchmark.protocol import Augmentation, Recipe
 from benchmark.training import Trainer
 

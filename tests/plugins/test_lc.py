@@ -16,8 +16,8 @@ from backdoor_attacks import advclean
 from backdoor_attacks.badnets import BadNets
 from backdoor_attacks.lc import LabelConsistent
 from backdoor_attacks.lsp import LSP, target_confidence
+from benchmark.classifier import Classifier
 from benchmark.images import ImageSet
-from benchmark.models import Classifier
 from benchmark.protocol import Augmentation, Recipe
 from benchmark.training import Trainer
 

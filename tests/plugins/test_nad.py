@@ -19,8 +19,9 @@ from backdoor_defenses import fine_tuning, nad
 from backdoor_defenses.fine_tuning import FineTuning
 from backdoor_defenses.nad import NAD, Stages, attention, distilled
 from benchmark.api import Defense
+from benchmark.classifier import Classifier
 from benchmark.images import TrustedData
-from benchmark.models import Classifier, SmallResNet
+from benchmark.models import SmallResNet
 from benchmark.registry import Registry
 from benchmark.specs import RegistryError
 

@@ -23,9 +23,10 @@ from backdoor_defenses.neural_cleanse import (
     anomaly_index,
     verdict,
 )
+from benchmark.classifier import Classifier
 from benchmark.images import TrustedData
-from benchmark.inversion import Additive, FrozenClassifier, Patch, minimise
-from benchmark.models import Classifier
+from benchmark.inversion import FrozenClassifier, minimise
+from benchmark.triggers import Additive, Patch
 
 
 def rng(seed: int = 0) -> Generator:

@@ -11,8 +11,8 @@ from torch import Generator, Tensor, nn
 
 from backdoor_defenses.neural_cleanse_image import NeuralCleanseOnImage
 from benchmark import Starts
-from benchmark.inversion import Patch, Trigger
-from benchmark.models import Classifier
+from benchmark.classifier import Classifier
+from benchmark.triggers import Patch, Trigger
 
 SIDE, CLASSES, PLANTED = 8, 4, 2
 CORNER = (slice(0, 2), slice(0, 2))

@@ -19,8 +19,9 @@ from backdoor_defenses.fine_tuning import FineTuning
 from backdoor_defenses.neural_cleanse import AdditiveNeuralCleanse
 from backdoor_defenses.neural_cleanse_repair import NeuralCleanseRepair
 from benchmark.api import Defense
+from benchmark.classifier import Classifier
 from benchmark.images import TrustedData, to_unit
-from benchmark.models import Classifier, SmallResNet
+from benchmark.models import SmallResNet
 from benchmark.registry import Registry
 from benchmark.specs import RegistryError
 

@@ -13,8 +13,9 @@ from torch import Generator, Tensor, nn
 from backdoor_defenses import pixelinv
 from backdoor_defenses.pixelinv import PixelInv, changed_pixels
 from benchmark import Starts
-from benchmark.inversion import Additive, FrozenClassifier
-from benchmark.models import Classifier
+from benchmark.classifier import Classifier
+from benchmark.inversion import FrozenClassifier
+from benchmark.triggers import Additive
 
 SIDE, CLASSES, PLANTED = 8, 4, 2
 

@@ -22,8 +22,8 @@ from backdoor_defenses.smoothinv import (
     project,
 )
 from benchmark import Inverter, Starts
+from benchmark.classifier import Classifier
 from benchmark.inversion import FrozenClassifier
-from benchmark.models import Classifier
 
 SHAPE = (2, 5, 5)
 

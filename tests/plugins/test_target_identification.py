@@ -14,9 +14,10 @@ from backdoor_defenses.plainadv import PlainAdv
 from backdoor_defenses.smoothinv import SmoothInv
 from backdoor_defenses.target_identification import TargetIdentification
 from benchmark import Inverter, Starts
+from benchmark.classifier import Classifier
 from benchmark.images import TrustedData
-from benchmark.inversion import Additive, FrozenClassifier, Trigger
-from benchmark.models import Classifier
+from benchmark.inversion import FrozenClassifier
+from benchmark.triggers import Additive, Trigger
 
 SIDE, CLASSES, PLANTED = 6, 5, 3
 

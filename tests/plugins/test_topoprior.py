@@ -13,8 +13,9 @@ from torch import Generator, Tensor, nn
 from backdoor_defenses import topoprior
 from backdoor_defenses.topoprior import TopoPrior, moved, one_piece, size_and_spread, topology_loss
 from benchmark import Starts
-from benchmark.inversion import FrozenClassifier, Patch
-from benchmark.models import Classifier
+from benchmark.classifier import Classifier
+from benchmark.inversion import FrozenClassifier
+from benchmark.triggers import Patch
 
 
 def rng(seed: int = 0) -> Generator:

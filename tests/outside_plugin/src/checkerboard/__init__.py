@@ -8,8 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Generator
 
-from benchmark import Count, Images, PoisoningAttack, Repair, Share, TrustedData, hookimpl
-from benchmark.models import Classifier
+from benchmark import (
+    Classifier,
+    Count,
+    Images,
+    PoisoningAttack,
+    Repair,
+    Share,
+    TrustedData,
+    hookimpl,
+)
 
 
 @dataclass
