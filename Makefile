@@ -4,8 +4,8 @@ BIN := .venv/bin
 .PHONY: quick test lint clean
 
 quick: .venv/installed  ## install and play a first part of the embedded protocol
-	$(BIN)/poisongames run digits-v3 --seeds 1 --attack badnets:m=50 --out runs/quick \
-	  --defense fine-pruning --defense pivotal-tuning --defense neural-cleanse
+	$(BIN)/poisongames run digits-v3 --seeds 1 --attack badnets:m=50 --attack lsp --out runs/quick \
+	  --defense fine-pruning --defense strip --defense neural-cleanse
 	$(BIN)/poisongames board build runs/quick
 
 test: .venv/installed-test  ## install the test extras and run the tests
