@@ -1,6 +1,7 @@
 """PoisonGames: backdoor attacks against defenses, measured by fixed games.
 
-Everything a plugin author needs is importable from here; see `benchmark.api`.
+Everything a plugin author needs is importable from here, see `benchmark.api`, and
+`load_results` for whoever reads boards.
 Names are loaded on first use, so that `import benchmark` stays free of torch.
 """
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         Verdict,
         hookimpl,
     )
+    from benchmark.leaderboard.board import load_results
 
 try:
     __version__ = version("poisongames")
@@ -72,10 +74,12 @@ __all__ = [
     "TrustedData",
     "Verdict",
     "hookimpl",
+    "load_results",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("benchmark.api"), name)
+        home = "benchmark.leaderboard.board" if name == "load_results" else "benchmark.api"
+        return getattr(import_module(home), name)
     raise AttributeError(f"module 'benchmark' has no attribute {name!r}")

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,10 @@ def test_a_broken_file_is_listed_and_the_others_stay(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert invoke("--version").output == f"poisongames {version('poisongames')}\n"
+
+
 def test_protocols_are_listed_and_shown() -> None:
     assert "digits-v3" in invoke("protocols").output
     assert '"budget": 0.02' in invoke("protocols", "digits-v3").output
@@ -100,7 +105,7 @@ def test_a_terminal_that_knows_only_ascii_is_no_reason_to_fail(
     small_run: Path, tmp_path: Path
 ) -> None:
     cut(small_run, ["records/inversion-*"], tmp_path)
-    command = [sys.executable, "-m", "benchmark.cli", "board", "build", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmark", "board", "build", str(tmp_path)]
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
     done = subprocess.run(command, env=ascii_only, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()

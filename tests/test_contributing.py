@@ -130,6 +130,6 @@ def test_every_command_works_and_the_attack_is_on_the_page(place: Place, tmp_pat
     page = (board / "index.html").read_text()
     assert "my-attack" in page
     # What lies on the board is what a stranger's machine would make of it.
-    again = [sys.executable, "-m", "benchmark.cli", "board", "build", str(board), "--check"]
+    again = [sys.executable, "-m", "benchmark", "board", "build", str(board), "--check"]
     env = os.environ | {"PYTHONPATH": str(place.project / "plugins")}
     assert subprocess.run(again, cwd=place.project, env=env).returncode == 0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+import benchmark
 from benchmark.cli import authoring, boards, catalogue, denoisers, pareto, play
 
 app = typer.Typer(
@@ -18,6 +21,22 @@ app = typer.Typer(
 board = typer.Typer(help="Make tables from records.", no_args_is_help=True)
 new = typer.Typer(help="Write the package that a new plugin starts from.", no_args_is_help=True)
 denoiser = typer.Typer(help="Train denoisers for smoothed classifiers.", no_args_is_help=True)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"poisongames {benchmark.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Say which it is."),
+    ] = False,
+) -> None:
+    pass
 
 
 app.command()(play.run)

@@ -109,6 +109,15 @@ def read_board(folder: Path) -> Board:
     )
 
 
+def load_results(folder: str | Path) -> dict[str, pd.DataFrame]:
+    """The tables of a board or of a run, by the names of their CSV files.
+
+    Raises:
+        StoreError: as `read_board`.
+    """
+    return read_board(Path(folder)).frames
+
+
 def played(protocol: ProtocolRef) -> Protocol | None:
     """What was played, where it is a released protocol, which never changes."""
     known = protocols.released().get(protocol.name) == protocol.sha256

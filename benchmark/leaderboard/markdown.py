@@ -21,6 +21,7 @@ from benchmark.leaderboard.text import (
     table,
     yes_or_no,
 )
+from benchmark.leaderboard.verdict import sentences
 from benchmark.runs.tuned import Search
 
 INTRODUCTION = """\
@@ -59,6 +60,7 @@ def page(board: Board) -> str:
         f"# {board.protocol.name}",
         f"{board.cells} cells, {board.seeds} seed{'s' if board.seeds > 1 else ''}, "
         f"protocol `{board.protocol.sha256[:12]}`.",
+        "\n".join(f"- {cell_text(sentence)}" for sentence in sentences(frames)),
         INTRODUCTION.rstrip(),
         "## Victims before any defense",
         WORKED.rstrip(),

@@ -6,8 +6,10 @@ import json
 from itertools import product
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+import benchmark
 from benchmark.leaderboard.build import stale
 from benchmark.protocol import load, tuned_folder
 from benchmark.registry import Registry
@@ -25,6 +27,16 @@ def test_every_number_follows_from_the_evidence(board: Path, registry: Registry)
     assert found.findings == []
     assert len(found.records) == len(list((board / "records").iterdir()))
     assert stale(board) == []
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
+def test_python_gets_the_tables_by_the_names_of_their_files(board: Path) -> None:
+    tables = benchmark.load_results(board)
+    assert {f"{name}.csv" for name in tables} == {path.name for path in board.glob("*.csv")}
+    for name, table in tables.items():
+        written = pd.read_csv(board / f"{name}.csv")
+        assert list(written) == list(table)
+        assert len(written) == len(table)
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)

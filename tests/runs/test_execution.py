@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from benchmark.cli import app
 
-COMMAND = [sys.executable, "-m", "benchmark.cli", "run"]
+COMMAND = [sys.executable, "-m", "benchmark", "run"]
 
 BROKEN = '''
 from dataclasses import dataclass
@@ -249,7 +249,7 @@ def test_a_full_disk_is_said_in_one_sentence(
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "sys.argv = sys.argv[1:]\n"
-        "runpy.run_module('benchmark.cli', run_name='__main__')\n"
+        "runpy.run_module('benchmark', run_name='__main__')\n"
     )
     words = ["poisongames", "run", str(tiny_file), "--out", str(tmp_path), "--workers", "1"]
     done = subprocess.run(

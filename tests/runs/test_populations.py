@@ -18,7 +18,7 @@ from benchmark.protocol import Protocol
 from benchmark.registry import Registry, RegistryError
 from benchmark.runs.plan import plan
 
-COMMAND = [sys.executable, "-m", "benchmark.cli"]
+COMMAND = [sys.executable, "-m", "benchmark"]
 
 PLAYED = """
 [detectability]

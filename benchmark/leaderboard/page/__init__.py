@@ -19,6 +19,7 @@ from benchmark.leaderboard.page.charts import curve
 from benchmark.leaderboard.page.parts import Section
 from benchmark.leaderboard.page.sections import sections
 from benchmark.leaderboard.tables import settings
+from benchmark.leaderboard.verdict import sentences
 from benchmark.runs.record import NONE
 
 #: In the order in which they are run.
@@ -64,6 +65,7 @@ def render(board: Board) -> bytes:
         summary=protocol.summary if protocol else "",
         budget=budget,
         introduction=INTRODUCTION,
+        verdict=sentences(board.frames),
         sections=shown,
         plugins=plugins,
         data=_data(board, shown, plugins, budget),

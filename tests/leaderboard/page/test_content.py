@@ -17,6 +17,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from benchmark.leaderboard.board import Board, Trigger
+from benchmark.leaderboard.fronts import attack_label
 from benchmark.leaderboard.page import pictures
 
 Opener = Callable[..., Page]
@@ -186,7 +187,7 @@ def test_the_matrices_hold_every_pair(open_page: Opener, shown_board: Board) -> 
         cells = page.locator(f"#{key}-matrices .heat")
         assert {(cell.get_attribute("data-of"), cell.inner_text()) for cell in cells.all()} == {
             (
-                f"{row['attack']} (m={row['m']}){marked[row.get('worked', True)]}, {row[who]}",
+                f"{attack_label(row)}{marked[row.get('worked', True)]}, {row[who]}",
                 f"{factor * row[value]:.{digits}f}",
             )
             for row in frame.to_dict("records")

@@ -1,0 +1,114 @@
+"""The sentences that a board begins with, from tables that say something else each time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from benchmark.leaderboard.verdict import sentences
+
+WHO = {"m": 50, "boost": 1, "recipe": "standard", "threat": "poison-label"}
+
+
+def victims(**worked: bool | None) -> pd.DataFrame:
+    rows = [{"attack": "none", **WHO, "threat": "none", "worked": None}]
+    rows += [{"attack": name, **WHO, "worked": value} for name, value in worked.items()]
+    return pd.DataFrame(rows).astype({"worked": object})
+
+
+def repair(attack: str, defense: str, left: float, repaired: bool, worked: bool = True) -> Any:
+    row = {"attack": attack, **WHO, "defense": defense, "trusted_share": 0.05, "worked": worked}
+    return row | {"asr_paper": left, "repaired_paper": repaired}
+
+
+def detector(attack: str, name: str, auc: float, reading: str = "score") -> Any:
+    row = {"attack": attack, **WHO, "detector": name, "trusted_share": 0.05, "worked": True}
+    return row | {"reading": reading, "auc": auc, "auc_low": auc - 0.2, "auc_high": 1.0}
+
+
+def point(attack: str, front: bool | None, left: float, auc: float) -> Any:
+    row = {"attack": attack, **WHO, "front": front, "asr_paper": left, "asr_paper_high": 1.0}
+    row |= {"asr_paper_low": max(left - 0.1, 0), "auc": auc, "auc_low": auc - 0.2, "auc_high": 1.0}
+    return row
+
+
+def test_who_failed_is_named_and_clean_models_are_no_attack() -> None:
+    assert sentences({"victims": victims(one=True, two=True)}) == [
+        "2 of 2 attacks worked undefended."
+    ]
+    (said,) = sentences({"victims": victims(one=True, two=False)})
+    assert said == "1 of 2 attacks worked undefended; two (m=50) did not."
+    assert sentences({"victims": victims(one=None)}) == []
+    assert sentences({"victims": pd.DataFrame(columns=["attack", "worked"])}) == []
+
+
+def test_who_repairs_most_and_of_equals_who_leaves_least() -> None:
+    frame = pd.DataFrame(
+        [
+            repair("one", "strong", 0.01, True),
+            repair("two", "strong", 0.40, False),
+            repair("one", "weak", 0.02, True),
+            repair("two", "weak", 0.60, False),
+            # What does nothing undefended is repaired by everybody.
+            repair("dead", "weak", 0.0, True, worked=False),
+        ]
+    )
+    _, best, standing = sentences({"victims": victims(one=True), "repairs": frame})
+    assert best == (
+        "strong r=5% repairs most: 1 of the 2 attacks it met, with 20 % ASR left on average."
+    )
+    assert standing == "Nobody repairs two (m=50)."
+
+
+def test_that_nobody_repairs_anything_is_said() -> None:
+    frame = pd.DataFrame([repair("one", "a", 0.9, False), repair("one", "b", 0.3, False)])
+    _, only = sentences({"victims": victims(one=True), "repairs": frame})
+    assert only == (
+        "No defense repairs any of 1 attack; b r=5% comes closest, with 30 % ASR left on average."
+    )
+
+
+def test_the_best_detector_is_judged_in_its_worst_case_by_its_own_score() -> None:
+    frame = pd.DataFrame(
+        [
+            detector("one", "steady", 0.8),
+            detector("two", "steady", 0.75),
+            detector("one", "moody", 1.0),
+            detector("two", "moody", 0.5),
+            detector("one", "new", 1.0),  # met one attack alone
+            detector("one", "moody", 1.0, "another reading"),
+        ]
+    )
+    *_, said = sentences({"victims": victims(one=True), "detectability": frame})
+    assert said == (
+        "steady r=5% finds attacks best: its lowest AUC is 0.75 [0.55, 1.00], against two (m=50)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("left", "auc", "stays"),
+    [
+        (0.9, 0.6, True),
+        (0.12, 0.6, False),  # hardly above the bound of a repaired one
+        (0.9, 0.71, False),  # the interval does not reach guessing
+    ],
+)
+def test_robust_and_hidden_needs_both_with_their_intervals(
+    left: float, auc: float, stays: bool
+) -> None:
+    frame = pd.DataFrame([point("one", True, left, auc), point("two", None, 1.0, 0.5)])
+    _, said, missing = sentences({"victims": victims(one=True), "pareto": frame})
+    if stays:
+        assert said == "one (m=50) stays robust and hidden."
+    else:
+        assert said.startswith("No attack stays both robust and hidden; closest is one (m=50), ")
+    assert missing == "two (m=50) did not meet all defenders and detectors."
+
+
+def test_few_models_make_nobody_hidden() -> None:
+    """An interval that reaches 0.5 around an AUC of 1 says that nobody knows."""
+    frame = pd.DataFrame([point("one", True, 0.9, 1.0) | {"auc_low": 0.2}])
+    *_, said = sentences({"victims": victims(one=True), "pareto": frame})
+    assert said.startswith("No attack stays")
