@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         Verdict,
         hookimpl,
     )
-    from benchmark.leaderboard.board import load_results
+    from benchmark.leaderboard.board import load_results as load_results
 
 try:
     __version__ = version("poisongames")
@@ -74,12 +74,13 @@ __all__ = [
     "TrustedData",
     "Verdict",
     "hookimpl",
-    "load_results",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        home = "benchmark.leaderboard.board" if name == "load_results" else "benchmark.api"
-        return getattr(import_module(home), name)
+        return getattr(import_module("benchmark.api"), name)
+    # Not among what `from benchmark import *` gives a plugin: it loads the tables of boards.
+    if name == "load_results":
+        return import_module("benchmark.leaderboard.board").load_results
     raise AttributeError(f"module 'benchmark' has no attribute {name!r}")

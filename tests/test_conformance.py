@@ -107,7 +107,7 @@ from annotated_types import Gt
 
 from benchmark import *
 from benchmark.api import Dataset, Source, hookimpl
-from benchmark.inversion import Additive
+from benchmark.triggers import Additive
 from benchmark.models import SmallResNet
 """
 
