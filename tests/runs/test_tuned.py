@@ -173,10 +173,11 @@ def test_searches_are_planned_for_every_share_that_is_played(
     )
     protocol = with_population.model_copy(update={"tuning": tuning})
     searches = plan_tuning(protocol, registry, tmp_path)
-    assert [search.trusted_share for search in searches] == [0.05, 0.15]
+    # That of the detectors is played first.
+    assert [search.trusted_share for search in searches] == [0.15, 0.05]
     assert [search.path.name for search in searches] == [
-        "weight-decay-r0.05.json",
         "weight-decay-r0.15.json",
+        "weight-decay-r0.05.json",
     ]
     assert searches[0].repair.params["steps"] == 5
     assert searches[0].suspect.attack.name == "none"
