@@ -122,13 +122,13 @@ def separation(clean: Scores, poisoned: Scores, seed: int, resamples: int = 2000
     wins = higher.mean(2)  # (poisoned i, clean j), over repeats
     auc = float(wins.mean())
     draws = np.random.default_rng(seed).integers(models, size=(resamples, models))
-    counts = (draws[:, :, None] == np.arange(models)).mean(1)
-    sampled = np.einsum("bi,ij,bj->b", counts, wins, counts)
+    counts = (draws[:, :, None] == np.arange(models)).sum(1)
+    sampled = np.einsum("bi,ij,bj->b", counts, wins, counts) / models**2
     low, high = np.quantile(sampled, [0.025, 0.975])
     score_low, score_high = auc_interval(auc, models, models)
     low, high = min(float(low), score_low), min(max(float(high), score_high), 1.0)
     precision = float(_average_precision(clean, poisoned, np.ones((1, models)))[0])
-    sampled = _average_precision(clean, poisoned, counts * models)
+    sampled = _average_precision(clean, poisoned, counts)
     lows, highs = zip(np.quantile(sampled, [0.025, 0.975]), wilson(precision, models), strict=True)
     return Separation(auc, low, high, precision, float(min(lows)), float(max(highs)))
 

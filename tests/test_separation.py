@@ -133,11 +133,12 @@ def test_the_bootstrap_draws_pairs_of_models_with_all_their_repeats(
     assert found.low == pytest.approx(min(low, score_low), abs=1e-9)
     assert found.high == pytest.approx(max(high, score_high), abs=1e-9)
     low, high = np.quantile(precisions, [0.025, 0.975])
-    binomial = stats.binomtest(models, models).proportion_ci(method="wilson")
-    if found.precision == 1:
-        assert found.precision_low == pytest.approx(min(low, binomial.low), abs=1e-9)
-    assert found.precision_low <= low + 1e-9
-    assert found.precision_high >= high - 1e-9
+    # Wilson's bounds are where |precision - t| = z sqrt(t (1 - t) / models).
+    square = stats.norm.ppf(0.975) ** 2 / models
+    equation = [1 + square, -2 * found.precision - square, found.precision**2]
+    score_low, score_high = sorted(np.roots(equation).real)
+    assert found.precision_low == pytest.approx(min(low, score_low), abs=1e-6)
+    assert found.precision_high == pytest.approx(max(high, score_high), abs=1e-6)
 
 
 def test_the_bootstrap_is_the_wider_one_where_repeats_or_few_models_decide() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -97,14 +98,15 @@ class _Found(NamedTuple):
         return all(_same(there.get(name, ""), value) for name, value in wanted.items())
 
 
-def published() -> list[Published]:
+@cache
+def published() -> tuple[Published, ...]:
     """All numbers that a protocol could be compared with.
 
     What a paper gives a clean model by definition, an ASR of 0 and an AUC of 0.5, is not
     among them.
     """
     text = files("benchmark.leaderboard").joinpath("published.csv").read_text("utf-8")
-    return [Published.model_validate(row) for row in csv.DictReader(text.splitlines())]
+    return tuple(Published.model_validate(row) for row in csv.DictReader(text.splitlines()))
 
 
 def inverted(attack: str, inverter: str) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark import metrics
-from benchmark.leaderboard.fronts import attack_label, defender_label, scored
+from benchmark.leaderboard.fronts import attack_label, defender_label, scored, that_worked
 from benchmark.leaderboard.tables import KEYS
 from benchmark.leaderboard.text import interval, percent
 
@@ -31,16 +31,12 @@ def sentences(frames: Mapping[str, pd.DataFrame]) -> list[str]:
     """
     parts = [_worked(frames["victims"])]
     if "repairs" in frames:
-        parts += _repairs(_judged(frames["repairs"]).dropna(subset="asr_paper"))
+        parts += _repairs(that_worked(frames["repairs"]).dropna(subset="asr_paper"))
     if "detectability" in frames:
-        parts += _detectors(_judged(scored(frames["detectability"])).dropna(subset="auc"))
+        parts += _detectors(that_worked(scored(frames["detectability"])).dropna(subset="auc"))
     if "pareto" in frames:
         parts += _fronts(frames["pareto"])
     return [part for part in parts if part]
-
-
-def _judged(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[frame.worked.astype(bool)]
 
 
 def _worked(victims: pd.DataFrame) -> str:

@@ -33,16 +33,8 @@ def inversion(board: Board) -> Iterator[Part]:
             "Success of every inverter against every attack",
             frame,
             [
-                *(
-                    *who,
-                    "asr",
-                    "models",
-                    "starts",
-                    "configurations",
-                    "asr_best",
-                    "asr_published",
-                    "asr_selected",
-                ),
+                *(*who, "asr", "models", "starts", "configurations"),
+                *("asr_best", "asr_published", "asr_selected"),
                 *("runs", "asr_best_restarts", "asr_selected_restarts", "seconds"),
             ],
             known={"asr": ("true trigger", rate)},

@@ -52,11 +52,6 @@ UNFINISHED = """\
 A cell whose plugin raised an error has failed; one that the sanity gate refused is invalid. Neither
 counts in any table.
 """
-#: Frames that have a place of their own on the page.
-_PLACED = {
-    *("victims", "repairs", "detectability", "norms", "classscores", "curves", "pareto", "costs"),
-    *("inversions", "radii", "configurations", "smoothed", "comparison"),
-}
 #: Columns of the defenders' table that mean something else there than elsewhere.
 _WORST: dict[str, tuple[str, Writer]] = {
     "asr_paper": ("highest ASR left", rate),
@@ -105,12 +100,10 @@ def _overview(board: Board) -> Iterator[Part]:
 
 
 def _defenders(board: Board) -> Iterator[Part]:
-    """Defenders in their worst case, and any frame that has no place of its own."""
-    texts = {"defenders": ("Defenders in the worst case", DEFENDERS)}
-    for name in sorted(board.frames.keys() - _PLACED):
-        title, text = texts.get(name, (name.replace("_", " ").capitalize(), ""))
-        shown = table(title, board.frames[name], known=_WORST)
-        yield Part(f"{name}-frame", text, title, table=shown)
+    if "defenders" in board.frames:
+        title = "Defenders in the worst case"
+        shown = table(title, board.frames["defenders"], known=_WORST)
+        yield Part("defenders-frame", DEFENDERS, title, table=shown)
 
 
 def _robustness(board: Board) -> Iterator[Part]:
