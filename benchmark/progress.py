@@ -14,8 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from benchmark.records.record import Error
 from benchmark.runs.execute import Listener, Tick
-from benchmark.runs.record import Error
 
 
 class Display:

@@ -34,14 +34,16 @@ from benchmark import protocol as protocols
 from benchmark.api import Attack, Dataset, Defense, Detector, Repair
 from benchmark.classifier import Classifier
 from benchmark.errors import UserError
-from benchmark.games import detectability, robustness, victims
-from benchmark.games.arena import Arena
-from benchmark.games.exam import Exam, predictor
+from benchmark.games import victims
+from benchmark.games.detectability import play as detectability
+from benchmark.games.evaluation import EvaluationSet, predictor
+from benchmark.games.experiment import Experiment
+from benchmark.games.robustness import play as robustness
 from benchmark.images import to_unit
 from benchmark.protocol import Recipe
 from benchmark.registry import Registry
+from benchmark.runs.context import as_runs_do
 from benchmark.runs.plan import plan
-from benchmark.runs.workshop import as_runs_do
 from benchmark.specs import parse
 
 
@@ -98,35 +100,35 @@ def ordinary_calls(count: int) -> Iterator[None]:
         graphs.ORDINARY_CALLS = before
 
 
-def training(arena: Arena, steps: int, *, compiled: bool = False) -> Callable[[], None]:
-    """So many steps of the arena's recipe, of a model of their own; all but the steps is done."""
-    trainer, model = arena.trainer(), arena.new_model(arena.rng("speed"))
-    trainer.recipe = arena.recipe.model_copy(update={"epochs": 1})
-    count = steps * arena.recipe.batch_size
-    rows = torch.arange(count, device=arena.device) % len(arena.splits.train)
-    some = arena.splits.train.subset(rows)
+def training(experiment: Experiment, steps: int, *, compiled: bool = False) -> Callable[[], None]:
+    """So many steps of the recipe, of a model of their own; all but the steps is done."""
+    trainer, model = experiment.trainer(), experiment.new_model(experiment.rng("speed"))
+    trainer.recipe = experiment.recipe.model_copy(update={"epochs": 1})
+    count = steps * experiment.recipe.batch_size
+    rows = torch.arange(count, device=experiment.device) % len(experiment.splits.train)
+    some = experiment.splits.train.subset(rows)
     ready: torch.nn.Module = torch.compile(model) if compiled else model  # type: ignore[assignment]
-    return lambda: trainer.fit(ready, some, arena.rng("speed"))
+    return lambda: trainer.fit(ready, some, experiment.rng("speed"))
 
 
-def step_seconds(arena: Arena, clock: Clock, *, replayed: bool, compiled: bool) -> float:
+def step_seconds(experiment: Experiment, clock: Clock, *, replayed: bool, compiled: bool) -> float:
     """Seconds of a training step, from runs that differ in their length alone."""
 
     def run(steps: int) -> float:
-        return clock.seconds(training(arena, steps, compiled=compiled))
+        return clock.seconds(training(experiment, steps, compiled=compiled))
 
-    few, many = (8, 72) if arena.device.type == "cuda" else (1, 5)
+    few, many = (8, 72) if experiment.device.type == "cuda" else (1, 5)
     with ordinary_calls(graphs.ORDINARY_CALLS if replayed else 2**31):
         run(few)
         return statistics.median((run(many) - run(few)) / (many - few) for _ in range(3))
 
 
-def kernels(arena: Arena) -> str:
+def kernels(experiment: Experiment) -> str:
     """Which kernels the time of training goes into."""
-    steps = training(arena, 24)
+    steps = training(experiment, 24)
     with torch.profiler.profile() as profile:
         steps()
-    where = "self_device_time_total" if arena.device.type == "cuda" else "self_cpu_time_total"
+    where = "self_device_time_total" if experiment.device.type == "cuda" else "self_cpu_time_total"
     return str(profile.key_averages().table(sort_by=where, row_limit=15, max_name_column_width=60))
 
 
@@ -165,7 +167,7 @@ class Report:
         self.device = torch.device(device)
         self.clock = Clock(self.device)
 
-    def arena(self, recipe: str) -> Arena:
+    def experiment(self, recipe: str) -> Experiment:
         """What the protocol fixes, with one of its recipes or settings laid over one."""
         name, settings = parse(recipe)
         known = self.protocol.recipes
@@ -173,38 +175,40 @@ class Report:
             raise UserError(f"unknown recipe {name!r}; there are {', '.join(known)}")
         recipes = {recipe: Recipe.model_validate(known[name].model_dump() | settings)}
         protocol = self.protocol.model_copy(update={"recipes": recipes})
-        return Arena(protocol, self.source, self.registry, self.device, recipe)
+        return Experiment(protocol, self.source, self.registry, self.device, recipe)
 
-    def victim(self, recipe: str) -> tuple[Row, Arena, Exam, Classifier]:
+    def victim(self, recipe: str) -> tuple[Row, Experiment, EvaluationSet, Classifier]:
         """Train a victim of the first attack."""
-        arena, ref = self.arena(recipe), self.cell.victim.attack
+        experiment, ref = self.experiment(recipe), self.cell.victim.attack
         attack = self.registry.create(Attack, ref.label)
-        target = arena.target(0)
-        attack.setup(arena.attacker_view(0), arena.rng("trigger"))
-        rng = arena.rng("collect")
-        collected = victims.collect(arena, attack, ref.m, ref.boost, target, rng)
+        target = experiment.target(0)
+        attack.setup(experiment.attacker_view(0), experiment.rng("trigger"))
+        rng = experiment.rng("collect")
+        collected = victims.collect(experiment, attack, ref.m, ref.boost, target, rng)
         started = self.clock.wait()
-        model = victims.train(arena, attack, collected, arena.rng("train"))
+        model = victims.train(experiment, attack, collected, experiment.rng("train"))
         seconds = self.clock.wait() - started
-        triggered = victims.trigger_test_images(arena, attack, arena.rng("test"))
-        exam = Exam(arena.splits.validation, arena.splits.test, triggered, target)
-        answers = exam.sit(predictor(model, arena.recipe.precision))
-        accuracy = exam.key.point(answers, "victim", 0, answers).held_out
-        images = int(collected.repeats.sum()) * arena.recipe.epochs
-        each = operations(model, to_unit(exam.held_out.pixels[:8]))
+        triggered = victims.trigger_test_images(experiment, attack, experiment.rng("test"))
+        evaluation_set = EvaluationSet(
+            experiment.splits.validation, experiment.splits.test, triggered, target
+        )
+        answers = evaluation_set.predict(predictor(model, experiment.recipe.precision))
+        accuracy = evaluation_set.key.point(answers, "victim", 0, answers).held_out
+        images = int(collected.repeats.sum()) * experiment.recipe.epochs
+        each = operations(model, to_unit(evaluation_set.held_out.pixels[:8]))
         note = f"{accuracy.value:.2%} right on {accuracy.total} validation images"
         name = f"victim by recipe {recipe}"
-        return Row(name, seconds, images, images * each, note), arena, exam, model
+        return Row(name, seconds, images, images * each, note), experiment, evaluation_set, model
 
-    def steps(self, arena: Arena, each: float) -> Iterator[Row]:
+    def steps(self, experiment: Experiment, each: float) -> Iterator[Row]:
         """A training step in every way; `each` is the operations of an image."""
-        batch = arena.recipe.batch_size
+        batch = experiment.recipe.batch_size
         ways = {"as it is": (False, False)}
         if self.device.type == "cuda":
             ways |= {"replayed": (True, False), "compiled and replayed": (True, True)}
         for way, (replayed, compiled) in ways.items():
             try:
-                seconds = step_seconds(arena, self.clock, replayed=replayed, compiled=compiled)
+                seconds = step_seconds(experiment, self.clock, replayed=replayed, compiled=compiled)
             except Exception as error:  # a compiler's, and no reason to end the report
                 if not compiled:
                     raise
@@ -212,29 +216,35 @@ class Report:
                 continue
             yield Row(f"step of {batch} images, {way}", seconds, batch, batch * each)
 
-    def repair(self, arena: Arena, exam: Exam, model: Classifier) -> Row:
+    def repair(
+        self, experiment: Experiment, evaluation_set: EvaluationSet, model: Classifier
+    ) -> Row:
         """A whole game of the first repair, which the budget does not end."""
         repair = self.registry.create(Defense, self.cell.defense.stages[0].label)
         share = self.cell.trusted_share
         assert isinstance(repair, Repair)
         assert share is not None
         endless = self.protocol.robustness.model_copy(update={"budget": 1.0})
-        arena.protocol = arena.protocol.model_copy(update={"robustness": endless})
-        trusted = arena.trusted(share, 0)
+        experiment.protocol = experiment.protocol.model_copy(update={"robustness": endless})
+        trusted = experiment.trusted(share, 0)
         started = self.clock.wait()
-        outcome = robustness.play(arena, exam, model, repair=repair, trusted=trusted)
+        outcome = robustness.play(experiment, evaluation_set, model, repair=repair, trusted=trusted)
         seconds = self.clock.wait() - started
-        last, ask = outcome.curve[-1], predictor(model, arena.recipe.precision)
-        measuring = self.clock.median(lambda: exam.sit(ask))
+        last, ask = outcome.curve[-1], predictor(model, experiment.recipe.precision)
+        measuring = self.clock.median(lambda: evaluation_set.predict(ask))
         note = f"{last.step} steps, {len(outcome.curve)} points, {measuring:.3f} s each"
         return Row(f"{repair.name} with its curve", seconds, note=note)
 
-    def detector(self, arena: Arena, exam: Exam, model: Classifier, spec: str) -> Row:
+    def detector(
+        self, experiment: Experiment, evaluation_set: EvaluationSet, model: Classifier, spec: str
+    ) -> Row:
         detector = self.registry.create(Defense, spec)
         assert isinstance(detector, Detector)
         assert self.protocol.detectability is not None
         share = self.protocol.detectability.share
-        scans = detectability.examine(arena, exam, model, detector, share=share, seed=0)
+        scans = detectability.examine(
+            experiment, evaluation_set, model, detector, share=share, seed=0
+        )
         seconds = statistics.median(scan.seconds for scan in scans)
         return Row(f"{spec}, {model.classes} classes", seconds, note=f"median of {len(scans)}")
 
@@ -265,16 +275,16 @@ def main() -> None:
         print(*row.cells(limits["matrix"]), sep=" | ", flush=True)
 
     for number, recipe in enumerate(asked.recipe or [report.protocol.recipe]):
-        row, arena, exam, model = report.victim(recipe)
+        row, experiment, evaluation_set, model = report.victim(recipe)
         add(row)
-        for step in report.steps(arena, row.operations / row.images):
+        for step in report.steps(experiment, row.operations / row.images):
             add(step)
         if number == 0:
-            add(report.repair(arena, exam, model))
+            add(report.repair(experiment, evaluation_set, model))
             if report.protocol.detectability is not None:
-                add(report.detector(arena, exam, model, asked.detector))
+                add(report.detector(experiment, evaluation_set, model, asked.detector))
         if asked.kernels:
-            print(kernels(arena))
+            print(kernels(experiment))
     header = ["work", "seconds", "images/s", "share", "note"]
     table = [row.cells(limits["matrix"]) for row in rows]
     print("\n" + tabulate(table, header, tablefmt="github", disable_numparse=True))

@@ -11,7 +11,9 @@ import small_board
 import torch
 
 from benchmark import protocol as protocols
-from benchmark.protocol import Detectability, Inversion, Protocol
+from benchmark.games.detectability.settings import Detectability
+from benchmark.games.inversion.settings import Inversion
+from benchmark.protocol import Protocol
 from benchmark.registry import Registry
 
 # Tests say how wide a terminal is; a worker of pytest's says it before, once and for all.

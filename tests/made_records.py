@@ -13,9 +13,12 @@ import numpy as np
 from PIL import Image
 
 from benchmark import protocol as protocols
-from benchmark.runs.record import DetectabilityRecord, InversionRecord, Record, RobustnessRecord
-from benchmark.runs.store import Store
-from benchmark.runs.tuned import Search, file_name
+from benchmark.games.detectability.record import DetectabilityRecord
+from benchmark.games.inversion.record import InversionRecord
+from benchmark.games.robustness.record import RobustnessRecord
+from benchmark.games.robustness.searches import Search, file_name
+from benchmark.records.record import Record
+from benchmark.records.store import Store
 
 MADE_UP = {"name": "made-up", "sha256": "a" * 64, "recipe": "standard"}
 #: A released protocol, so that its budget is known.

@@ -9,11 +9,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from benchmark.protocol import Protocol
+from benchmark.records.cell import Cell
 from benchmark.registry import Registry
-from benchmark.runs.cells import Cell
+from benchmark.runs.context import Setup
 from benchmark.runs.plan import plan
 from benchmark.runs.tasks import Worker
-from benchmark.runs.workshop import Setup
 
 NAME = "small-v1"
 #: Accuracy may fall by a third, so that a short repair is not stopped.

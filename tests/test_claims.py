@@ -14,14 +14,14 @@ from backdoor_attacks.tsb import TSB
 from benchmark import data
 from benchmark import protocol as protocols
 from benchmark.api import Attack, Dataset
-from benchmark.games.arena import Arena
-from benchmark.games.exam import ask, predictor
+from benchmark.games.evaluation import ask, predictor
+from benchmark.games.experiment import Experiment
 from benchmark.images import to_bytes
+from benchmark.records.store import Store
 from benchmark.registry import Registry
+from benchmark.runs.context import Setup
 from benchmark.runs.plan import plan
-from benchmark.runs.store import Store
 from benchmark.runs.tasks import Worker
-from benchmark.runs.workshop import Setup
 
 SEEDS = 1
 
@@ -78,7 +78,7 @@ def test_lsp_reaches_the_confidence_it_asks_for(records: list[dict[str, Any]]) -
 def test_all_scattered_triggers_beat_one(run: Path, records: list[dict[str, Any]]) -> None:
     protocol, registry = protocols.load("digits-v3"), Registry()
     source = data.load(registry.create(Dataset, "digits"))
-    arena = Arena(protocol, source, registry)
+    experiment = Experiment(protocol, source, registry)
     reference = next(r for r in records if r["attack"]["name"] == "tsb")["attack"]
     attack = registry.create(Attack, reference["label"])
     assert isinstance(attack, TSB)
@@ -86,16 +86,16 @@ def test_all_scattered_triggers_beat_one(run: Path, records: list[dict[str, Any]
     for folder in sorted((run / "artifacts" / "victims").iterdir()):
         if not json.loads((folder / "victim.json").read_text())["victim"].startswith("train tsb"):
             continue
-        model = arena.new_model(torch.Generator())
+        model = experiment.new_model(torch.Generator())
         model.load_state_dict(store.victim_tensors(folder.name, "model"))
         state = store.victim_tensors(folder.name, "state")
-        attack.setup(arena.attacker_view(0), torch.Generator(), state)
-        others = arena.splits.test.labels != arena.target(0)
-        images = arena.splits.test.subset(others).images
+        attack.setup(experiment.attacker_view(0), torch.Generator(), state)
+        others = experiment.splits.test.labels != experiment.target(0)
+        images = experiment.splits.test.subset(others).images
         for counts, number in ((one, 1), (every, len(state["patches"]))):
             rng = torch.Generator().manual_seed(5)
             triggered = to_bytes(attack.stamp_some(images, rng, number))
             answers = ask(predictor(model, "float32"), triggered)
-            counts.append((answers == arena.target(0)).mean())
+            counts.append((answers == experiment.target(0)).mean())
     assert len(one) == SEEDS
     assert every[0] > one[0]

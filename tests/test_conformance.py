@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         for split in ("train", "test"):
             pq.write_table(pa.table(columns), folder / name / f"{split}-00000-of-00001.parquet")
-    unet, scheduler = denoising.train(tiny.arena().splits.train, steps=1, seed=0, device="cpu")
+    unet, scheduler = denoising.train(tiny.experiment().splits.train, steps=1, seed=0, device="cpu")
     denoising.save(unet, scheduler, folder / "denoiser")
     return folder
 
@@ -602,8 +602,8 @@ BROKEN = [
         "told-nothing",
         "the class scores changes with the attack that the harness is told of",
         "def detect(self, model, trusted, rng):\n    frame = sys._getframe()\n"
-        "    while 'exam' not in frame.f_locals:\n        frame = frame.f_back\n"
-        "    target = torch.tensor(frame.f_locals['exam'].target)\n"
+        "    while 'evaluation_set' not in frame.f_locals:\n        frame = frame.f_back\n"
+        "    target = torch.tensor(frame.f_locals['evaluation_set'].target)\n"
         "    return Detection(1.0, torch.nn.functional.one_hot(target, 10).float())",
     ),
     (

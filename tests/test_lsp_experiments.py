@@ -14,8 +14,8 @@ from benchmark import data, metrics
 from benchmark import protocol as protocols
 from benchmark.api import Attack, Dataset
 from benchmark.games import victims
-from benchmark.games.arena import Arena
-from benchmark.games.exam import ask, narrow, predictor
+from benchmark.games.evaluation import ask, narrow, predictor
+from benchmark.games.experiment import Experiment
 from benchmark.registry import Registry
 
 pytestmark = pytest.mark.nightly
@@ -39,18 +39,18 @@ class Curve(NamedTuple):
 def curves(registry: Registry) -> dict[float, list[Curve]]:
     torch.set_num_threads(1)
     protocol = protocols.load("digits-v3")
-    arena = Arena(protocol, data.load(registry.create(Dataset, "digits")), registry)
-    return {rate: [_train(arena, registry, rate, seed) for seed in SEEDS] for rate in RATES}
+    experiment = Experiment(protocol, data.load(registry.create(Dataset, "digits")), registry)
+    return {rate: [_train(experiment, registry, rate, seed) for seed in SEEDS] for rate in RATES}
 
 
-def _train(arena: Arena, registry: Registry, rate: float, seed: int) -> Curve:
+def _train(experiment: Experiment, registry: Registry, rate: float, seed: int) -> Curve:
     attack = registry.create(Attack, f"lsp:base.side=0.1875,rate={rate}")
-    attack.setup(arena.attacker_view(seed), arena.rng("trigger", seed))
-    target = arena.target(seed)
-    training = victims.collect(arena, attack, 100, 4, target, arena.rng("collect", seed))
-    triggered = victims.trigger_test_images(arena, attack, arena.rng("test", seed))
-    test, labels = arena.splits.test, narrow(arena.splits.test.labels)
-    model = arena.new_model(arena.rng("model", seed))
+    attack.setup(experiment.attacker_view(seed), experiment.rng("trigger", seed))
+    target = experiment.target(seed)
+    training = victims.collect(experiment, attack, 100, 4, target, experiment.rng("collect", seed))
+    triggered = victims.trigger_test_images(experiment, attack, experiment.rng("test", seed))
+    test, labels = experiment.splits.test, narrow(experiment.splits.test.labels)
+    model = experiment.new_model(experiment.rng("model", seed))
     epochs = []
 
     def look(done: int, total: int) -> None:
@@ -60,10 +60,10 @@ def _train(arena: Arena, registry: Registry, rate: float, seed: int) -> Curve:
         epochs.append((cda, asr))
         model.train()
 
-    rng = arena.rng("batches", seed)
-    arena.trainer(look).fit(model, training.data, rng, repeats=training.repeats)
+    rng = experiment.rng("batches", seed)
+    experiment.trainer(look).fit(model, training.data, rng, repeats=training.repeats)
     norms, reached = [], []
-    trusted = arena.trusted(arena.protocol.robustness.shares[0], seed)
+    trusted = experiment.trusted(experiment.protocol.robustness.shares[0], seed)
     for cost in COSTS:
         detector = FixedCostNeuralCleanse(cost=cost)
         rng = Generator().manual_seed(seed)

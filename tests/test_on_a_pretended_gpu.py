@@ -19,14 +19,15 @@ from torch import Tensor, nn
 
 from benchmark import denoising, graphs
 from benchmark.api import Attack, Defense, Plugin, Repair, TrustedData
+from benchmark.games.robustness.settings import Tuning
 from benchmark.graphs import ORDINARY_CALLS, Graphed
 from benchmark.images import ImageSet
-from benchmark.protocol import Augmentation, Protocol, Recipe, Tuning
+from benchmark.protocol import Augmentation, Protocol, Recipe
+from benchmark.records.cell import Cell, Victim
 from benchmark.registry import Registry
-from benchmark.runs.cells import Cell, Victim
+from benchmark.runs.context import Setup
 from benchmark.runs.plan import plan, plan_tuning
 from benchmark.runs.tasks import Worker
-from benchmark.runs.workshop import Setup
 from benchmark.specs import parameters
 from benchmark.training import Trainer
 
@@ -333,13 +334,15 @@ def test_a_step_that_cannot_be_recorded_is_taken_as_it_is(
 def test_a_changing_rate_reaches_recorded_training(
     gpu: Gpu, both: Both, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arena = both.cuda.arena
+    experiment = both.cuda.experiment
     recipe = Recipe(epochs=2, batch_size=50, learning_rate=0.1, schedule="cosine", warmup=0.3)
     weights = []
     for ordinary in (ORDINARY_CALLS, 1000):
         monkeypatch.setattr(graphs, "ORDINARY_CALLS", ordinary)
-        model = arena.new_model(arena.rng("model"))
-        Trainer(recipe, Augmentation(pad=1)).fit(model, arena.splits.train, arena.rng("fit"))
+        model = experiment.new_model(experiment.rng("model"))
+        Trainer(recipe, Augmentation(pad=1)).fit(
+            model, experiment.splits.train, experiment.rng("fit")
+        )
         weights.append(model.state_dict().values())
     assert all(torch.equal(*pair) for pair in zip(*weights, strict=True))
 
@@ -438,7 +441,7 @@ def both(
 @pytest.fixture(scope="module")
 def denoiser(both: Both, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("denoiser") / "denoiser"
-    unet, scheduler = denoising.train(both.cpu.arena.splits.train, steps=1)
+    unet, scheduler = denoising.train(both.cpu.experiment.splits.train, steps=1)
     denoising.save(unet, scheduler, folder)
     return folder
 
@@ -514,14 +517,19 @@ def waits(gpu: Gpu, work: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("repeated", [False, True])
 def test_training_does_not_wait_in_every_step(gpu: Gpu, both: Both, repeated: bool) -> None:
-    arena = both.cuda.arena
+    experiment = both.cuda.experiment
     trainer = Trainer(both.protocol.recipes["quick"], Augmentation(pad=1, flip=True))
 
     def fit(images: int) -> None:
-        rows = torch.arange(images, device="cuda") % len(arena.splits.train)
-        data = ImageSet(arena.splits.train.pixels[rows], arena.splits.train.labels[rows])
+        rows = torch.arange(images, device="cuda") % len(experiment.splits.train)
+        data = ImageSet(experiment.splits.train.pixels[rows], experiment.splits.train.labels[rows])
         repeats = torch.ones_like(rows) if repeated else None
-        trainer.fit(arena.new_model(arena.rng("model")), data, arena.rng("fit"), repeats=repeats)
+        trainer.fit(
+            experiment.new_model(experiment.rng("model")),
+            data,
+            experiment.rng("fit"),
+            repeats=repeats,
+        )
 
     assert waits(gpu, lambda: fit(320)) == waits(gpu, lambda: fit(640))
 
@@ -535,14 +543,16 @@ REPAIRS = [
 
 @pytest.mark.parametrize("name", REPAIRS)
 def test_repairs_do_not_wait_in_every_step(gpu: Gpu, both: Both, name: str) -> None:
-    arena, registry = both.cuda.arena, both.cpu.registry
+    experiment, registry = both.cuda.experiment, both.cpu.registry
     others = [text for text in small(registry.find(Defense, name)) if not text.startswith("steps")]
-    trusted: TrustedData = arena.trusted(0.15, 0)
+    trusted: TrustedData = experiment.trusted(0.15, 0)
 
     def repair(steps: int) -> None:
         plugin = registry.create(Defense, f"{name}:{','.join([f'steps={steps}', *others])}")
         assert isinstance(plugin, Repair)
-        taken = plugin.repair(arena.new_model(arena.rng("model")), trusted, arena.rng("repair"))
+        taken = plugin.repair(
+            experiment.new_model(experiment.rng("model")), trusted, experiment.rng("repair")
+        )
         assert sum(1 for _ in taken) == steps
 
     assert waits(gpu, lambda: repair(6)) == waits(gpu, lambda: repair(12))

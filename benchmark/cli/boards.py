@@ -13,7 +13,7 @@ from rich.markup import escape
 from benchmark.cli.shared import DataDir, Device, PluginFiles, err, load_registry, one_sentence, out
 
 if TYPE_CHECKING:
-    from benchmark.verification.files import Finding
+    from benchmark.records.strict import Finding
 
 #: How a replay's verdict is shown.
 VERDICTS = {"equal": "equal", "agrees": "agrees", "differs": "[red]differs[/red]"}
@@ -97,15 +97,15 @@ def _replay(
     from rich.table import Table
 
     from benchmark.cli.play import prepare, workers_for
+    from benchmark.games.all import records
     from benchmark.progress import Display
-    from benchmark.runs.cells import Cell
+    from benchmark.records.cell import Cell
     from benchmark.runs.execute import execute
     from benchmark.runs.replay import compare, draw, playable, same_cell
-    from benchmark.runs.store import Store
 
     with one_sentence(), tempfile.TemporaryDirectory() as scratch:
-        records = list(Store(folder).records())
-        drawn = draw(records, count, seed)
+        there = list(records(folder))
+        drawn = draw(there, count, seed)
         table = Table("cell and number", "recorded", "replayed", "may lie in", "", box=None)
         wrong = 0
         for recipe in dict.fromkeys(record.protocol.recipe for record in drawn):
@@ -116,9 +116,9 @@ def _replay(
             cells = [playable(record, registry) for record in own]
             with Display(err, f"replay on {setup.device}") as display:
                 execute(setup, cells, workers=workers_for(setup.device), listener=display.listener)
-            again = {record.key: record for record in Store(setup.root).records()}
+            again = {record.key: record for record in records(setup.root)}
             for record in own:
-                others = [other for other in records if same_cell(record, other)]
+                others = [other for other in there if same_cell(record, other)]
                 table.add_row(escape(str(Cell.of(record))), style="bold")
                 for one in compare(record, again[record.key], others):
                     wrong += one.verdict == "differs"

@@ -76,7 +76,7 @@ def _compare(
     from benchmark.leaderboard import front_plots, fronts, fronts_text
     from benchmark.leaderboard.board import read_rows
     from benchmark.leaderboard.tables import short_names
-    from benchmark.runs.store import write_whole
+    from benchmark.records.store import write_whole
 
     rows = read_rows(folder)
     old_rows = read_rows(against) if against else None

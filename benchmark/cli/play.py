@@ -26,9 +26,9 @@ from benchmark.cli.shared import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from benchmark.records.cell import Cell, Tune
     from benchmark.registry import Registry
-    from benchmark.runs.cells import Cell, Tune
-    from benchmark.runs.workshop import Setup
+    from benchmark.runs.context import Setup
 
 Attacks = Annotated[
     Optional[list[str]],
@@ -88,8 +88,8 @@ def run(
     """
     started = time.monotonic()
     with one_sentence():
+        from benchmark.games.robustness import searches as tuned
         from benchmark.protocol import tuned_folder
-        from benchmark.runs import tuned
         from benchmark.runs.plan import plan
 
         setup, registry = prepare(protocol, recipe, out_dir, device, data_dir, plugin)
@@ -135,8 +135,8 @@ def tune(
     """
     started = time.monotonic()
     with one_sentence():
+        from benchmark.games.robustness import searches as tuned
         from benchmark.protocol import tuned_folder
-        from benchmark.runs import tuned
         from benchmark.runs.plan import plan_tuning
 
         setup, registry = prepare(protocol, recipe, out_dir, device, data_dir, plugin)
@@ -158,7 +158,7 @@ def tune(
 
 
 def _without_those_of(board: Path, cells: Sequence[Cell]) -> list[Cell]:
-    from benchmark.runs.store import Store, StoreError
+    from benchmark.records.store import Store, StoreError
 
     if not (board / "records").is_dir():
         raise StoreError(f"--done {board}: there is no folder {board / 'records'}")
@@ -205,9 +205,9 @@ def prepare(
     from benchmark import data
     from benchmark import protocol as protocols
     from benchmark.api import Architecture, Dataset
-    from benchmark.games.arena import pools
-    from benchmark.runs.store import Store
-    from benchmark.runs.workshop import Setup
+    from benchmark.games.experiment import pools
+    from benchmark.records.store import Store
+    from benchmark.runs.context import Setup
 
     chosen = protocols.load(protocol)
     registry = load_registry(plugin)

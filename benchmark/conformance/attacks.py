@@ -15,8 +15,8 @@ from benchmark.conformance.batches import depends_on_others
 from benchmark.conformance.subject import ConformanceError, Subject, same
 from benchmark.conformance.watch import Watch
 from benchmark.games import victims
-from benchmark.games.exam import ask, predictor
-from benchmark.runs.store import Store
+from benchmark.games.evaluation import ask, predictor
+from benchmark.records.store import Store
 
 #: At least so many triggered images must differ from the clean ones.
 MOST = 0.5
@@ -24,28 +24,30 @@ MOST = 0.5
 
 def play(attack: Attack, watch: Watch) -> Mapping[str, Tensor]:
     """Prepare, poison, train where the code is the attack's, and trigger the test images."""
-    arena = tiny.arena()
+    experiment = tiny.experiment()
     owns_code = isinstance(attack, CodePoisoningAttack)
     watch.over(attack, "setup", "trigger", "train" if owns_code else "poison")
-    attack.setup(arena.attacker_view(0), arena.rng("trigger"))
+    attack.setup(experiment.attacker_view(0), experiment.rng("trigger"))
     # What is no tensor is the check `state`'s business.
     state = {name: v for name, v in attack.state.items() if isinstance(v, Tensor)}
     outputs = {f"state[{name!r}]": value.clone() for name, value in state.items()}
     # A single image has to be possible as well as many.
     for m in (tiny.m_of(attack), 1):
-        training = victims.collect(arena, attack, m, 1, arena.target(0), arena.rng("collect", m))
+        training = victims.collect(
+            experiment, attack, m, 1, experiment.target(0), experiment.rng("collect", m)
+        )
         poisoned = training.data.subset(training.poisoned)
         outputs |= {f"poison of {m}": poisoned.pixels, f"labels of {m}": poisoned.labels}
     if owns_code:
-        model = victims.train(arena, attack, training, arena.rng("train"))
+        model = victims.train(experiment, attack, training, experiment.rng("train"))
         outputs |= {f"weight {name}": value for name, value in model.state_dict().items()}
-    triggered = victims.trigger_test_images(arena, attack, arena.rng("test"))
+    triggered = victims.trigger_test_images(experiment, attack, experiment.rng("test"))
     return outputs | {"trigger": triggered}
 
 
 def state(subject: Subject) -> None:
     """A trigger from what was saved and loaded equals the original's, bit for bit."""
-    found, arena = subject.repeatable(), tiny.arena()
+    found, experiment = subject.repeatable(), tiny.experiment()
     advice = "put all that prepare learns into self.state, as tensors"
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
@@ -56,9 +58,9 @@ def state(subject: Subject) -> None:
         loaded = store.victim_tensors("check", "state")
     attack = subject.create()
     Watch().over(attack, "setup", "trigger")
-    attack.setup(arena.attacker_view(0), arena.rng("trigger"), loaded)
+    attack.setup(experiment.attacker_view(0), experiment.rng("trigger"), loaded)
     try:
-        triggered = victims.trigger_test_images(arena, attack, arena.rng("test"))
+        triggered = victims.trigger_test_images(experiment, attack, experiment.rng("test"))
     except Exception as error:
         raise ConformanceError(
             f"after saving and loading the trigger fails with {type(error).__name__}: {error}; "
@@ -70,15 +72,15 @@ def state(subject: Subject) -> None:
 
 def batches(subject: Subject) -> None:
     """An image's triggered version does not depend on the images beside it."""
-    attack, arena = subject.repeatable().plugin, tiny.arena()
+    attack, experiment = subject.repeatable().plugin, tiny.experiment()
 
     def triggered(images: Tensor) -> tuple[Tensor, bool]:
-        rng = arena.rng("batches")
+        rng = experiment.rng("batches")
         before = rng.get_state()
         answer = attack.trigger(images, rng)
         return answer.detach(), not torch.equal(before, rng.get_state())
 
-    if depends_on_others(triggered, arena.splits.test.images):
+    if depends_on_others(triggered, experiment.splits.test.images):
         raise ConformanceError(
             "an image's triggered version depends on the images beside it; treat every image for "
             "itself, with what prepare learnt"
@@ -87,7 +89,7 @@ def batches(subject: Subject) -> None:
 
 def eight_bits(subject: Subject) -> None:
     """The trigger is still there after rounding to 8 bits, as files would be."""
-    triggered, clean = subject.round().outputs["trigger"], tiny.arena().splits.test.pixels
+    triggered, clean = subject.round().outputs["trigger"], tiny.experiment().splits.test.pixels
     changed = (triggered != clean).flatten(1).any(1).float().mean().item()
     if changed < MOST:
         raise ConformanceError(
@@ -98,8 +100,8 @@ def eight_bits(subject: Subject) -> None:
 
 def trains(subject: Subject) -> None:
     """Its training changes the model, and leaves finite weights that can be evaluated."""
-    found, arena = subject.round(), tiny.arena()
-    model = arena.new_model(arena.rng("train"))
+    found, experiment = subject.round(), tiny.experiment()
+    model = experiment.new_model(experiment.rng("train"))
     weights = {name: found.outputs[f"weight {name}"] for name in model.state_dict()}
     if all(same(weights[name], value) for name, value in model.state_dict().items()):
         raise ConformanceError("train left the model as it was; train it in place")
@@ -108,4 +110,4 @@ def trains(subject: Subject) -> None:
             "train left weights that are not finite; keep the training from diverging"
         )
     model.load_state_dict(weights)
-    ask(predictor(model, arena.recipe.precision), arena.splits.test.pixels)
+    ask(predictor(model, experiment.recipe.precision), experiment.splits.test.pixels)

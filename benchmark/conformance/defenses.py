@@ -16,7 +16,10 @@ from benchmark.conformance import tiny
 from benchmark.conformance.batches import depends_on_others
 from benchmark.conformance.subject import ConformanceError, DoesNotApply, Subject, same
 from benchmark.conformance.watch import Watch
-from benchmark.games import checks, detectability, inversion, robustness, victims
+from benchmark.games import checks, victims
+from benchmark.games.detectability import play as detectability
+from benchmark.games.inversion import play as inversion
+from benchmark.games.robustness import play as robustness
 from benchmark.images import to_unit
 
 #: Noise level at which a smoothed classifier is asked.
@@ -26,17 +29,19 @@ SIGMA = 0.25
 def play_sanitizer(sanitizer: Sanitizer, watch: Watch) -> Mapping[str, Tensor]:
     """Sanitize a poisoned training set."""
     watch.over(sanitizer, "sanitize")
-    arena = tiny.arena()
-    left = victims.sanitize(arena, sanitizer, tiny.training(), arena.rng("sanitize"))
+    experiment = tiny.experiment()
+    left = victims.sanitize(experiment, sanitizer, tiny.training(), experiment.rng("sanitize"))
     return {"the choice of images": left.data.pixels, "the choice of labels": left.data.labels}
 
 
 def play_repair(repair: Repair, watch: Watch) -> Mapping[str, Tensor]:
     """Repair the suspect, as far as the first steps."""
     watch.over(repair, "repair")
-    arena = tiny.arena()
-    trusted = arena.trusted(tiny.SHARE, 0)
-    outcome = robustness.play(arena, tiny.exam(), tiny.suspect(), repair=repair, trusted=trusted)
+    experiment = tiny.experiment()
+    trusted = experiment.trusted(tiny.SHARE, 0)
+    outcome = robustness.play(
+        experiment, tiny.evaluation_set(), tiny.suspect(), repair=repair, trusted=trusted
+    )
     if len(outcome.curve) == 1:
         raise checks.RuleViolation(f"{repair.name}.repair must yield after every step")
     return {f"weight {name}": value for name, value in watch.models[0].state_dict().items()}
@@ -66,9 +71,9 @@ def changes(subject: Subject) -> None:
 def stops(subject: Subject) -> None:
     """It can be stopped after any step, and then changes nothing more."""
     subject.round()
-    repair, arena = subject.create(), tiny.arena()
+    repair, experiment = subject.create(), tiny.experiment()
     model = copy.deepcopy(tiny.suspect())
-    steps = repair.repair(model, arena.trusted(tiny.SHARE, 0), arena.rng("repair"))
+    steps = repair.repair(model, experiment.trusted(tiny.SHARE, 0), experiment.rng("repair"))
     if not inspect.isgenerator(steps):
         raise DoesNotApply("it is no generator function, so nothing runs when it is stopped")
     next(steps, None)
@@ -89,10 +94,10 @@ def stops(subject: Subject) -> None:
 def play_deployment(deployment: Deployment, watch: Watch) -> Mapping[str, Tensor]:
     """Guard the suspect while it is measured."""
     watch.over(deployment, "deploy")
-    arena = tiny.arena()
-    trusted = arena.trusted(tiny.SHARE, 0)
+    experiment = tiny.experiment()
+    trusted = experiment.trusted(tiny.SHARE, 0)
     outcome = robustness.play(
-        arena, tiny.exam(), tiny.suspect(), deployment=deployment, trusted=trusted
+        experiment, tiny.evaluation_set(), tiny.suspect(), deployment=deployment, trusted=trusted
     )
     assert outcome.suspicion is not None
     answers, (clean, triggered) = outcome.answers[-1], outcome.suspicion
@@ -106,18 +111,18 @@ def play_deployment(deployment: Deployment, watch: Watch) -> Mapping[str, Tensor
 
 def guards_one_by_one(subject: Subject) -> None:
     """The verdict on an image does not depend on the images beside it."""
-    deployment, arena = subject.repeatable().plugin, tiny.arena()
+    deployment, experiment = subject.repeatable().plugin, tiny.experiment()
 
     def judged(images: Tensor) -> tuple[Tensor, bool]:
-        rng, model = arena.rng("deploy"), copy.deepcopy(tiny.suspect())
-        guarded = deployment.deploy(model, arena.trusted(tiny.SHARE, 0), rng)
+        rng, model = experiment.rng("deploy"), copy.deepcopy(tiny.suspect())
+        guarded = deployment.deploy(model, experiment.trusted(tiny.SHARE, 0), rng)
         before = rng.get_state()
         with torch.no_grad():
             verdict = guarded(images)
         answer = torch.stack([verdict.predictions.float(), verdict.suspicion.float()], 1)
         return answer, not torch.equal(before, rng.get_state())
 
-    if depends_on_others(judged, tiny.exam().test.images):
+    if depends_on_others(judged, tiny.evaluation_set().test.images):
         raise ConformanceError(
             "the verdict on an image depends on the images beside it; judge every image for "
             "itself, with what deploy learnt from the trusted ones"
@@ -127,11 +132,15 @@ def guards_one_by_one(subject: Subject) -> None:
 def play_detector(detector: Detector, watch: Watch) -> Mapping[str, Tensor]:
     """Examine the suspect."""
     watch.over(detector, "detect")
-    arena, exam = tiny.arena(), tiny.exam()
+    experiment, evaluation_set = tiny.experiment(), tiny.evaluation_set()
     if watch.decoy:  # the same model, said to be of another attack
-        wrong = (exam.target + 1) % len(arena.class_names)
-        exam = replace(exam, triggered=255 - exam.triggered, target=wrong)
-    scans = detectability.examine(arena, exam, tiny.suspect(), detector, share=tiny.SHARE, seed=0)
+        wrong = (evaluation_set.target + 1) % len(experiment.class_names)
+        evaluation_set = replace(
+            evaluation_set, triggered=255 - evaluation_set.triggered, target=wrong
+        )
+    scans = detectability.examine(
+        experiment, evaluation_set, tiny.suspect(), detector, share=tiny.SHARE, seed=0
+    )
     found = scans[0].detection
     outputs = {"the score": torch.tensor(found.score), "the class scores": found.class_scores}
     outputs |= {f"the score {name!r}": torch.tensor(value) for name, value in found.also.items()}
@@ -153,18 +162,20 @@ def told_nothing(subject: Subject) -> None:
 def play_inverter(inverter: Inverter, watch: Watch) -> Mapping[str, Tensor]:
     """Reverse triggers of several classes in one batch, and one from another start; then smooth."""
     watch.over(inverter, "invert", "smoothed")
-    arena, images = tiny.arena(), to_unit(tiny.arena().splits.trusted.pixels[:4])
+    experiment, images = tiny.experiment(), to_unit(tiny.experiment().splits.trusted.pixels[:4])
     targets = torch.arange(len(images))
     outputs: dict[str, Tensor] = {}
     for what, starts in {
         "the trigger": Starts(images, targets),
         "the restarted trigger": Starts(images[:1], targets[:1], restart=1),
     }.items():
-        found = inversion.trail(inverter, copy.deepcopy(tiny.suspect()), starts, arena.rng(what))
+        found = inversion.trail(
+            inverter, copy.deepcopy(tiny.suspect()), starts, experiment.rng(what)
+        )
         outputs |= {f"{what}'s {k}": v for k, v in found[max(found)].pictures.items()}
     classify = inverter.smoothed(copy.deepcopy(tiny.suspect()), SIGMA)
     if classify is not None:
-        said, classes = classify(images, arena.rng("smoothed")), len(arena.class_names)
+        said, classes = classify(images, experiment.rng("smoothed")), len(experiment.class_names)
         who = f"{inverter.name}.smoothed"
         outputs["the smoothed answer"] = checks.probabilities(said, len(images), classes, who)
     return outputs
@@ -172,16 +183,16 @@ def play_inverter(inverter: Inverter, watch: Watch) -> Mapping[str, Tensor]:
 
 def inverts_one_by_one(subject: Subject) -> None:
     """The trigger from one image does not depend on the images beside it."""
-    inverter, arena = subject.repeatable().plugin, tiny.arena()
+    inverter, experiment = subject.repeatable().plugin, tiny.experiment()
 
     def reversed_from(images: Tensor) -> tuple[Tensor, bool]:
         starts, model = Starts(images, torch.arange(len(images))), copy.deepcopy(tiny.suspect())
-        found = inversion.trail(inverter, model, starts, arena.rng("batches"))
+        found = inversion.trail(inverter, model, starts, experiment.rng("batches"))
         pictures = found[max(found)].pictures.values()
         # Random numbers are drawn for the whole batch, as for the start of a trigger.
         return torch.cat([picture.flatten(1) for picture in pictures], 1), True
 
-    if depends_on_others(reversed_from, to_unit(arena.splits.trusted.pixels[:4])):
+    if depends_on_others(reversed_from, to_unit(experiment.splits.trusted.pixels[:4])):
         raise ConformanceError(
             "the trigger from one image depends on the images beside it; keep one loss for each "
             "and step on their sum"

@@ -16,8 +16,8 @@ from benchmark.classifier import Classifier
 from benchmark.conformance import tiny
 from benchmark.conformance.subject import DoesNotApply
 from benchmark.conformance.watch import Watch
-from benchmark.games import arena as games
 from benchmark.games.checks import RuleViolation
+from benchmark.games.experiment import new_model
 from benchmark.images import to_unit
 
 
@@ -61,15 +61,15 @@ def _check(dataset: Dataset, source: Source) -> None:
 
 def play_architecture(architecture: Architecture, watch: Watch) -> Mapping[str, Tensor]:
     """Build a classifier, ask it, and train it by one step."""
-    arena = tiny.arena()
-    shape, classes = arena.shape, len(arena.class_names)
+    experiment = tiny.experiment()
+    shape, classes = experiment.shape, len(experiment.class_names)
     statistics = torch.zeros(shape[0]), torch.ones(shape[0])
-    rng, who = arena.rng("build"), f"{architecture.name}.build"
-    model = games.new_model(architecture, shape, classes, statistics, arena.device, rng)
+    rng, who = experiment.rng("build"), f"{architecture.name}.build"
+    model = new_model(architecture, shape, classes, statistics, experiment.device, rng)
     if not isinstance(model, Classifier):
         raise RuleViolation(f"{who} must return a Classifier, got {type(model).__name__}")
     outputs = {f"weight {name}": value.clone() for name, value in model.state_dict().items()}
-    images = to_unit(arena.splits.test.pixels[:4])
+    images = to_unit(experiment.splits.test.pixels[:4])
     with torch.no_grad():
         logits, maps = model(images), model.stage_maps(images)
     if logits.shape != (len(images), classes):

@@ -17,8 +17,8 @@ from benchmark import protocol as protocols
 from benchmark.api import Attack, Dataset, Images, PoisoningAttack
 from benchmark.classifier import Classifier
 from benchmark.games import victims
-from benchmark.games.arena import Arena
-from benchmark.games.exam import Exam
+from benchmark.games.evaluation import EvaluationSet
+from benchmark.games.experiment import Experiment
 from benchmark.games.victims import TrainingSet
 from benchmark.registry import Registry
 
@@ -39,41 +39,45 @@ class Corner(PoisoningAttack):
 
 
 @cache
-def arena() -> Arena:
+def experiment() -> Experiment:
     """The tiny protocol on the CPU."""
     protocol = protocols.load(str(Path(__file__).with_name("tiny.toml")))
     registry = Registry()
-    return Arena(protocol, data.load(registry.create(Dataset, protocol.splits.dataset)), registry)
+    return Experiment(
+        protocol, data.load(registry.create(Dataset, protocol.splits.dataset)), registry
+    )
 
 
 def m_of(attack: Attack) -> int:
     """How many images an attack may change here."""
-    return arena().protocol.robustness.default_m[attack.threat]
+    return experiment().protocol.robustness.default_m[attack.threat]
 
 
 @cache
 def _attack() -> Corner:
     attack = Corner()
-    attack.setup(arena().attacker_view(0), arena().rng("corner"))
+    attack.setup(experiment().attacker_view(0), experiment().rng("corner"))
     return attack
 
 
 @cache
 def training() -> TrainingSet:
     """Training images, some of them poisoned."""
-    target = arena().target(0)
-    return victims.collect(arena(), _attack(), m_of(_attack()), 1, target, arena().rng("collect"))
+    target = experiment().target(0)
+    return victims.collect(
+        experiment(), _attack(), m_of(_attack()), 1, target, experiment().rng("collect")
+    )
 
 
 @cache
 def suspect() -> Classifier:
     """A victim of these images."""
-    return victims.train(arena(), _attack(), training(), arena().rng("train"))
+    return victims.train(experiment(), _attack(), training(), experiment().rng("train"))
 
 
 @cache
-def exam() -> Exam:
+def evaluation_set() -> EvaluationSet:
     """Clean and triggered images; the target is the attack's."""
-    triggered = victims.trigger_test_images(arena(), _attack(), arena().rng("test"))
-    splits = arena().splits
-    return Exam(splits.validation, splits.test, triggered, arena().target(0))
+    triggered = victims.trigger_test_images(experiment(), _attack(), experiment().rng("test"))
+    splits = experiment().splits
+    return EvaluationSet(splits.validation, splits.test, triggered, experiment().target(0))

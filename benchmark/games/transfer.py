@@ -9,8 +9,8 @@ from torch import Tensor
 
 from benchmark.classifier import Classifier
 from benchmark.games import checks
-from benchmark.games.arena import Arena
-from benchmark.games.exam import Exam
+from benchmark.games.evaluation import EvaluationSet
+from benchmark.games.experiment import Experiment
 from benchmark.images import ImageSet, to_unit
 from benchmark.training import mixed_precision
 from benchmark.triggers import Trigger
@@ -27,9 +27,9 @@ def changed_pixels(triggered: Tensor, images: Tensor) -> Tensor:
     return (triggered != images).any(1)
 
 
-def true_masks(exam: Exam) -> Tensor:
+def true_masks(evaluation_set: EvaluationSet) -> Tensor:
     """Pixels that the true trigger changes on each test image, bool (N, H, W)."""
-    return changed_pixels(exam.triggered, exam.test.pixels)
+    return changed_pixels(evaluation_set.triggered, evaluation_set.test.pixels)
 
 
 def covers_too_much(masks: Tensor) -> bool:
@@ -40,9 +40,12 @@ def covers_too_much(masks: Tensor) -> bool:
 class Judge:
     """Tells what a model makes of other images under reversed triggers."""
 
-    def __init__(self, arena: Arena, model: Classifier) -> None:
+    def __init__(self, experiment: Experiment, model: Classifier) -> None:
         self.model = model.requires_grad_(False).eval()
-        self.precision, self.images_per_pass = arena.recipe.precision, arena.images_per_pass
+        self.precision, self.images_per_pass = (
+            experiment.recipe.precision,
+            experiment.images_per_pass,
+        )
 
     @torch.inference_mode()
     def hits(

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from benchmark.api import Attack, CodePoisoningAttack, PoisoningAttack, Sanitizer
 from benchmark.classifier import Classifier
 from benchmark.games import checks
-from benchmark.games.arena import Arena, Progress
+from benchmark.games.experiment import Experiment, Progress
 from benchmark.images import ImageSet, to_bytes, to_unit
 
 
@@ -30,7 +30,7 @@ class TrainingSet:
 
 
 def collect(
-    arena: Arena, attack: Attack | None, m: int, boost: int, target: int, rng: Generator
+    experiment: Experiment, attack: Attack | None, m: int, boost: int, target: int, rng: Generator
 ) -> TrainingSet:
     """Let the attack exchange m training images; their number stays what it was.
 
@@ -41,8 +41,8 @@ def collect(
         ValueError: the split has fewer than m images the attack may change.
         RuleViolation: the attack returned what its threat model does not allow.
     """
-    data = arena.splits.train
-    poisoned = torch.zeros(len(data), dtype=torch.bool, device=arena.device)
+    data = experiment.splits.train
+    poisoned = torch.zeros(len(data), dtype=torch.bool, device=experiment.device)
     if isinstance(attack, PoisoningAttack) and m:
         of_target = data.labels == target
         candidates = (of_target if attack.clean_label else ~of_target).nonzero().flatten()
@@ -50,12 +50,12 @@ def collect(
             raise ValueError(
                 f"m={m} poisoned images asked for, {attack.name} may change {len(candidates)}"
             )
-        order = torch.randperm(len(candidates), generator=rng, device=arena.device)
+        order = torch.randperm(len(candidates), generator=rng, device=experiment.device)
         rows = candidates[order[:m]]
         images, labels = to_unit(data.pixels[rows]), data.labels[rows]
         new_images, new_labels = attack.poison(images.clone(), labels.clone(), rng)
         new_images = checks.images(new_images, images, f"{attack.name}.poison")
-        new_labels = checks.labels(new_labels, labels, attack, len(arena.class_names))
+        new_labels = checks.labels(new_labels, labels, attack, len(experiment.class_names))
         data = data.replace(rows, to_bytes(new_images), new_labels)
         poisoned[rows] = True
     repeats = torch.where(poisoned, boost, 1)
@@ -63,11 +63,11 @@ def collect(
 
 
 def sanitize(
-    arena: Arena, sanitizer: Sanitizer, training: TrainingSet, rng: Generator
+    experiment: Experiment, sanitizer: Sanitizer, training: TrainingSet, rng: Generator
 ) -> TrainingSet:
     """Let the sanitizer remove images; it sees pixels and labels, not what is poisoned."""
-    # Not the arena itself: the sanitizer is handed this function.
-    new_model, trainer = arena.new_model, arena.trainer()
+    # Not the experiment itself: the sanitizer is handed this function.
+    new_model, trainer = experiment.new_model, experiment.trainer()
 
     def train(data: ImageSet, rng: Generator) -> Classifier:
         model = new_model(rng)
@@ -82,15 +82,15 @@ def sanitize(
 
 
 def train(
-    arena: Arena,
+    experiment: Experiment,
     attack: Attack | None,
     training: TrainingSet,
     rng: Generator,
     progress: Progress = lambda done, total: None,
 ) -> Classifier:
     """Train the victim; an attacker who owns the code trains it himself."""
-    model = arena.new_model(rng)
-    trainer = arena.trainer(progress)
+    model = experiment.new_model(rng)
+    trainer = experiment.trainer(progress)
     if isinstance(attack, CodePoisoningAttack):
         attack.train(model, training.data, trainer, rng)
         model.eval()
@@ -99,12 +99,12 @@ def train(
     return model
 
 
-def trigger_test_images(arena: Arena, attack: Attack | None, rng: Generator) -> Tensor:
+def trigger_test_images(experiment: Experiment, attack: Attack | None, rng: Generator) -> Tensor:
     """The test images with the trigger, uint8 (N, C, H, W), made once per victim."""
     if attack is None:
-        return arena.splits.test.pixels[:0]
+        return experiment.splits.test.pixels[:0]
     parts = []
-    for pixels in arena.splits.test.pixels.split(arena.images_per_pass):
+    for pixels in experiment.splits.test.pixels.split(experiment.images_per_pass):
         images = to_unit(pixels)
         lent = images.clone()
         returned = attack.trigger(lent, rng)

@@ -11,7 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from benchmark import protocol as protocols
-from benchmark.leaderboard import explanations, inversions, published
+from benchmark.games.all import records
+from benchmark.games.robustness import searches as tuned
+from benchmark.leaderboard import deviations, inversions, published
 from benchmark.leaderboard.costs import costs
 from benchmark.leaderboard.fronts import attack_points, defense_points, front_table, in_both
 from benchmark.leaderboard.populations import class_scores, curves, detectability, norms
@@ -26,9 +28,8 @@ from benchmark.leaderboard.tables import (
     victims,
 )
 from benchmark.protocol import Protocol
-from benchmark.runs import tuned
-from benchmark.runs.record import NONE, PluginRef, ProtocolRef
-from benchmark.runs.store import Store, StoreError
+from benchmark.records.record import NONE, PluginRef, ProtocolRef
+from benchmark.records.store import StoreError
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def read_board(folder: Path) -> Board:
     name = short_names(rows)
     frames = _frames(rows, searches, name)
     compared = published.comparison(played(protocol), rows, frames, searches, name)
-    compared = explanations.explained(compared, folder)
+    compared = deviations.explained(compared, folder)
     return Board(
         folder=folder,
         protocol=protocol,
@@ -130,7 +131,7 @@ def read_rows(folder: Path) -> Rows:
     Raises:
         StoreError: as `read_board`.
     """
-    rows = Rows.of(Store(folder).records())
+    rows = Rows.of(records(folder))
     if not rows.count:
         raise StoreError(
             f"{folder / 'records'} holds no records; play a protocol with `poisongames run` first"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmark.leaderboard import front_plots, markdown, page, plots
 from benchmark.leaderboard.board import Board, read_board
-from benchmark.runs.store import write_whole
+from benchmark.records.store import write_whole
 
 #: Tables that a board may have, and plots of them.
 TABLES = (

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark import metrics
+from benchmark.games.robustness.searches import Search
 from benchmark.leaderboard.rows import Examined, Played, Rows
 from benchmark.leaderboard.tables import (
     KEYS,
@@ -26,8 +27,7 @@ from benchmark.leaderboard.tables import (
     mean_columns,
     spread_columns,
 )
-from benchmark.runs.record import NONE
-from benchmark.runs.tuned import Search
+from benchmark.records.record import NONE
 
 
 def costs(

@@ -8,7 +8,7 @@ import pandas as pd
 
 from benchmark.leaderboard.populations import SCORE
 from benchmark.leaderboard.text import attack_text, cell_text, interval, number, percent, table
-from benchmark.runs.record import NONE
+from benchmark.records.record import NONE
 
 DETECTABILITY = """\
 A population has as many clean as poisoned models, whose targets differ. A detector sees one model

@@ -10,10 +10,11 @@ from typing import Any
 import pandas as pd
 
 from benchmark import metrics
+from benchmark.games.inversion.record import Swept, Tried
 from benchmark.leaderboard.published import inverted
 from benchmark.leaderboard.rows import Reversed
 from benchmark.leaderboard.tables import Namer, attack_columns, mean_columns
-from benchmark.runs.record import Rate, Swept, Tried
+from benchmark.records.record import Rate
 
 
 def success(record: Reversed, tried: Tried, start: int) -> metrics.Rate:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmark.games.robustness.searches import Search
 from benchmark.leaderboard import costs_text, detectors_text, fronts_text, published_text
 from benchmark.leaderboard.board import Board
 from benchmark.leaderboard.inversion_text import inversion_sections
@@ -22,7 +23,6 @@ from benchmark.leaderboard.text import (
     yes_or_no,
 )
 from benchmark.leaderboard.verdict import sentences
-from benchmark.runs.tuned import Search
 
 INTRODUCTION = """\
 ASR is the share of triggered test images of other classes that the model puts into the

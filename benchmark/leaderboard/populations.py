@@ -14,7 +14,7 @@ from benchmark.leaderboard.costs import false_alarms
 from benchmark.leaderboard.rows import Examined
 from benchmark.leaderboard.tables import KEYS, Namer, attack_columns, average, mean_columns
 from benchmark.protocol import named_seed
-from benchmark.runs.record import NONE
+from benchmark.records.record import NONE
 
 #: The detector's own score; others are readings of the same examinations.
 SCORE = "score"

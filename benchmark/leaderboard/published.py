@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 from pydantic import BaseModel
 
+from benchmark.games.robustness.searches import Chosen, Search
 from benchmark.leaderboard.fronts import scored
 from benchmark.leaderboard.rows import Rows
 from benchmark.leaderboard.tables import Namer, settings
 from benchmark.protocol import Protocol
-from benchmark.runs.record import PluginRef
-from benchmark.runs.tuned import Chosen, Search
+from benchmark.records.record import PluginRef
 from benchmark.specs import parse
 
 INSIDE, OUTSIDE, NOT_MEASURED = "inside", "outside", "not measured"

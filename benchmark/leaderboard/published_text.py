@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.leaderboard.explanations import OPEN
+from benchmark.leaderboard.deviations import OPEN
 from benchmark.leaderboard.fronts import attack_label
 from benchmark.leaderboard.published import INSIDE, NOT_MEASURED, OUTSIDE
 from benchmark.leaderboard.tables import share_text

@@ -10,22 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark import metrics
-from benchmark.runs.record import (
-    AttackRef,
-    DefenseRef,
-    DetectabilityRecord,
-    Found,
-    InversionRecord,
-    Inverted,
-    Point,
-    ProtocolRef,
-    Rate,
-    Record,
-    RobustnessRecord,
-    Smoothed,
-    Swept,
-    Tried,
-)
+from benchmark.games.detectability.record import DetectabilityRecord, Found
+from benchmark.games.inversion.record import InversionRecord, Inverted, Smoothed, Swept, Tried
+from benchmark.games.robustness.record import Point, RobustnessRecord
+from benchmark.records.record import AttackRef, DefenseRef, ProtocolRef, Rate, Record
 
 
 class Curve(NamedTuple):
@@ -197,7 +185,7 @@ class Rows:
                     evidence=file,
                 )
             )
-        else:
+        elif isinstance(record, InversionRecord):
             self._add_reversed(record, common)
 
     def _add_played(self, record: RobustnessRecord, common: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import scipy
 
 from benchmark import metrics
 from benchmark.leaderboard.rows import Left, Played, Row
-from benchmark.runs.record import NONE, DefenseRef, PluginRef
+from benchmark.records.record import NONE, DefenseRef, PluginRef
 
 #: A short name for a plugin in a table.
 Namer = Callable[[PluginRef], str]

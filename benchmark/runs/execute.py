@@ -16,11 +16,11 @@ from multiprocessing.queues import SimpleQueue
 from typing import Literal
 
 from benchmark.errors import UserError
-from benchmark.runs.cells import Cell, Tune, Victim
-from benchmark.runs.record import Error
-from benchmark.runs.store import Store
+from benchmark.records.cell import Cell, Tune, Victim
+from benchmark.records.record import Error
+from benchmark.records.store import Store
+from benchmark.runs.context import Setup
 from benchmark.runs.tasks import Worker
-from benchmark.runs.workshop import Setup
 
 Task = Victim | Cell | Tune
 #: (task, done, total); total is 0 where nobody knows it.

@@ -9,11 +9,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from benchmark.api import Attack, CodePoisoningAttack, Defense, Repair, Stage
-from benchmark.protocol import AttackEntry, Inversion, Population, Protocol, Setting
+from benchmark.games.detectability.settings import Population
+from benchmark.games.inversion.settings import Inversion
+from benchmark.games.robustness.searches import Chosen, file_name
+from benchmark.games.settings import AttackEntry, Setting
+from benchmark.protocol import Protocol
+from benchmark.records.cell import CLEAN, NO_DEFENSE, Cell, Tune, Victim
+from benchmark.records.record import STAGES, AttackRef, DefenseRef, StageRef
 from benchmark.registry import Registry
-from benchmark.runs.cells import CLEAN, NO_DEFENSE, Cell, Tune, Victim
-from benchmark.runs.record import STAGES, AttackRef, DefenseRef, StageRef
-from benchmark.runs.tuned import Chosen, file_name
 from benchmark.specs import RegistryError, identity, label, parameters, parse
 
 

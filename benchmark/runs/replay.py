@@ -12,17 +12,12 @@ import scipy
 
 from benchmark import metrics
 from benchmark.api import Attack, Defense
+from benchmark.games.detectability.record import DetectabilityRecord
+from benchmark.games.inversion.record import InversionRecord
+from benchmark.games.robustness.record import RobustnessRecord
+from benchmark.records.cell import Cell
+from benchmark.records.record import NONE, AttackRef, Rate, Record, StageRef
 from benchmark.registry import Registry
-from benchmark.runs.cells import Cell
-from benchmark.runs.record import (
-    NONE,
-    AttackRef,
-    DetectabilityRecord,
-    Rate,
-    Record,
-    RobustnessRecord,
-    StageRef,
-)
 from benchmark.specs import RegistryError, identity
 
 Verdict = Literal["equal", "agrees", "differs"]
@@ -158,6 +153,7 @@ def _numbers(record: Record) -> dict[str, _Number]:
     if isinstance(record, DetectabilityRecord):
         scores = [scan.score for scan in record.scans]
         return {"score": _Number(fmean(scores), min(scores), max(scores))}
+    assert isinstance(record, InversionRecord)
     counts = [
         metrics.Rate(record.tried[start.chosen].evaluation[row], record.evaluation)
         for row, start in enumerate(record.starts)

@@ -19,27 +19,15 @@ import torch
 import benchmark
 from benchmark import metrics
 from benchmark.classifier import tensors_sha256
-from benchmark.games.detectability import Scan, reversed_success
-from benchmark.games.exam import AnswerKey
-from benchmark.games.robustness import Outcome
+from benchmark.games.detectability.play import Scan, reversed_success
+from benchmark.games.detectability.record import DetectabilityRecord, Found
+from benchmark.games.evaluation import AnswerKey
+from benchmark.games.inversion.record import InversionRecord
+from benchmark.games.robustness.play import Outcome
+from benchmark.games.robustness.record import Guard, Metrics, Point, RobustnessRecord
 from benchmark.protocol import Protocol
-from benchmark.runs.cells import Cell
-from benchmark.runs.record import (
-    MESSAGE_LIMIT,
-    Cost,
-    DetectabilityRecord,
-    Error,
-    Evidence,
-    Found,
-    Guard,
-    InversionRecord,
-    Metrics,
-    Point,
-    ProtocolRef,
-    Rate,
-    Record,
-    RobustnessRecord,
-)
+from benchmark.records.cell import Cell
+from benchmark.records.record import MESSAGE_LIMIT, Cost, Error, Evidence, ProtocolRef, Rate, Record
 
 
 @dataclass(frozen=True)

@@ -11,25 +11,29 @@ from torch import Generator
 
 from benchmark import metrics
 from benchmark.api import Defense, Deployment, Detector, Inverter, Repair
-from benchmark.games import detectability, inversion, robustness, tuning
-from benchmark.games.arena import Progress
-from benchmark.games.exam import predictor
-from benchmark.games.robustness import Outcome
-from benchmark.games.scene import scene
-from benchmark.protocol import Setting
-from benchmark.runs import inversion_report, report, victim_training
-from benchmark.runs.cells import Cell, Tune, Victim
+from benchmark.games.detectability import play as detectability
+from benchmark.games.evaluation import predictor
+from benchmark.games.experiment import Progress
+from benchmark.games.inversion import play as inversion
+from benchmark.games.inversion import report as inversion_report
+from benchmark.games.inversion.data import scene
+from benchmark.games.robustness import play as robustness
+from benchmark.games.robustness import tuning
+from benchmark.games.robustness.play import Outcome
+from benchmark.games.robustness.searches import Left, Poisoning, Search, search_grid
+from benchmark.games.settings import Setting
+from benchmark.records.cell import Cell, Tune, Victim
+from benchmark.records.record import NONE, Error, Record
+from benchmark.records.store import StoreError
+from benchmark.runs import report, victim_training
+from benchmark.runs.context import RunContext
 from benchmark.runs.plan import with_settings
-from benchmark.runs.record import NONE, Error, Record
-from benchmark.runs.store import StoreError
-from benchmark.runs.tuned import Left, Poisoning, Search, search_grid
-from benchmark.runs.workshop import Workshop
 
 #: Triggered images that are kept as a picture of each attack.
 EXAMPLES = 4
 
 
-class Worker(Workshop):
+class Worker(RunContext):
     """Trains victims and plays cells of one protocol, and saves what comes of it."""
 
     def train_victim(
@@ -57,8 +61,8 @@ class Worker(Workshop):
             What a plugin raised; the record then says that the cell failed.
         """
         started = time.perf_counter()
-        if self.arena.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.arena.device)
+        if self.experiment.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.experiment.device)
         play = {
             "robustness": self._play,
             "detectability": self._examine,
@@ -91,18 +95,20 @@ class Worker(Workshop):
         )
 
     def about(self, cell: Cell) -> report.About:
-        target = self.arena.target(cell.victim.seed)
-        return report.About(self.setup.protocol, cell, target, self.data_sha256, self.arena.device)
+        target = self.experiment.target(cell.victim.seed)
+        return report.About(
+            self.setup.protocol, cell, target, self.data_sha256, self.experiment.device
+        )
 
     def _examples(self, cell: Cell) -> torch.Tensor | None:
         """A few images of other classes without and with the trigger, once per attack."""
-        victim, test = cell.victim, self.arena.splits.test
+        victim, test = cell.victim, self.experiment.splits.test
         if cell.defense.stages or victim.seed or victim.attack.threat == NONE:
             return None
-        shown = (test.labels != self.arena.target(victim.seed)).nonzero().flatten()[:EXAMPLES]
+        shown = (test.labels != self.experiment.target(victim.seed)).nonzero().flatten()[:EXAMPLES]
         if not len(shown):
             return None
-        triggered = self.store.victim_tensors(victim.key, "exam")["triggered"].to(shown.device)
+        triggered = self.store.victim_tensors(victim.key, "triggered")["triggered"].to(shown.device)
         return torch.stack([test.pixels[shown], triggered[shown]])
 
     def _examine(self, cell: Cell, progress: Progress) -> Record:
@@ -111,10 +117,10 @@ class Worker(Workshop):
         detector, share = self.stage(cell, "detect"), cell.trusted_share
         assert isinstance(detector, Detector)
         assert share is not None
-        exam = self.exam(cell.victim)
+        evaluation_set = self.evaluation_set(cell.victim)
         scans = detectability.examine(
-            self.arena,
-            exam,
+            self.experiment,
+            evaluation_set,
             self.load(cell.victim),
             detector,
             share=share,
@@ -124,37 +130,39 @@ class Worker(Workshop):
         return report.examined(
             self.about(cell),
             scans,
-            exam.key,
-            self.store.save_evidence(cell.name, report.evidence_of_scans(scans, exam.key)),
+            evaluation_set.key,
+            self.store.save_evidence(
+                cell.name, report.evidence_of_scans(scans, evaluation_set.key)
+            ),
             facts=self.store.victim_facts(cell.victim.key),
             seconds=time.perf_counter() - started,
         )
 
     def _invert(self, cell: Cell, progress: Progress) -> Record:
         """The inversion game."""
-        arena, protocol, seed = self.arena, self.setup.protocol, cell.victim.seed
+        experiment, protocol, seed = self.experiment, self.setup.protocol, cell.victim.seed
         ref, game, attack = cell.stage("invert"), protocol.inversion, cell.victim.attack
         assert ref is not None
         assert game is not None
         mounted = self.attack(attack)
         assert mounted is not None
         state = self.store.victim_tensors(cell.victim.key, "state")
-        here = {name: tensor.to(arena.device) for name, tensor in state.items()}
-        mounted.setup(arena.attacker_view(seed), self.trigger_rng(cell.victim), here)
+        here = {name: tensor.to(experiment.device) for name, tensor in state.items()}
+        mounted.setup(experiment.attacker_view(seed), self.trigger_rng(cell.victim), here)
 
         def configure(params: Mapping[str, float]) -> Inverter:
             inverter = self.registry.create(Defense, with_settings(ref.label, params))
             assert isinstance(inverter, Inverter)
             return inverter
 
-        suspect, exam = self.load(cell.victim), self.exam(cell.victim)
+        suspect, evaluation_set = self.load(cell.victim), self.evaluation_set(cell.victim)
         facts = self.store.victim_facts(cell.victim.key)
-        answers = exam.sit(predictor(suspect, arena.recipe.precision))
-        hits = int(np.sum(answers.triggered == exam.target))
-        right = metrics.accuracy(answers.test, exam.key.test)
+        answers = evaluation_set.predict(predictor(suspect, experiment.recipe.precision))
+        hits = int(np.sum(answers.triggered == evaluation_set.target))
+        right = metrics.accuracy(answers.test, evaluation_set.key.test)
         outcome = inversion.play(
-            arena,
-            scene(arena, exam, mounted, game, seed),
+            experiment,
+            scene(experiment, evaluation_set, mounted, game, seed),
             suspect,
             self.load(cell.victim.clean),
             configure,
@@ -165,28 +173,30 @@ class Worker(Workshop):
         return inversion_report.record(
             self.about(cell).fields(outcome.seconds, facts),
             outcome,
-            reason=report.distrust_victim(right, exam.key.test, hits, facts),
+            reason=report.distrust_victim(right, evaluation_set.key.test, hits, facts),
             uses=configure({}).uses(),
             evidence=self.store.save_evidence(cell.name, inversion_report.evidence(outcome)),
             picture=self.store.save_picture(cell.name, inversion_report.picture(outcome)),
         )
 
     def _defend(self, cell: Cell, progress: Progress) -> Outcome:
-        arena, seed, sanitized = self.arena, cell.victim.seed, cell.sanitized_victim
-        torch.manual_seed(arena.protocol.seed("global", cell.key))
+        experiment, seed, sanitized = self.experiment, cell.victim.seed, cell.sanitized_victim
+        torch.manual_seed(experiment.protocol.seed("global", cell.key))
         trusted, held_out = None, None
         if cell.trusted_share is not None:
-            rng = Generator().manual_seed(arena.protocol.seed("held out", seed))
+            rng = Generator().manual_seed(experiment.protocol.seed("held out", seed))
             trusted, held_out = robustness.hold_out(
-                arena.trusted(cell.trusted_share, seed), arena.protocol.robustness.held_out, rng
+                experiment.trusted(cell.trusted_share, seed),
+                experiment.protocol.robustness.held_out,
+                rng,
             )
         repair, deployment = self.stage(cell, "repair"), self.stage(cell, "deploy")
         assert repair is None or isinstance(repair, Repair)
         assert deployment is None or isinstance(deployment, Deployment)
         attack = cell.victim.attack
         return robustness.play(
-            arena,
-            self.exam(cell.victim, held_out),
+            experiment,
+            self.evaluation_set(cell.victim, held_out),
             self.load(cell.victim),
             sanitized=None if sanitized is None else self.load(sanitized),
             repair=repair,
@@ -211,16 +221,16 @@ class Worker(Workshop):
         return None
 
     def _tune(self, tune: Tune, progress: Progress) -> None:
-        arena, protocol, share = self.arena, self.setup.protocol, tune.trusted_share
+        experiment, protocol, share = self.experiment, self.setup.protocol, tune.trusted_share
         settings, suspect = protocol.tuning, self.load(tune.suspect)
         assert settings is not None
         backdoors = [
             tuning.self_poison(
-                arena,
+                experiment,
                 suspect,
-                arena.trusted(share, settings.suspect, draw),
+                experiment.trusted(share, settings.suspect, draw),
                 settings,
-                arena.rng("self-poison", share, draw),
+                experiment.rng("self-poison", share, draw),
             )
             for draw in range(settings.draws)
         ]
@@ -229,7 +239,7 @@ class Worker(Workshop):
             repair = self.registry.create(Defense, with_settings(tune.repair.label, params))
             assert isinstance(repair, Repair)
             return tuple(
-                Left.of(own.try_repair(arena, repair, "tune", repair.name, share, draw))
+                Left.of(own.try_repair(experiment, repair, "tune", repair.name, share, draw))
                 for draw, own in enumerate(backdoors)
             )
 

@@ -9,16 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from benchmark.runs.record import (
-    NONE,
-    AttackRef,
-    DetectabilityRecord,
-    InversionRecord,
-    Record,
-    RobustnessRecord,
-    StageRef,
-)
-from benchmark.verification.files import Arrays, Finding
+from benchmark.games.detectability.record import DetectabilityRecord
+from benchmark.games.inversion.record import InversionRecord
+from benchmark.games.robustness.record import RobustnessRecord
+from benchmark.records.record import NONE, AttackRef, Record, StageRef
+from benchmark.records.strict import Arrays, Finding
 
 if TYPE_CHECKING:
     from benchmark.registry import Registry

@@ -6,20 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmark import protocol as protocols
+from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.metrics import Labels, near_chance
 from benchmark.protocol import Protocol
-from benchmark.runs.cells import CLEAN, Cell
-from benchmark.runs.record import (
-    NONE,
-    STAGES,
-    DefenseRef,
-    PluginRef,
-    Rate,
-    Record,
-    RobustnessRecord,
-)
+from benchmark.records.cell import CLEAN, Cell
+from benchmark.records.record import NONE, STAGES, DefenseRef, PluginRef, Rate, Record
+from benchmark.records.strict import Refused
 from benchmark.specs import RegistryError, parse
-from benchmark.verification.files import Refused
 
 #: A field of a record, and what is wrong with it.
 Wrong = tuple[str, str]

@@ -11,18 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark import metrics
-from benchmark.protocol import Protocol, Robustness
-from benchmark.runs.record import (
-    NONE,
-    DetectabilityRecord,
-    Found,
-    Metrics,
-    Point,
-    Rate,
-    RobustnessRecord,
-    StageRef,
-)
-from benchmark.verification.files import Arrays, Refused
+from benchmark.games.detectability.record import DetectabilityRecord, Found
+from benchmark.games.robustness.record import Metrics, Point, RobustnessRecord
+from benchmark.games.robustness.settings import Robustness
+from benchmark.protocol import Protocol
+from benchmark.records.record import NONE, Rate, StageRef
+from benchmark.records.strict import Arrays, Refused
 
 #: A field of a record, and why its number does not follow from the evidence.
 Wrong = tuple[str, str]

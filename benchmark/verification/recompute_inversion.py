@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.protocol import Inversion, Protocol
-from benchmark.runs.record import InversionRecord, Inverted
-from benchmark.verification.files import Arrays, Refused
+from benchmark.games.inversion.record import InversionRecord, Inverted
+from benchmark.games.inversion.settings import Inversion
+from benchmark.protocol import Protocol
+from benchmark.records.strict import Arrays, Refused
 from benchmark.verification.recompute import SIDE, Wrong, count, differ, known, shape
 
 _ARRAYS = (

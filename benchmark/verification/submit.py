@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.protocol import Protocol
+from benchmark.records.cell import NO_DEFENSE, Cell
+from benchmark.records.store import StoreError, write_whole
+from benchmark.records.strict import EVIDENCE_LIMIT, Finding, regular
 from benchmark.registry import Registry
-from benchmark.runs.cells import NO_DEFENSE, Cell
-from benchmark.runs.store import StoreError, write_whole
-from benchmark.verification.files import EVIDENCE_LIMIT, Finding, regular
 from benchmark.verification.verify import Checked, Progress, verify_records
 
 

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmark import protocol as protocols
-from benchmark.leaderboard import explanations
+from benchmark.games.all import read
+from benchmark.games.detectability.record import DetectabilityRecord
+from benchmark.games.inversion.record import InversionRecord
+from benchmark.games.robustness import searches as tuned
+from benchmark.games.robustness.record import RobustnessRecord
+from benchmark.leaderboard import deviations
 from benchmark.leaderboard.build import generated, stale
 from benchmark.protocol import Protocol
-from benchmark.runs import tuned
-from benchmark.runs.cells import Cell
-from benchmark.runs.record import DetectabilityRecord, InversionRecord, Record, RobustnessRecord
-from benchmark.runs.store import StoreError
-from benchmark.verification import identity, recompute, recompute_inversion
-from benchmark.verification.claims import Claims, claims_of
-from benchmark.verification.files import (
+from benchmark.records.cell import Cell
+from benchmark.records.record import Record
+from benchmark.records.store import StoreError
+from benchmark.records.strict import (
     RECORD_LIMIT,
     Arrays,
     Finding,
@@ -32,6 +34,8 @@ from benchmark.verification.files import (
     regular,
     strangers,
 )
+from benchmark.verification import identity, recompute, recompute_inversion
+from benchmark.verification.claims import Claims, claims_of
 
 if TYPE_CHECKING:
     from benchmark.registry import Registry
@@ -85,7 +89,7 @@ def verify(
                 for name in stale(folder)
             ]
         except StoreError as error:  # all records hold, so it is what people wrote
-            found.findings.append(Finding(explanations.FILE, "file", str(error)))
+            found.findings.append(Finding(deviations.FILE, "file", str(error)))
     return found
 
 
@@ -104,7 +108,7 @@ def verify_records(
         progress(number, len(paths))
         found.findings += _record(path, folder, found)
     progress(len(paths), len(paths))
-    found.findings += strangers(folder, generated() | FOLDERS | {explanations.FILE})
+    found.findings += strangers(folder, generated() | FOLDERS | {deviations.FILE})
     named = {f"{path.stem}.{ending}" for path in paths for ending in ("npz", "png")}
     found.findings += strangers(folder / "evidence", named, "evidence/")
     found.findings += found.claims.contradictions()
@@ -120,7 +124,7 @@ def _record(path: Path, folder: Path, found: Checked) -> Iterator[Finding]:
     place = f"records/{path.name}"
     arrays: Arrays | None = None
     try:
-        record, content = read_record(path)
+        record, content = read_record(path, read)
         protocol = identity.protocol_of(record)
         if found.protocol is not None and protocol.sha256 != found.protocol.sha256:
             raise Refused("protocol.name", f"is {protocol.name}, others are {found.protocol.name}")
@@ -158,7 +162,7 @@ def _recomputed(record: Record, arrays: Arrays, protocol: Protocol) -> Iterator[
         elif isinstance(record, DetectabilityRecord):
             yield from recompute.detectability(record, arrays, protocol)
             yield from identity.gate(record, None, _NO_LABELS)
-        else:
+        elif isinstance(record, InversionRecord):
             yield from recompute_inversion.inversion(record, arrays, protocol)
             yield from identity.gate(record, None, _NO_LABELS)
     except (ValueError, TypeError, IndexError, OverflowError) as error:

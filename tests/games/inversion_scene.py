@@ -14,12 +14,13 @@ from torch import Generator, Tensor, nn
 from benchmark.api import Images, Inverter, PoisoningAttack, Starts
 from benchmark.classifier import Classifier
 from benchmark.data.named import Digits
-from benchmark.games.arena import Arena
-from benchmark.games.exam import Exam
-from benchmark.games.inversion import Outcome, play
-from benchmark.games.scene import Scene, scene
+from benchmark.games.evaluation import EvaluationSet
+from benchmark.games.experiment import Experiment
+from benchmark.games.inversion.data import InversionData, scene
+from benchmark.games.inversion.play import Outcome, play
+from benchmark.games.inversion.settings import Inversion
 from benchmark.images import to_bytes
-from benchmark.protocol import Inversion, Protocol
+from benchmark.protocol import Protocol
 from benchmark.registry import Registry
 from benchmark.triggers import Additive, Trigger
 
@@ -46,7 +47,7 @@ def game(**changes: Any) -> Inversion:
 
 
 @cache
-def arena() -> Arena:
+def experiment() -> Experiment:
     recipe = {"epochs": 1, "batch_size": 50, "learning_rate": 0.1, "precision": "float32"}
     robustness = {"budget": 0.5, "shares": [0.1], "interval": 1, "seeds": 1,
                   "default_m": {"poison-label": 5, "clean-label": 5, "code": 5},
@@ -65,7 +66,7 @@ def arena() -> Arena:
             "inversion": game(),
         }
     )  # fmt: skip
-    return Arena(protocol, Digits().decode(()), Registry())
+    return Experiment(protocol, Digits().decode(()), Registry())
 
 
 @dataclass
@@ -99,11 +100,11 @@ def suspect() -> Classifier:
 
 
 @cache
-def view(seed: int = 0) -> Scene:
-    test, attack = arena().splits.test, Corner()
-    triggered = to_bytes(attack.trigger(test.images, arena().rng()))
-    exam = Exam(arena().splits.validation, test, triggered, TARGET)
-    return scene(arena(), exam, attack, game(), seed)
+def view(seed: int = 0) -> InversionData:
+    test, attack = experiment().splits.test, Corner()
+    triggered = to_bytes(attack.trigger(test.images, experiment().rng()))
+    evaluation_set = EvaluationSet(experiment().splits.validation, test, triggered, TARGET)
+    return scene(experiment(), evaluation_set, attack, game(), seed)
 
 
 class Own(Inverter):
@@ -147,7 +148,7 @@ class Random(Own):
 def run(kind: Callable[..., Inverter], *, seed: int = 0, **changes: Any) -> Outcome:
     """Play the game on the first scene."""
     return play(
-        arena(), view(), suspect(), linear(0), lambda params: kind(**params), game(**changes),
+        experiment(), view(), suspect(), linear(0), lambda params: kind(**params), game(**changes),
         seed_parts=("corner", 4, "own", seed),
     )  # fmt: skip
 

@@ -27,10 +27,11 @@ from benchmark.api import (
     Verdict,
 )
 from benchmark.classifier import Classifier
-from benchmark.games import checks, robustness, victims
-from benchmark.games.arena import Arena, Splits
+from benchmark.games import checks, victims
 from benchmark.games.checks import RuleViolation
-from benchmark.games.exam import AnswerKey, Exam
+from benchmark.games.evaluation import AnswerKey, EvaluationSet
+from benchmark.games.experiment import Experiment, Splits
+from benchmark.games.robustness import play as robustness
 from benchmark.images import ImageSet
 from benchmark.protocol import Protocol
 from benchmark.registry import Registry
@@ -58,7 +59,7 @@ class OnlyTiny:
 
 
 @pytest.fixture
-def arena() -> Arena:
+def experiment() -> Experiment:
     protocol = Protocol.model_validate(
         {
             "name": "rules",
@@ -85,7 +86,7 @@ def arena() -> Arena:
     pixels = torch.randint(256, (total, *SHAPE), generator=own, dtype=torch.uint8)
     assert len(pixels.flatten(1).unique(dim=0)) == total
     source = Source(ImageSet(pixels, torch.arange(total) % CLASSES), None, tuple("abcd"))
-    return Arena(protocol, source, cast(Registry, OnlyTiny()))
+    return Experiment(protocol, source, cast(Registry, OnlyTiny()))
 
 
 def rng(seed: int = 0) -> Generator:
@@ -120,8 +121,8 @@ class Wrong(PoisoningAttack):
         return self.answer(images, labels)
 
 
-def ready(arena: Arena, attack: Any) -> Any:
-    attack.setup(arena.attacker_view(TARGET), rng())
+def ready(experiment: Experiment, attack: Any) -> Any:
+    attack.setup(experiment.attacker_view(TARGET), rng())
     return attack
 
 
@@ -146,18 +147,18 @@ WRONG_IMAGES: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG_IMAGES)
-def test_wrong_images_are_refused_by_name(arena: Arena, case: str) -> None:
+def test_wrong_images_are_refused_by_name(experiment: Experiment, case: str) -> None:
     change, message = WRONG_IMAGES[case]
-    attack = ready(arena, Wrong(lambda images, labels: (change(images), labels)))
+    attack = ready(experiment, Wrong(lambda images, labels: (change(images), labels)))
     with pytest.raises(RuleViolation, match=f"^wrong.poison .*{message}"):
-        victims.collect(arena, attack, 5, 1, TARGET, rng())
+        victims.collect(experiment, attack, 5, 1, TARGET, rng())
     with pytest.raises(RuleViolation, match=f"^wrong.trigger .*{message}"):
-        victims.trigger_test_images(arena, attack, rng())
+        victims.trigger_test_images(experiment, attack, rng())
 
 
-def test_rounding_is_no_offence(arena: Arena) -> None:
-    attack = ready(arena, Wrong(lambda images, labels: (filled(images, 1 + 5e-5), labels)))
-    found = victims.collect(arena, attack, 5, 1, TARGET, rng())
+def test_rounding_is_no_offence(experiment: Experiment) -> None:
+    attack = ready(experiment, Wrong(lambda images, labels: (filled(images, 1 + 5e-5), labels)))
+    found = victims.collect(experiment, attack, 5, 1, TARGET, rng())
     assert (found.data.pixels[found.poisoned, 0, 2, 3] == 255).any()
 
 
@@ -217,33 +218,35 @@ WRONG_LABELS: dict[str, tuple[str, Callable[[Tensor], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG_LABELS)
-def test_wrong_labels_are_refused_by_name(arena: Arena, case: str) -> None:
+def test_wrong_labels_are_refused_by_name(experiment: Experiment, case: str) -> None:
     threat, change, message = WRONG_LABELS[case]
-    attack = ready(arena, Wrong(lambda images, labels: (images, change(labels)), threat))
+    attack = ready(experiment, Wrong(lambda images, labels: (images, change(labels)), threat))
     with pytest.raises(RuleViolation, match=f"^wrong.poison .*{message}"):
-        victims.collect(arena, attack, 5, 1, TARGET, rng())
+        victims.collect(experiment, attack, 5, 1, TARGET, rng())
 
 
-def test_true_labels_are_kept_apart_from_what_the_attack_holds(arena: Arena) -> None:
+def test_true_labels_are_kept_apart_from_what_the_attack_holds(experiment: Experiment) -> None:
     """Whoever writes into the labels it was given has changed them all the same."""
-    attack = ready(arena, Wrong(lambda images, labels: (images, labels.zero_()), "clean-label"))
+    attack = ready(
+        experiment, Wrong(lambda images, labels: (images, labels.zero_()), "clean-label")
+    )
     with pytest.raises(RuleViolation, match=r"^wrong\.poison changed labels"):
-        victims.collect(arena, attack, 5, 1, TARGET, rng())
+        victims.collect(experiment, attack, 5, 1, TARGET, rng())
 
 
 @pytest.mark.parametrize("threat", ["poison-label", "clean-label", "code"])
-def test_true_labels_are_always_allowed(arena: Arena, threat: str) -> None:
-    attack = ready(arena, Wrong(lambda images, labels: (1 - images, labels), threat))
-    found = victims.collect(arena, attack, 5, 1, TARGET, rng())
-    assert torch.equal(found.data.labels, arena.splits.train.labels)
+def test_true_labels_are_always_allowed(experiment: Experiment, threat: str) -> None:
+    attack = ready(experiment, Wrong(lambda images, labels: (1 - images, labels), threat))
+    found = victims.collect(experiment, attack, 5, 1, TARGET, rng())
+    assert torch.equal(found.data.labels, experiment.splits.train.labels)
 
 
-def test_test_images_are_lent_not_given(arena: Arena) -> None:
-    attack = ready(arena, Wrong(lambda images, labels: (images.mul_(0.5), labels)))
-    before = arena.splits.test.pixels.clone()
+def test_test_images_are_lent_not_given(experiment: Experiment) -> None:
+    attack = ready(experiment, Wrong(lambda images, labels: (images.mul_(0.5), labels)))
+    before = experiment.splits.test.pixels.clone()
     with pytest.raises(RuleViolation, match=r"^wrong\.trigger changed its input in place"):
-        victims.trigger_test_images(arena, attack, rng())
-    assert torch.equal(arena.splits.test.pixels, before)
+        victims.trigger_test_images(experiment, attack, rng())
+    assert torch.equal(experiment.splits.test.pixels, before)
 
 
 # What becomes of the training set.
@@ -268,11 +271,11 @@ class Brighten(PoisoningAttack):
 
 @pytest.mark.parametrize(("own", "m", "boost"), [(False, 7, 1), (False, 60, 3), (True, 12, 5)])
 def test_collect_changes_m_images_of_the_right_classes(
-    arena: Arena, own: bool, m: int, boost: int
+    experiment: Experiment, own: bool, m: int, boost: int
 ) -> None:
-    train = arena.splits.train
+    train = experiment.splits.train
     pixels, labels = train.pixels.clone(), train.labels.clone()
-    found = victims.collect(arena, ready(arena, Brighten(own)), m, boost, TARGET, rng())
+    found = victims.collect(experiment, ready(experiment, Brighten(own)), m, boost, TARGET, rng())
     changed = [row for row in range(80) if not torch.equal(found.data.pixels[row], pixels[row])]
     assert changed == found.poisoned.nonzero().flatten().tolist()
     assert len(changed) == m
@@ -292,21 +295,23 @@ def test_collect_changes_m_images_of_the_right_classes(
     assert torch.equal(train.labels, labels)
 
 
-def test_collect_draws_by_its_generator(arena: Arena) -> None:
-    attack = ready(arena, Brighten())
+def test_collect_draws_by_its_generator(experiment: Experiment) -> None:
+    attack = ready(experiment, Brighten())
     first, again, other = (
-        victims.collect(arena, attack, 9, 1, TARGET, rng(s)).poisoned for s in (1, 1, 2)
+        victims.collect(experiment, attack, 9, 1, TARGET, rng(s)).poisoned for s in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize(("own", "candidates"), [(False, 60), (True, 20)])
-def test_collect_says_how_many_images_there_are(arena: Arena, own: bool, candidates: int) -> None:
-    of_target = int((arena.splits.train.labels == TARGET).sum())
+def test_collect_says_how_many_images_there_are(
+    experiment: Experiment, own: bool, candidates: int
+) -> None:
+    of_target = int((experiment.splits.train.labels == TARGET).sum())
     available = of_target if own else 80 - of_target
     with pytest.raises(ValueError, match=rf"m=81 .* brighten may change {available}"):
-        victims.collect(arena, ready(arena, Brighten(own)), 81, 1, TARGET, rng())
+        victims.collect(experiment, ready(experiment, Brighten(own)), 81, 1, TARGET, rng())
     assert abs(available - candidates) < 15
 
 
@@ -324,38 +329,40 @@ class Trains(CodePoisoningAttack):
 
 
 @pytest.mark.parametrize("attack", [None, Brighten(), Trains()], ids=lambda a: str(a)[:8])
-def test_without_poisons_the_data_stay_clean(arena: Arena, attack: Attack | None) -> None:
+def test_without_poisons_the_data_stay_clean(experiment: Experiment, attack: Attack | None) -> None:
     m = 5 if isinstance(attack, Trains) else 0
-    found = victims.collect(arena, attack, m, 1, TARGET, rng())
-    assert torch.equal(found.data.pixels, arena.splits.train.pixels)
-    assert torch.equal(found.data.labels, arena.splits.train.labels)
+    found = victims.collect(experiment, attack, m, 1, TARGET, rng())
+    assert torch.equal(found.data.pixels, experiment.splits.train.pixels)
+    assert torch.equal(found.data.labels, experiment.splits.train.labels)
     assert not found.poisoned.any()
     assert (found.repeats == 1).all()
 
 
-def test_soft_labels_of_an_attacker_who_trains_reach_the_training_set(arena: Arena) -> None:
-    attack = ready(arena, Wrong(lambda images, labels: (images, soft(labels)), "code"))
-    found = victims.collect(arena, attack, 5, 1, TARGET, rng())
+def test_soft_labels_of_an_attacker_who_trains_reach_the_training_set(
+    experiment: Experiment,
+) -> None:
+    attack = ready(experiment, Wrong(lambda images, labels: (images, soft(labels)), "code"))
+    found = victims.collect(experiment, attack, 5, 1, TARGET, rng())
     assert found.data.labels.shape == (80, CLASSES)
     assert (found.data.labels[found.poisoned] == 1 / CLASSES).all()
     hard = found.data.labels[~found.poisoned]
-    assert torch.equal(hard.argmax(1), arena.splits.train.labels[~found.poisoned])
+    assert torch.equal(hard.argmax(1), experiment.splits.train.labels[~found.poisoned])
     assert set(hard.flatten().tolist()) == {0.0, 1.0}
 
 
-def test_an_attacker_who_owns_the_code_trains_the_victim(arena: Arena) -> None:
-    training = victims.collect(arena, None, 0, 1, TARGET, rng())
-    model = victims.train(arena, ready(arena, Trains()), training, rng())
+def test_an_attacker_who_owns_the_code_trains_the_victim(experiment: Experiment) -> None:
+    training = victims.collect(experiment, None, 0, 1, TARGET, rng())
+    model = victims.train(experiment, ready(experiment, Trains()), training, rng())
     assert (model.head.weight == 0.25).all()
     assert not model.training
 
 
-def test_triggered_test_images_are_bytes_in_order(arena: Arena) -> None:
-    found = victims.trigger_test_images(arena, ready(arena, Brighten()), rng())
-    expected = arena.splits.test.pixels.clone()
+def test_triggered_test_images_are_bytes_in_order(experiment: Experiment) -> None:
+    found = victims.trigger_test_images(experiment, ready(experiment, Brighten()), rng())
+    expected = experiment.splits.test.pixels.clone()
     expected[:, :, 1] = 101
     assert torch.equal(found, expected)
-    assert len(victims.trigger_test_images(arena, None, rng())) == 0
+    assert len(victims.trigger_test_images(experiment, None, rng())) == 0
 
 
 # Sanitizers.
@@ -384,16 +391,16 @@ WRONG_MASKS: dict[str, tuple[Callable[[ImageSet], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG_MASKS)
-def test_wrong_masks_are_refused_by_name(arena: Arena, case: str) -> None:
+def test_wrong_masks_are_refused_by_name(experiment: Experiment, case: str) -> None:
     answer, message = WRONG_MASKS[case]
-    training = victims.collect(arena, None, 0, 1, TARGET, rng())
+    training = victims.collect(experiment, None, 0, 1, TARGET, rng())
     with pytest.raises(RuleViolation, match=f"^sieve.sanitize {message}"):
-        victims.sanitize(arena, Sieve(answer), training, rng())
+        victims.sanitize(experiment, Sieve(answer), training, rng())
 
 
-def test_a_sanitizer_removes_what_it_says(arena: Arena) -> None:
-    training = victims.collect(arena, ready(arena, Brighten()), 10, 4, TARGET, rng())
-    found = victims.sanitize(arena, Sieve(lambda data: data.labels != 0), training, rng())
+def test_a_sanitizer_removes_what_it_says(experiment: Experiment) -> None:
+    training = victims.collect(experiment, ready(experiment, Brighten()), 10, 4, TARGET, rng())
+    found = victims.sanitize(experiment, Sieve(lambda data: data.labels != 0), training, rng())
     stays = training.data.labels != 0
     assert torch.equal(found.data.pixels, training.data.pixels[stays])
     assert torch.equal(found.data.labels, training.data.labels[stays])
@@ -402,15 +409,15 @@ def test_a_sanitizer_removes_what_it_says(arena: Arena) -> None:
     assert found.poisoned.sum() == 10
 
 
-def test_a_sanitizer_works_on_a_copy(arena: Arena) -> None:
+def test_a_sanitizer_works_on_a_copy(experiment: Experiment) -> None:
     def vandal(data: ImageSet) -> Tensor:
         data.pixels.zero_(), data.labels.zero_()
         return torch.ones(80).bool()
 
-    training = victims.collect(arena, None, 0, 1, TARGET, rng())
-    found = victims.sanitize(arena, Sieve(vandal), training, rng())
-    assert torch.equal(found.data.pixels, arena.splits.train.pixels)
-    assert torch.equal(found.data.labels, arena.splits.train.labels)
+    training = victims.collect(experiment, None, 0, 1, TARGET, rng())
+    found = victims.sanitize(experiment, Sieve(vandal), training, rng())
+    assert torch.equal(found.data.pixels, experiment.splits.train.pixels)
+    assert torch.equal(found.data.labels, experiment.splits.train.labels)
 
 
 # Verdicts of a deployed guard.
@@ -452,24 +459,28 @@ WRONG_VERDICTS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 }
 
 
-def play(arena: Arena, **stages: Any) -> robustness.Outcome:
-    test = arena.splits.test
-    triggered = victims.trigger_test_images(arena, ready(arena, Brighten()), rng())
-    exam = Exam(arena.splits.validation, test, triggered, TARGET)
+def play(experiment: Experiment, **stages: Any) -> robustness.Outcome:
+    test = experiment.splits.test
+    triggered = victims.trigger_test_images(experiment, ready(experiment, Brighten()), rng())
+    evaluation_set = EvaluationSet(experiment.splits.validation, test, triggered, TARGET)
     return robustness.play(
-        arena, exam, arena.new_model(rng()), trusted=arena.trusted(0.2, 0), **stages
+        experiment,
+        evaluation_set,
+        experiment.new_model(rng()),
+        trusted=experiment.trusted(0.2, 0),
+        **stages,
     )
 
 
 @pytest.mark.parametrize("case", WRONG_VERDICTS)
-def test_wrong_verdicts_are_refused_by_name(arena: Arena, case: str) -> None:
+def test_wrong_verdicts_are_refused_by_name(experiment: Experiment, case: str) -> None:
     answer, message = WRONG_VERDICTS[case]
     with pytest.raises(RuleViolation, match=f"^guard.deploy: .*{message}"):
-        play(arena, deployment=Guard(answer))
+        play(experiment, deployment=Guard(answer))
 
 
-def test_a_verdict_is_passed_on(arena: Arena) -> None:
-    outcome = play(arena, deployment=Guard(said(-1, 0.5)))
+def test_a_verdict_is_passed_on(experiment: Experiment) -> None:
+    outcome = play(experiment, deployment=Guard(said(-1, 0.5)))
     assert (outcome.answers[-1].test == -1).all()
     assert outcome.curve[-1].cda == (0, 40)
     assert outcome.suspicion is not None
@@ -487,9 +498,9 @@ class Impatient(Repair):
         return None
 
 
-def test_a_repair_must_yield(arena: Arena) -> None:
+def test_a_repair_must_yield(experiment: Experiment) -> None:
     with pytest.raises(RuleViolation, match=r"^impatient\.repair must yield after every step"):
-        play(arena, repair=Impatient())
+        play(experiment, repair=Impatient())
 
 
 # The information barrier.
@@ -512,7 +523,7 @@ def reachable(*roots: object) -> list[object]:
 
 
 def pictures(things: list[object]) -> set[bytes]:
-    """Every image of the arena's shape among them, in bytes, whatever type it is kept in."""
+    """Every image of the experiment's shape among them, in bytes, whatever type it is kept in."""
     found = set()
     for thing in things:
         if isinstance(thing, np.ndarray):
@@ -525,10 +536,19 @@ def pictures(things: list[object]) -> set[bytes]:
     return found
 
 
-FORBIDDEN = (Arena, Attack, AttackerView, AnswerKey, Exam, Protocol, Splits, robustness.Outcome)
+FORBIDDEN = (
+    Experiment,
+    Attack,
+    AttackerView,
+    AnswerKey,
+    EvaluationSet,
+    Protocol,
+    Splits,
+    robustness.Outcome,
+)
 
 
-def check_barrier(arena: Arena, seen: list[object], may_see: ImageSet) -> None:
+def check_barrier(experiment: Experiment, seen: list[object], may_see: ImageSet) -> None:
     things = reachable(*seen)
     assert not [thing for thing in things if isinstance(thing, FORBIDDEN)]
     assert not [thing for thing in things if hasattr(thing, "__dict__") and "target" in vars(thing)]
@@ -538,18 +558,18 @@ def check_barrier(arena: Arena, seen: list[object], may_see: ImageSet) -> None:
     assert found <= own
     storages = {
         part.pixels.untyped_storage().data_ptr()
-        for part in (getattr(arena.splits, field.name) for field in fields(Splits))
+        for part in (getattr(experiment.splits, field.name) for field in fields(Splits))
     }
     kept = [t.untyped_storage().data_ptr() for t in things if isinstance(t, Tensor)]
     assert not storages & set(kept)
 
 
-def test_the_barriers_own_check_sees_through_objects_and_closures(arena: Arena) -> None:
-    hidden = arena.splits.test.pixels[:1].numpy()
-    whole = pictures([arena.splits.test.pixels])
+def test_the_barriers_own_check_sees_through_objects_and_closures(experiment: Experiment) -> None:
+    hidden = experiment.splits.test.pixels[:1].numpy()
+    whole = pictures([experiment.splits.test.pixels])
     assert pictures(reachable({"a": [lambda: hidden]})) <= whole
     assert pictures(reachable({"a": [lambda: hidden]}))
-    assert any(isinstance(thing, Arena) for thing in reachable(arena.trusted))
+    assert any(isinstance(thing, Experiment) for thing in reachable(experiment.trusted))
 
 
 @dataclass
@@ -568,35 +588,35 @@ class Spy(Repair):
             yield
 
 
-def test_a_repair_sees_model_and_trusted_images_only(arena: Arena) -> None:
+def test_a_repair_sees_model_and_trusted_images_only(experiment: Experiment) -> None:
     class Looks(Spy):
         def repair(self, *args: Any, **kwargs: Any) -> Any:
             self.seen = [*args, *kwargs.values()]
-            check_barrier(arena, self.seen, arena.trusted(0.2, 0))
+            check_barrier(experiment, self.seen, experiment.trusted(0.2, 0))
             yield
 
     spy = Looks()
-    play(arena, repair=spy)
+    play(experiment, repair=spy)
     assert [type(given) for given in spy.seen][:1] == [Classifier]
     assert len(spy.seen) == 3
     assert isinstance(spy.seen[2], Generator)
 
 
-def test_a_repair_cannot_harm_the_victim_or_the_data(arena: Arena) -> None:
-    before = {name: vars(arena.splits)[name].pixels.clone() for name in SIZES}
-    lent = arena.trusted(0.2, 0)
+def test_a_repair_cannot_harm_the_victim_or_the_data(experiment: Experiment) -> None:
+    before = {name: vars(experiment.splits)[name].pixels.clone() for name in SIZES}
+    lent = experiment.trusted(0.2, 0)
     pixels = lent.pixels.clone()
-    victim = arena.new_model(rng())
+    victim = experiment.new_model(rng())
     weights = [parameter.detach().clone() for parameter in victim.parameters()]
-    test = arena.splits.test
-    exam = Exam(arena.splits.validation, test, test.pixels, TARGET)
-    robustness.play(arena, exam, victim, repair=Spy(), trusted=lent)
+    test = experiment.splits.test
+    evaluation_set = EvaluationSet(experiment.splits.validation, test, test.pixels, TARGET)
+    robustness.play(experiment, evaluation_set, victim, repair=Spy(), trusted=lent)
     assert torch.equal(lent.pixels, pixels)
     assert all(torch.equal(p, w) for p, w in zip(victim.parameters(), weights, strict=True))
-    assert all(torch.equal(vars(arena.splits)[name].pixels, before[name]) for name in SIZES)
+    assert all(torch.equal(vars(experiment.splits)[name].pixels, before[name]) for name in SIZES)
 
 
-def test_a_guard_sees_model_and_trusted_images_only(arena: Arena) -> None:
+def test_a_guard_sees_model_and_trusted_images_only(experiment: Experiment) -> None:
     asked: list[Tensor] = []
 
     @dataclass
@@ -607,7 +627,7 @@ def test_a_guard_sees_model_and_trusted_images_only(arena: Arena) -> None:
 
         def deploy(self, *args: Any, **kwargs: Any) -> Any:
             self.seen = [*args, *kwargs.values()]
-            check_barrier(arena, self.seen, arena.trusted(0.2, 0))
+            check_barrier(experiment, self.seen, experiment.trusted(0.2, 0))
 
             def guarded(images: Tensor) -> Verdict:
                 asked.append(images.clone())
@@ -617,17 +637,17 @@ def test_a_guard_sees_model_and_trusted_images_only(arena: Arena) -> None:
             return guarded
 
     watchman = Watchman()
-    before = arena.splits.test.pixels.clone()
-    play(arena, deployment=watchman)
+    before = experiment.splits.test.pixels.clone()
+    play(experiment, deployment=watchman)
     assert len(watchman.seen) == 3
     assert isinstance(watchman.seen[2], Generator)
     # Inputs arrive one batch at a time, without labels, as copies.
     assert sum(map(len, asked)) == 20 + 40 + 40
-    assert torch.equal(arena.splits.test.pixels, before)
+    assert torch.equal(experiment.splits.test.pixels, before)
 
 
-def test_a_sanitizer_sees_the_training_set_only(arena: Arena) -> None:
-    training = victims.collect(arena, ready(arena, Brighten()), 10, 4, TARGET, rng())
+def test_a_sanitizer_sees_the_training_set_only(experiment: Experiment) -> None:
+    training = victims.collect(experiment, ready(experiment, Brighten()), 10, 4, TARGET, rng())
     seen: list[Any] = []
 
     @dataclass
@@ -640,24 +660,24 @@ def test_a_sanitizer_sees_the_training_set_only(arena: Arena) -> None:
             seen.extend([*args, *kwargs.values()])
             return torch.ones(80).bool()
 
-    victims.sanitize(arena, Looks(), training, rng())
+    victims.sanitize(experiment, Looks(), training, rng())
     data, train, own = seen
     assert {field.name for field in fields(data)} == {"pixels", "labels"}
-    # `train` fits a model on whatever it is given; it needs the arena and is not looked into.
-    check_barrier(arena, [data, own], training.data)
+    # `train` fits a model on whatever it is given; it needs the experiment and is not looked into.
+    check_barrier(experiment, [data, own], training.data)
     model = train(data.subset(torch.arange(40)), own)
     assert isinstance(model, Classifier)
 
 
-def test_an_attacker_sees_auxiliary_images_and_those_it_may_change(arena: Arena) -> None:
+def test_an_attacker_sees_auxiliary_images_and_those_it_may_change(experiment: Experiment) -> None:
     given: list[Tensor] = []
 
     def keep(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         given.append(images)
         return images, labels
 
-    attack = ready(arena, Wrong(keep))
-    training = victims.collect(arena, attack, 5, 1, TARGET, rng())
+    attack = ready(experiment, Wrong(keep))
+    training = victims.collect(experiment, attack, 5, 1, TARGET, rng())
     view = attack.view
     assert {field.name for field in fields(view)} == {
         "target",
@@ -667,10 +687,10 @@ def test_an_attacker_sees_auxiliary_images_and_those_it_may_change(arena: Arena)
         "trainer",
         "new_model",
     }
-    # `new_model` builds what the arena builds and is not looked into.
+    # `new_model` builds what the experiment builds and is not looked into.
     shown = [view.auxiliary, view.trainer, view.class_names, view.shape]
-    assert pictures(reachable(*shown)) == pictures([arena.splits.auxiliary.pixels])
-    assert pictures(given) == pictures([arena.splits.train.pixels[training.poisoned]])
+    assert pictures(reachable(*shown)) == pictures([experiment.splits.auxiliary.pixels])
+    assert pictures(given) == pictures([experiment.splits.train.pixels[training.poisoned]])
     assert len(given[0]) == 5
     view.auxiliary.pixels.zero_()
-    assert arena.splits.auxiliary.pixels.any()
+    assert experiment.splits.auxiliary.pixels.any()

@@ -19,10 +19,10 @@ from benchmark.api import Detection, Detector, Source
 from benchmark.classifier import Classifier
 from benchmark.data.named import Digits
 from benchmark.games import checks
-from benchmark.games.arena import Arena, Splits
 from benchmark.games.checks import RuleViolation
-from benchmark.games.detectability import Scan, examine, reversed_success
-from benchmark.games.exam import AnswerKey, Exam
+from benchmark.games.detectability.play import Scan, examine, reversed_success
+from benchmark.games.evaluation import AnswerKey, EvaluationSet
+from benchmark.games.experiment import Experiment, Splits
 from benchmark.images import TrustedData
 from benchmark.protocol import Protocol
 from benchmark.registry import Registry
@@ -38,7 +38,7 @@ def source() -> Source:
 
 
 @pytest.fixture(scope="module")
-def arena(source: Source, registry: Registry) -> Arena:
+def experiment(source: Source, registry: Registry) -> Experiment:
     recipe = {"epochs": 3, "batch_size": 50, "learning_rate": 0.1, "precision": "float32"}
     protocol = Protocol.model_validate(
         {
@@ -67,15 +67,15 @@ def arena(source: Source, registry: Registry) -> Arena:
             },
         }
     )
-    return Arena(protocol, source, registry)
+    return Experiment(protocol, source, registry)
 
 
 @pytest.fixture(scope="module")
-def suspect(arena: Arena) -> Classifier:
+def suspect(experiment: Experiment) -> Classifier:
     """Hardly trained, so that it gives many answers."""
     torch.set_num_threads(1)
-    model = arena.new_model(arena.rng("model"))
-    arena.trainer().fit(model, arena.splits.train, arena.rng("training"))
+    model = experiment.new_model(experiment.rng("model"))
+    experiment.trainer().fit(model, experiment.splits.train, experiment.rng("training"))
     return model
 
 
@@ -87,15 +87,15 @@ def stamped(pixels: Tensor) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def exam(arena: Arena) -> Exam:
-    test = arena.splits.test
-    return Exam(arena.splits.validation, test, stamped(test.pixels), TARGET)
+def evaluation_set(experiment: Experiment) -> EvaluationSet:
+    test = experiment.splits.test
+    return EvaluationSet(experiment.splits.validation, test, stamped(test.pixels), TARGET)
 
 
 @pytest.fixture(scope="module")
-def clean_exam(arena: Arena) -> Exam:
-    test = arena.splits.test
-    return Exam(arena.splits.validation, test, test.pixels[:0], TARGET)
+def clean_exam(experiment: Experiment) -> EvaluationSet:
+    test = experiment.splits.test
+    return EvaluationSet(experiment.splits.validation, test, test.pixels[:0], TARGET)
 
 
 def scores(*values: float) -> Tensor:
@@ -149,9 +149,15 @@ class Spy(Detector):
 
 
 def play(
-    arena: Arena, exam: Exam, suspect: Classifier, detector: Detector, **changes: Any
+    experiment: Experiment,
+    evaluation_set: EvaluationSet,
+    suspect: Classifier,
+    detector: Detector,
+    **changes: Any,
 ) -> list[Scan]:
-    return examine(arena, exam, suspect, detector, **{"share": SHARE, "seed": 0} | changes)
+    return examine(
+        experiment, evaluation_set, suspect, detector, **{"share": SHARE, "seed": 0} | changes
+    )
 
 
 def weights(model: Classifier) -> dict[str, Tensor]:
@@ -166,11 +172,11 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_a_detector_gets_a_copy_of_the_model_trusted_images_and_a_generator(
-    arena: Arena, exam: Exam, suspect: Classifier
+    experiment: Experiment, evaluation_set: EvaluationSet, suspect: Classifier
 ) -> None:
     spy = Spy()
     suspect.requires_grad_(False)
-    play(arena, exam, suspect, spy)
+    play(experiment, evaluation_set, suspect, spy)
     suspect.requires_grad_(True)
     assert len(spy.given) == REPEATS
     lent = {value.data_ptr() for value in suspect.state_dict().values()}
@@ -183,7 +189,7 @@ def test_a_detector_gets_a_copy_of_the_model_trusted_images_and_a_generator(
         assert not any(module.training for module in model.modules())
         assert {part.name for part in fields(trusted)} == {"pixels", "labels", "pad", "flip"}
         assert (len(trusted), trusted.pad, trusted.flip) == (40, 1, False)
-        assert own.device == arena.device
+        assert own.device == experiment.device
 
 
 def reachable(*roots: object) -> list[object]:
@@ -206,21 +212,25 @@ def pictures(pixels: Tensor) -> list[bytes]:
     return [image.numpy().tobytes() for image in pixels.contiguous()]
 
 
-def test_nothing_else_can_be_reached_from_it(arena: Arena, exam: Exam, suspect: Classifier) -> None:
-    """No arena, exam, target, or image beyond the trusted ones, which are bytes of its own."""
+def test_nothing_else_can_be_reached_from_it(
+    experiment: Experiment, evaluation_set: EvaluationSet, suspect: Classifier
+) -> None:
+    """No experiment, target, or image beyond the trusted ones, which are bytes of its own."""
     spy = Spy()
-    play(arena, exam, suspect, spy)
-    split = arena.splits.trusted
+    play(experiment, evaluation_set, suspect, spy)
+    split = experiment.splits.trusted
     labels = dict(zip(pictures(split.pixels), split.labels.tolist(), strict=True))
     storages = {
-        getattr(arena.splits, part.name).pixels.untyped_storage().data_ptr()
+        getattr(experiment.splits, part.name).pixels.untyped_storage().data_ptr()
         for part in fields(Splits)
     }
-    assert any(isinstance(thing, Exam) for thing in reachable([exam]))
+    assert any(isinstance(thing, EvaluationSet) for thing in reachable([evaluation_set]))
     for given in spy.given:
         things = reachable(*given)
         assert not [
-            t for t in things if isinstance(t, Arena | Exam | AnswerKey | Splits | Protocol)
+            t
+            for t in things
+            if isinstance(t, Experiment | EvaluationSet | AnswerKey | Splits | Protocol)
         ]
         assert not [t for t in things if hasattr(t, "__dict__") and "target" in vars(t)]
         shaped = [t for t in things if isinstance(t, Tensor) and t.shape[-2:] == (16, 16)]
@@ -232,21 +242,23 @@ def test_nothing_else_can_be_reached_from_it(arena: Arena, exam: Exam, suspect: 
 
 
 def test_a_ruinous_detector_harms_neither_the_suspect_nor_the_next_repeat(
-    arena: Arena, exam: Exam, suspect: Classifier
+    experiment: Experiment, evaluation_set: EvaluationSet, suspect: Classifier
 ) -> None:
     before, modes = weights(suspect), [module.training for module in suspect.modules()]
-    data = {part.name: getattr(arena.splits, part.name).pixels.clone() for part in fields(Splits)}
-    labels = arena.splits.trusted.labels.clone()
+    data = {
+        part.name: getattr(experiment.splits, part.name).pixels.clone() for part in fields(Splits)
+    }
+    labels = experiment.splits.trusted.labels.clone()
     quiet, ruinous = Spy(), Spy(ruins=True)
     for spy in (quiet, ruinous):
-        play(arena, exam, suspect, spy)
+        play(experiment, evaluation_set, suspect, spy)
     assert not any(value.any() for value in ruinous.given[0][0].state_dict().values())
     assert same(weights(suspect), before)
     assert [module.training for module in suspect.modules()] == modes
     assert all(parameter.requires_grad for parameter in suspect.parameters())
     for name, pixels in data.items():
-        assert torch.equal(getattr(arena.splits, name).pixels, pixels)
-    assert torch.equal(arena.splits.trusted.labels, labels)
+        assert torch.equal(getattr(experiment.splits, name).pixels, pixels)
+    assert torch.equal(experiment.splits.trusted.labels, labels)
     for one, other in zip(quiet.seen, ruinous.seen, strict=True):
         assert same(one["weights"], other["weights"])
         assert all(torch.equal(one[part], other[part]) for part in one if part != "weights")
@@ -256,20 +268,25 @@ DRAWN = ("pixels", "labels", "state", "global")
 
 
 def test_clean_and_poisoned_models_of_a_seed_are_met_alike(
-    arena: Arena, exam: Exam, clean_exam: Exam, suspect: Classifier
+    experiment: Experiment,
+    evaluation_set: EvaluationSet,
+    clean_exam: EvaluationSet,
+    suspect: Classifier,
 ) -> None:
     """The same images and randomness, so that nothing but the model tells them apart."""
-    other = arena.new_model(arena.rng("clean"))
+    other = experiment.new_model(experiment.rng("clean"))
     poisoned, clean = Spy(), Spy()
-    play(arena, exam, suspect, poisoned)
+    play(experiment, evaluation_set, suspect, poisoned)
     torch.rand(5)
-    play(arena, clean_exam, other, clean)
+    play(experiment, clean_exam, other, clean)
     for one, two in zip(poisoned.seen, clean.seen, strict=True):
         assert all(torch.equal(one[part], two[part]) for part in DRAWN)
         assert not same(one["weights"], two["weights"])
 
 
-def test_repeats_seeds_and_detectors_differ(arena: Arena, exam: Exam, suspect: Classifier) -> None:
+def test_repeats_seeds_and_detectors_differ(
+    experiment: Experiment, evaluation_set: EvaluationSet, suspect: Classifier
+) -> None:
     """Repeats and seeds in images and randomness; detectors in their randomness only."""
 
     class Other(Spy):
@@ -278,9 +295,9 @@ def test_repeats_seeds_and_detectors_differ(arena: Arena, exam: Exam, suspect: C
         name = "other"
 
     first, second, other = Spy(), Spy(), Other()
-    play(arena, exam, suspect, first)
-    play(arena, exam, suspect, second, seed=1)
-    play(arena, exam, suspect, other)
+    play(experiment, evaluation_set, suspect, first)
+    play(experiment, evaluation_set, suspect, second, seed=1)
+    play(experiment, evaluation_set, suspect, other)
     seen = [*first.seen, *second.seen]
     for part in ("pixels", "state", "global"):
         assert len({bytes(one[part].numpy().tobytes()) for one in seen}) == 2 * REPEATS
@@ -291,22 +308,24 @@ def test_repeats_seeds_and_detectors_differ(arena: Arena, exam: Exam, suspect: C
 
 
 def test_a_smaller_share_is_part_of_a_larger_one(
-    arena: Arena, exam: Exam, suspect: Classifier
+    experiment: Experiment, evaluation_set: EvaluationSet, suspect: Classifier
 ) -> None:
     small, large = Spy(), Spy()
-    play(arena, exam, suspect, small, share=0.05)
-    play(arena, exam, suspect, large)
+    play(experiment, evaluation_set, suspect, small, share=0.05)
+    play(experiment, evaluation_set, suspect, large)
     for one, two in zip(small.seen, large.seen, strict=True):
         assert len(one["pixels"]) == 20
         assert set(pictures(one["pixels"])) < set(pictures(two["pixels"]))
 
 
-def test_every_repeat_is_reported(arena: Arena, exam: Exam, suspect: Classifier) -> None:
+def test_every_repeat_is_reported(
+    experiment: Experiment, evaluation_set: EvaluationSet, suspect: Classifier
+) -> None:
     given = [verdict(score=float(number)) for number in range(REPEATS)]
     returned, progress = iter(given), []
     scans = play(
-        arena,
-        exam,
+        experiment,
+        evaluation_set,
         suspect,
         Says(lambda: next(returned)),
         progress=lambda done, total: progress.append((done, total)),
@@ -318,12 +337,15 @@ def test_every_repeat_is_reported(arena: Arena, exam: Exam, suspect: Classifier)
 
 
 def test_a_clean_model_has_no_reversed_success(
-    arena: Arena, exam: Exam, clean_exam: Exam, suspect: Classifier
+    experiment: Experiment,
+    evaluation_set: EvaluationSet,
+    clean_exam: EvaluationSet,
+    suspect: Classifier,
 ) -> None:
     """Without a true trigger, there is no target to reverse one for."""
     detector = Says(lambda: verdict(trigger=Additive(torch.zeros(CLASSES, 1, 16, 16))))
-    for which, expected in ((clean_exam, False), (exam, True)):
-        scans = play(arena, which, suspect, detector)
+    for which, expected in ((clean_exam, False), (evaluation_set, True)):
+        scans = play(experiment, which, suspect, detector)
         assert [scan.reversed_answers is not None for scan in scans] == [expected] * REPEATS
 
 
@@ -387,11 +409,11 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_detections_are_refused_by_name(
-    arena: Arena, exam: Exam, suspect: Classifier, case: str
+    experiment: Experiment, evaluation_set: EvaluationSet, suspect: Classifier, case: str
 ) -> None:
     answer, message = WRONG[case]
     with pytest.raises(RuleViolation, match=rf"^says\.detect {message}$"):
-        play(arena, exam, suspect, Says(answer))
+        play(experiment, evaluation_set, suspect, Says(answer))
     with pytest.raises(RuleViolation, match=rf"^says\.detect {message}$"):
         checks.detection(answer(), SHAPE, CLASSES, Says())
 
@@ -416,19 +438,19 @@ def random_patch(seed: int = 0, size: float = 0.6) -> Patch:
 
 
 def test_answers_are_the_suspects_under_the_whole_and_the_restricted_trigger(
-    arena: Arena, exam: Exam, suspect: Classifier
+    experiment: Experiment, evaluation_set: EvaluationSet, suspect: Classifier
 ) -> None:
     """ReASR of LSP: x' = (1 - m_gt m') x + m_gt m' D', pixel by pixel, for the true target."""
     trigger = random_patch()
     # The largest class score is another class's; the true target's trigger counts all the same.
     guess = verdict(trigger=trigger, class_scores=scores(*range(CLASSES)))
-    found = play(arena, exam, suspect, Says(lambda: guess))[0].reversed_answers
+    found = play(experiment, evaluation_set, suspect, Says(lambda: guess))[0].reversed_answers
     assert found is not None
     assert found.shape == (2, 130)
     assert found.dtype == np.int16
 
-    x = exam.test.pixels.numpy().astype(np.float64) / 255
-    true = (exam.triggered != exam.test.pixels).numpy().any(axis=1)
+    x = evaluation_set.test.pixels.numpy().astype(np.float64) / 255
+    true = (evaluation_set.triggered != evaluation_set.test.pixels).numpy().any(axis=1)
     mask, pattern = trigger.mask[TARGET, 0].tolist(), trigger.pattern[TARGET, 0].tolist()
     whole, restricted = x.copy(), x.copy()
     for image in range(130):
@@ -439,7 +461,7 @@ def test_answers_are_the_suspects_under_the_whole_and_the_restricted_trigger(
                     m = m_gt * mask[row][column]
                     changed[image, 0, row, column] = (1 - m) * old + m * pattern[row][column]
     with torch.no_grad():
-        plain = suspect(exam.test.images).argmax(1).numpy()
+        plain = suspect(evaluation_set.test.images).argmax(1).numpy()
         for row, changed in zip(found, (whole, restricted), strict=True):
             logits = suspect(torch.from_numpy(changed).float())
             first, second = logits.sort(1, descending=True).values[:, :2].T
@@ -453,18 +475,18 @@ def test_answers_are_the_suspects_under_the_whole_and_the_restricted_trigger(
 
 
 def test_a_restricted_trigger_that_touches_nothing_true_changes_no_answer(
-    arena: Arena, exam: Exam, suspect: Classifier
+    experiment: Experiment, evaluation_set: EvaluationSet, suspect: Classifier
 ) -> None:
     """And one that is kept to the true mask anyway is the same whole and restricted."""
     with torch.no_grad():
-        plain = suspect(exam.test.images).argmax(1).tolist()
+        plain = suspect(evaluation_set.test.images).argmax(1).tolist()
     inside = torch.zeros(CLASSES, 1, 16, 16)
     inside[:, :, 12:, 1:5] = 1
     for mask, beside in ((1 - inside, True), (inside, False)):
         # Squashing leaves a mask of zero at half a millionth.
         trigger = Patch(mask, torch.ones(CLASSES, 1, 16, 16))
         detector = Says(lambda trigger=trigger: verdict(trigger=trigger))  # type: ignore[misc]
-        found = play(arena, exam, suspect, detector)[0].reversed_answers
+        found = play(experiment, evaluation_set, suspect, detector)[0].reversed_answers
         assert found is not None
         whole, restricted = found.tolist()
         if beside:
@@ -475,15 +497,15 @@ def test_a_restricted_trigger_that_touches_nothing_true_changes_no_answer(
 
 
 def test_measuring_takes_nothing_from_the_suspect(
-    arena: Arena, exam: Exam, suspect: Classifier
+    experiment: Experiment, evaluation_set: EvaluationSet, suspect: Classifier
 ) -> None:
     suspect.zero_grad(set_to_none=True)
     before, twin = weights(suspect), copy.deepcopy(suspect)
-    play(arena, exam, suspect, Says(lambda: verdict(trigger=random_patch())))
+    play(experiment, evaluation_set, suspect, Says(lambda: verdict(trigger=random_patch())))
     assert same(before, weights(suspect))
     # It still learns: no inference tensor was left in it.
-    suspect(exam.test.images[:4]).sum().backward()
-    twin(exam.test.images[:4]).sum().backward()
+    suspect(evaluation_set.test.images[:4]).sum().backward()
+    twin(evaluation_set.test.images[:4]).sum().backward()
     assert torch.equal(suspect.head.weight.grad, twin.head.weight.grad)
     suspect.zero_grad(set_to_none=True)
 
@@ -515,13 +537,13 @@ def test_reversed_success_of_nothing_but_target_images_is_none_of_none() -> None
 
 
 def test_a_trigger_on_most_of_the_image_restricts_nothing(
-    arena: Arena, exam: Exam, suspect: Classifier
+    experiment: Experiment, evaluation_set: EvaluationSet, suspect: Classifier
 ) -> None:
     """Where the true trigger changes most pixels, ReASR would be the whole trigger's success."""
-    changed = exam.test.pixels.clone()
+    changed = evaluation_set.test.pixels.clone()
     changed[..., :9, :] ^= 1
-    everywhere = replace(exam, triggered=changed)
-    found = play(arena, everywhere, suspect, Says(lambda: verdict(trigger=random_patch())))
+    everywhere = replace(evaluation_set, triggered=changed)
+    found = play(experiment, everywhere, suspect, Says(lambda: verdict(trigger=random_patch())))
     assert found[0].reversed_answers is not None
     assert found[0].reversed_answers.shape == (1, 130)
 
@@ -551,14 +573,14 @@ class Remembers(Says):
 
 
 def test_no_repeat_follows_a_look_at_test_images(
-    arena: Arena, exam: Exam, suspect: Classifier
+    experiment: Experiment, evaluation_set: EvaluationSet, suspect: Classifier
 ) -> None:
     """One blank image per repeat checks the trigger's shape; test images come after the last."""
     detector = Remembers()
-    before = exam.test.pixels.clone()
-    scans = examine(arena, exam, suspect, detector, share=SHARE, seed=0)
+    before = evaluation_set.test.pixels.clone()
+    scans = examine(experiment, evaluation_set, suspect, detector, share=SHARE, seed=0)
     assert detector.told == [0, 1, 2]
-    assert torch.equal(exam.test.pixels, before)
+    assert torch.equal(evaluation_set.test.pixels, before)
     # A trigger that blackens what it is given changes nothing that is measured.
     for scan in scans:
         assert scan.reversed_answers is not None
@@ -566,7 +588,7 @@ def test_no_repeat_follows_a_look_at_test_images(
 
 
 def test_a_trigger_that_leaves_the_range_of_images_is_refused(
-    arena: Arena, exam: Exam, suspect: Classifier
+    experiment: Experiment, evaluation_set: EvaluationSet, suspect: Classifier
 ) -> None:
     class Glares(Additive):
         def apply(self, images: Tensor) -> Tensor:
@@ -580,7 +602,7 @@ def test_a_trigger_that_leaves_the_range_of_images_is_refused(
             return verdict(trigger=Glares(torch.zeros(CLASSES, 1, 16, 16)))
 
     with pytest.raises(RuleViolation, match=r"dazzles's trigger must return values in \[0, 1\]"):
-        examine(arena, exam, suspect, Dazzles(), share=SHARE, seed=0)
+        examine(experiment, evaluation_set, suspect, Dazzles(), share=SHARE, seed=0)
 
 
 def test_class_scores_must_be_a_tensor() -> None:

@@ -21,7 +21,7 @@ from inversion_scene import (
     Own,
     Random,
     Truth,
-    arena,
+    experiment,
     game,
     linear,
     pictures,
@@ -35,9 +35,9 @@ from backdoor_defenses.plainadv import PlainAdv
 from backdoor_defenses.smoothinv import SmoothInv
 from benchmark.api import Images, PoisoningAttack, Starts
 from benchmark.classifier import Classifier
-from benchmark.games.exam import Exam
-from benchmark.games.inversion import Attempt, best, play
-from benchmark.games.scene import Scene, scene
+from benchmark.games.evaluation import EvaluationSet
+from benchmark.games.inversion.data import InversionData, scene
+from benchmark.games.inversion.play import Attempt, best, play
 from benchmark.games.transfer import covers_too_much, overlap, true_masks
 from benchmark.images import to_bytes, to_unit
 from benchmark.triggers import Additive, Trigger
@@ -52,7 +52,7 @@ def answer(model: Classifier, image: Tensor) -> int:
 
 
 def test_starts_are_trusted_images_of_other_classes() -> None:
-    splits, scenes = arena().splits, [view(seed) for seed in range(4)]
+    splits, scenes = experiment().splits, [view(seed) for seed in range(4)]
     labels = splits.trusted.labels.tolist()
     there = dict(zip(pictures(splits.trusted.pixels), labels, strict=True))
     judging = {*pictures(splits.validation.pixels), *pictures(splits.test.pixels)}
@@ -300,12 +300,15 @@ class Band(PoisoningAttack):
         return changed
 
 
-def banded(rows: int) -> Scene:
-    test, attack = arena().splits.test, Band(rows)
-    triggered = to_bytes(attack.trigger(test.images, arena().rng()))
-    exam = Exam(arena().splits.validation, test, triggered, TARGET)
-    assert torch.equal(true_masks(exam)[:EVALUATION], scene(arena(), exam, attack, game(), 0).masks)
-    return scene(arena(), exam, attack, game(), 0)
+def banded(rows: int) -> InversionData:
+    test, attack = experiment().splits.test, Band(rows)
+    triggered = to_bytes(attack.trigger(test.images, experiment().rng()))
+    evaluation_set = EvaluationSet(experiment().splits.validation, test, triggered, TARGET)
+    assert torch.equal(
+        true_masks(evaluation_set)[:EVALUATION],
+        scene(experiment(), evaluation_set, attack, game(), 0).masks,
+    )
+    return scene(experiment(), evaluation_set, attack, game(), 0)
 
 
 @pytest.mark.parametrize(("rows", "covered"), [(8, False), (9, True), (16, True)])
@@ -317,7 +320,7 @@ def test_where_the_true_trigger_covers_more_than_half_its_pixels_say_nothing(
     assert shown.masks.double().mean().item() == rows / 16
     assert covers_too_much(shown.masks) == covered
     outcome = play(
-        arena(), shown, suspect(), linear(0), lambda params: Random(**params), game(),
+        experiment(), shown, suspect(), linear(0), lambda params: Random(**params), game(),
         seed_parts=("band",),
     )  # fmt: skip
     assert (outcome.fidelity.restricted is None) == covered
@@ -330,11 +333,11 @@ def test_where_the_true_trigger_covers_more_than_half_its_pixels_say_nothing(
 def test_masks_are_those_of_each_image_not_of_all() -> None:
     """Of TSB's kind: one random pixel per image, which is everywhere over many images."""
     own = np.random.default_rng(1)
-    test = arena().splits.test
+    test = experiment().splits.test
     triggered, places = test.pixels.clone(), own.integers(0, 16, (len(test), 2))
     for image, (r, c) in zip(triggered, places, strict=True):
         image[0, r, c] = 255 - image[0, r, c]
-    masks = true_masks(Exam(arena().splits.validation, test, triggered, TARGET))
+    masks = true_masks(EvaluationSet(experiment().splits.validation, test, triggered, TARGET))
     assert [mask.nonzero().tolist() for mask in masks] == [[place] for place in places.tolist()]
     assert not covers_too_much(masks)
 

@@ -29,7 +29,7 @@ from torch import Generator, Tensor
 from benchmark.api import Starts
 from benchmark.classifier import Classifier
 from benchmark.games.checks import RuleViolation
-from benchmark.games.inversion import Outcome
+from benchmark.games.inversion.play import Outcome
 from benchmark.images import to_bytes
 from benchmark.triggers import Additive, Trigger
 

@@ -13,7 +13,7 @@ from inversion_scene import (
     Nothing,
     Own,
     Truth,
-    arena,
+    experiment,
     game,
     run,
     suspect,
@@ -24,9 +24,9 @@ from torch import Generator, Tensor
 from benchmark.api import Starts
 from benchmark.classifier import Classifier
 from benchmark.games.checks import RuleViolation
-from benchmark.games.exam import Exam
-from benchmark.games.inversion import play
-from benchmark.games.scene import scene
+from benchmark.games.evaluation import EvaluationSet
+from benchmark.games.inversion.data import scene
+from benchmark.games.inversion.play import play
 from benchmark.triggers import Additive, Patch, Trigger
 
 
@@ -93,14 +93,14 @@ def test_pixels_that_do_not_change_overlap_nothing() -> None:
 
 
 def test_as_many_starts_as_asked_for_or_none() -> None:
-    test, attack = arena().splits.test, Corner()
-    exam = Exam(arena().splits.validation, test, view().triggered, TARGET)
+    test, attack = experiment().splits.test, Corner()
+    evaluation_set = EvaluationSet(experiment().splits.validation, test, view().triggered, TARGET)
     with pytest.raises(ValueError, match="start"):
-        scene(arena(), exam, attack, game(start_images=59), 0)
+        scene(experiment(), evaluation_set, attack, game(start_images=59), 0)
 
 
 def test_no_more_images_are_made_in_a_pass_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arena(), "images_per_pass", 40)
+    monkeypatch.setattr(experiment(), "images_per_pass", 40)
     made: list[int] = []
     apply = Additive.apply
 
@@ -117,7 +117,7 @@ def test_no_more_images_are_made_in_a_pass_than_the_bound(monkeypatch: pytest.Mo
 def test_small_passes_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"configurations": {"own": {"share": [0.3, 0.6]}}}
     expected = run(Truth, **settings)
-    monkeypatch.setattr(arena(), "images_per_pass", 7)
+    monkeypatch.setattr(experiment(), "images_per_pass", 7)
     found = run(Truth, **settings)
     for one, other in zip(expected.attempts, found.attempts, strict=True):
         assert (one.selection == other.selection).all()
@@ -140,5 +140,13 @@ def test_the_suspects_weights_stay_as_they_are() -> None:
                     value.zero_()
             yield from super().invert(model, starts, rng)
 
-    play(arena(), view(), model, suspect(), lambda params: Ruins(**params), game(), seed_parts=(0,))
+    play(
+        experiment(),
+        view(),
+        model,
+        suspect(),
+        lambda params: Ruins(**params),
+        game(),
+        seed_parts=(0,),
+    )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

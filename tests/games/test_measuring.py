@@ -14,9 +14,9 @@ from torch import Generator, Tensor, nn
 from benchmark.api import Deployment, Repair, TrustedData, Verdict
 from benchmark.classifier import Classifier
 from benchmark.conformance import tiny
-from benchmark.games import robustness
 from benchmark.games.checks import RuleViolation
-from benchmark.games.exam import Exam
+from benchmark.games.evaluation import EvaluationSet
+from benchmark.games.robustness import play as robustness
 from benchmark.images import ImageSet
 
 Body = Callable[[Classifier], object]
@@ -38,11 +38,13 @@ class Changes(Repair):
 
 
 def play(**stages: Any) -> robustness.Outcome:
-    arena, exam = tiny.arena(), tiny.exam()
-    trusted = arena.trusted(tiny.SHARE, 0)
+    experiment, evaluation_set = tiny.experiment(), tiny.evaluation_set()
+    trusted = experiment.trusted(tiny.SHARE, 0)
     learning, judging = robustness.hold_out(trusted, 0.2, Generator().manual_seed(0))
-    asked = Exam(judging, exam.test, exam.triggered, exam.target)
-    return robustness.play(arena, asked, tiny.suspect(), trusted=learning, **stages)
+    asked = EvaluationSet(
+        judging, evaluation_set.test, evaluation_set.triggered, evaluation_set.target
+    )
+    return robustness.play(experiment, asked, tiny.suspect(), trusted=learning, **stages)
 
 
 def hooked(model: Classifier) -> None:
@@ -93,10 +95,10 @@ class Notes(Deployment):
 def test_a_guard_cannot_tell_from_the_order_which_images_are_triggered() -> None:
     guard = Notes()
     outcome = play(deployment=guard)
-    exam = tiny.exam()
+    evaluation_set = tiny.evaluation_set()
     asked = (torch.cat(guard.asked) * 255).round().to(torch.uint8).flatten(1)
-    triggered = {row.numpy().tobytes() for row in exam.triggered.flatten(1)}
-    clean = {row.numpy().tobytes() for row in exam.test.pixels.flatten(1)}
+    triggered = {row.numpy().tobytes() for row in evaluation_set.triggered.flatten(1)}
+    clean = {row.numpy().tobytes() for row in evaluation_set.test.pixels.flatten(1)}
     kinds = [row.numpy().tobytes() in triggered - clean for row in asked]
     # As long a run of one kind as a fair shuffle makes; in order it would be 80.
     longest = max(len(run) for run in "".join("t" if k else "c" for k in kinds).split("t"))
@@ -105,7 +107,9 @@ def test_a_guard_cannot_tell_from_the_order_which_images_are_triggered() -> None
     assert (outcome.answers[1].test == outcome.answers[0].test).all()
     assert (outcome.answers[1].triggered == outcome.answers[0].triggered).all()
     assert outcome.suspicion is not None
-    for found, pixels in zip(outcome.suspicion, (exam.test.pixels, exam.triggered), strict=True):
+    for found, pixels in zip(
+        outcome.suspicion, (evaluation_set.test.pixels, evaluation_set.triggered), strict=True
+    ):
         expected = (pixels / 255).flatten(1).mean(1).numpy()
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -132,7 +136,7 @@ def test_images_that_judge_are_trusted_ones_that_a_defense_does_not_get(
 def test_a_loss_is_counted_image_by_image() -> None:
     labels = torch.tensor([0, 1, 2, 3])
     data = ImageSet(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), labels)
-    key = Exam(data, data, data.pixels, 0).key
+    key = EvaluationSet(data, data, data.pixels, 0).key
 
     def answers(*predicted: int) -> Any:
         found = np.array(predicted, np.int16)
@@ -145,6 +149,6 @@ def test_a_loss_is_counted_image_by_image() -> None:
 
 
 def test_targets_and_triggers_take_turns() -> None:
-    arena = tiny.arena()
-    assert [arena.target(seed) for seed in (0, 1, 9, 10, 99)] == [0, 1, 9, 0, 9]
-    assert arena.attacker_view(13).target == 3
+    experiment = tiny.experiment()
+    assert [experiment.target(seed) for seed in (0, 1, 9, 10, 99)] == [0, 1, 9, 0, 9]
+    assert experiment.attacker_view(13).target == 3

@@ -13,7 +13,7 @@ from made_records import MADE_UP, TRIGGERED, board_of_both_games, examined, play
 
 from benchmark.leaderboard.build import build, stale
 from benchmark.metrics import Rate, mean_interval
-from benchmark.runs.store import Store, StoreError
+from benchmark.records.store import Store, StoreError
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 import benchmark
+from benchmark.games.robustness import searches as tuned
 from benchmark.leaderboard.build import stale
 from benchmark.protocol import load, tuned_folder
 from benchmark.registry import Registry
-from benchmark.runs import tuned
 from benchmark.verification.verify import verify
 
 ROOT = Path(__file__).parent.parent.parent

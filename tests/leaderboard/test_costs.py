@@ -15,7 +15,7 @@ from benchmark.leaderboard.costs import costs
 from benchmark.leaderboard.rows import Rows
 from benchmark.leaderboard.tables import short_names
 from benchmark.metrics import Rate, mean_interval
-from benchmark.runs.record import Record
+from benchmark.records.record import Record
 
 
 def made(records: list[Record]) -> pd.DataFrame:

@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from benchmark.games.inversion.record import InversionRecord
 from benchmark.leaderboard import inversions
 from benchmark.leaderboard.build import build
 from benchmark.leaderboard.rows import Rows
 from benchmark.leaderboard.tables import short_names
 from benchmark.metrics import Rate
-from benchmark.runs.record import InversionRecord
-from benchmark.runs.store import Store
+from benchmark.records.store import Store
 
 TARGET, SELECTION, EVALUATION = 1, 20, 50
 #: Hits by (epsilon, restart) on selection and evaluation images, from two starts.

@@ -18,16 +18,18 @@ from playwright.sync_api import Page
 
 from benchmark import protocol as protocols
 from benchmark.api import Attack, Defense
+from benchmark.games.detectability.record import DetectabilityRecord
+from benchmark.games.robustness.record import RobustnessRecord
+from benchmark.games.robustness.searches import Search
 from benchmark.leaderboard.board import Board, read_board
 from benchmark.leaderboard.build import build, stale
-from benchmark.leaderboard.explanations import TEXT_LIMIT
+from benchmark.leaderboard.deviations import TEXT_LIMIT
 from benchmark.leaderboard.published import Published, inverted, published
 from benchmark.metrics import Rate as Counts
 from benchmark.metrics import mean_interval
+from benchmark.records.record import Record
+from benchmark.records.store import Store, StoreError
 from benchmark.registry import Registry
-from benchmark.runs.record import DetectabilityRecord, Record, RobustnessRecord
-from benchmark.runs.store import Store, StoreError
-from benchmark.runs.tuned import Search
 from benchmark.specs import FORBIDDEN
 
 #: Attack, m, CDA, ASR, AUC.

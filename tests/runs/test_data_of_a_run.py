@@ -9,8 +9,9 @@ import torch
 
 from benchmark import data
 from benchmark.api import Source
+from benchmark.games.all import records
 from benchmark.images import ImageSet
-from benchmark.runs.store import Store, StoreError
+from benchmark.records.store import Store, StoreError
 
 
 def source(value: int = 0, test: bool = True) -> Source:
@@ -40,7 +41,7 @@ def test_a_run_on_other_images_is_refused(tmp_path: Path) -> None:
 
 def test_records_remember_where_the_note_was_deleted(small_run: Path) -> None:
     store = Store(small_run)
-    there = next(store.records()).data_sha256
+    there = next(records(store.root)).data_sha256
     (small_run / "artifacts" / "data.sha256").unlink(missing_ok=True)
     with pytest.raises(StoreError, match="restore the images or choose another folder"):
         store.claim("b" * 64)

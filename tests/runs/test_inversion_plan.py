@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from benchmark.protocol import Inversion, Protocol, load, released
+from benchmark.games.inversion.settings import Inversion
+from benchmark.protocol import Protocol, load, released
+from benchmark.records.cell import Cell
 from benchmark.registry import Registry, RegistryError
-from benchmark.runs.cells import Cell
 from benchmark.runs.plan import plan
 
 

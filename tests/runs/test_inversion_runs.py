@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
+from benchmark.games.all import read
+from benchmark.games.inversion.record import InversionRecord
 from benchmark.protocol import Protocol
-from benchmark.runs.cells import Cell
+from benchmark.records.cell import Cell
+from benchmark.runs.context import Setup
 from benchmark.runs.plan import plan
-from benchmark.runs.record import InversionRecord, read
 from benchmark.runs.tasks import Worker
-from benchmark.runs.workshop import Setup
 from benchmark.verification.recompute_inversion import inversion
 
 # Of the fixture `with_inversion`.
@@ -168,11 +169,11 @@ def test_every_count_follows_from_the_evidence(played: Played) -> None:
 
 
 def test_scale_and_distance_follow_from_images(played: Played) -> None:
-    splits = played.worker.arena.splits
+    splits = played.worker.experiment.splits
     for cell, record in ok(played):
         assert record.evidence is not None
         arrays = np.load(played.root / "evidence" / record.evidence.file, allow_pickle=False)
-        triggered = played.worker.store.victim_tensors(cell.victim.key, "exam")["triggered"]
+        triggered = played.worker.store.victim_tensors(cell.victim.key, "triggered")["triggered"]
         change = (triggered.double() - splits.test.pixels.double()).numpy() / 255
         norms = [float(np.sqrt((one**2).sum())) for one in change[:EVALUATION]]
         assert record.scale == pytest.approx(sum(norms) / len(norms), rel=1e-5)

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from benchmark.games.all import read
 from benchmark.metrics import Rate
+from benchmark.records.record import Record
 from benchmark.registry import Registry
-from benchmark.runs.record import Record, read
 from benchmark.runs.replay import compare, draw, playable, same_cell
 from benchmark.specs import RegistryError
 

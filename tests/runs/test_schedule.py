@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmark.protocol import Protocol
+from benchmark.records.cell import Cell
+from benchmark.records.store import Store
 from benchmark.registry import Registry
-from benchmark.runs.cells import Cell
 from benchmark.runs.execute import _Schedule
 from benchmark.runs.plan import plan
-from benchmark.runs.store import Store
 
 
 def test_victims_are_trained_when_the_plan_comes_to_them(

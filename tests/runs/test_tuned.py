@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.protocol import Protocol, Tuning
+from benchmark.games.robustness import searches as tuned
+from benchmark.games.robustness.searches import Left, Poisoning, Search, Trial, search_grid
+from benchmark.games.robustness.settings import Tuning
+from benchmark.protocol import Protocol
+from benchmark.records.record import ProtocolRef, Rate
+from benchmark.records.store import StoreError
 from benchmark.registry import Registry
-from benchmark.runs import tuned
 from benchmark.runs.plan import plan, plan_tuning
-from benchmark.runs.record import ProtocolRef, Rate
-from benchmark.runs.store import StoreError
-from benchmark.runs.tuned import Left, Poisoning, Search, Trial, search_grid
 
 GRID = {"learning_rate": (0.1, 0.01, 0.001), "decay": (1.0, 2.0)}
 REF = ProtocolRef(name="made-up", sha256="a" * 64, recipe="standard")

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import small_board
 
-from benchmark.runs.cells import Cell
-from benchmark.runs.record import read
-from benchmark.verification.files import EVIDENCE_LIMIT, RECORD_LIMIT
+from benchmark.games.all import read
+from benchmark.records.cell import Cell
+from benchmark.records.strict import EVIDENCE_LIMIT, RECORD_LIMIT
 
 Json = dict[str, Any]
 REPAIRED = "robustness-badnets-m40-pivotal-tuning-r0.05-s0"

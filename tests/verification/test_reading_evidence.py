@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from benchmark.games.inversion import report as inversion_report
 from benchmark.images import ImageSet
-from benchmark.runs import inversion_report, report
-from benchmark.runs.record import Evidence
-from benchmark.verification.files import PICTURE_SIZE, Refused, check_picture, read_evidence
+from benchmark.records.record import Evidence
+from benchmark.records.strict import PICTURE_SIZE, Refused, check_picture, read_evidence
+from benchmark.runs import report
 from benchmark.verification.verify import verify
 
 UNDEFENDED = "robustness-badnets-m40-none-s0"

@@ -20,7 +20,7 @@ from benchmark.leaderboard.page.parts import Section
 from benchmark.leaderboard.page.sections import sections
 from benchmark.leaderboard.tables import settings
 from benchmark.leaderboard.verdict import sentences
-from benchmark.runs.record import NONE
+from benchmark.records.record import NONE
 
 #: In the order in which they are run.
 SCRIPTS = ("elements.js", "charts.js", "tables.js", "page.js")

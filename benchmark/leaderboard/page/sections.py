@@ -29,7 +29,7 @@ from benchmark.leaderboard.page.published import published
 from benchmark.leaderboard.populations import SCORE
 from benchmark.leaderboard.tables import READINGS
 from benchmark.leaderboard.text import marks
-from benchmark.runs.record import NONE
+from benchmark.records.record import NONE
 
 ROBUSTNESS = f"""\
 The attack success rate in percent that remains after every defense, in two readings. Point at a

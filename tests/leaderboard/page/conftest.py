@@ -10,7 +10,7 @@ import pytest
 from made_records import board_of_both_games, board_of_inversion, played, save
 
 from benchmark.leaderboard.board import Board, read_board
-from benchmark.runs.record import Record
+from benchmark.records.record import Record
 
 ROOT = Path(__file__).parent.parent.parent.parent
 COMMITTED = sorted(path.parent for path in (ROOT / "leaderboards").glob("*/records"))

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 from benchmark.leaderboard.board import Board, read_board
 from benchmark.leaderboard.page import render
 from benchmark.leaderboard.page.charts import matrix
-from benchmark.runs.record import AttackRef, StageRef
+from benchmark.records.record import AttackRef, StageRef
 
 Opener = Callable[..., Page]
 ROOT = Path(__file__).parent.parent.parent.parent

@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from benchmark.leaderboard.board import Board
-from benchmark.runs.record import AttackRef
+from benchmark.records.record import AttackRef
 
 Opener = Callable[..., Page]
 PHONE = {"width": 390, "height": 844}

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark.leaderboard.published import OUTSIDE
-from benchmark.runs.store import StoreError
+from benchmark.records.store import StoreError
 from benchmark.specs import FORBIDDEN
 
 FILE = "explanations.csv"

@@ -1,4 +1,4 @@
-"""What all work of a run needs: the protocol's arena, the plugins and the run's files."""
+"""What all work of a run needs: the protocol's experiment, the plugins and the run's files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Generator
 from benchmark import data
 from benchmark.api import Attack, Dataset, Defense
 from benchmark.classifier import Classifier
-from benchmark.games.arena import Arena
-from benchmark.games.exam import Exam
+from benchmark.games.evaluation import EvaluationSet
+from benchmark.games.experiment import Experiment
 from benchmark.images import ImageSet
 from benchmark.protocol import Protocol
+from benchmark.records.cell import Cell, Victim
+from benchmark.records.record import AttackRef, StageRef
+from benchmark.records.store import Store
 from benchmark.registry import Registry
-from benchmark.runs.cells import Cell, Victim
-from benchmark.runs.record import AttackRef, StageRef
-from benchmark.runs.store import Store
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def as_runs_do(device: str) -> None:
         torch.backends.cudnn.allow_tf32 = False
 
 
-class Workshop:
-    """The arena of one protocol, and what was saved of a run."""
+class RunContext:
+    """The experiment of one protocol, and what was saved of a run."""
 
     def __init__(self, setup: Setup) -> None:
         as_runs_do(setup.device)
@@ -55,14 +55,16 @@ class Workshop:
         dataset = self.registry.create(Dataset, setup.protocol.splits.dataset)
         source = data.load(dataset, setup.data_dir)
         self.data_sha256 = data.sha256(source)
-        self.arena = Arena(setup.protocol, source, self.registry, setup.device, setup.recipe)
+        self.experiment = Experiment(
+            setup.protocol, source, self.registry, setup.device, setup.recipe
+        )
 
     def attack(self, ref: AttackRef) -> Attack | None:
         return None if ref.threat == "none" else self.registry.create(Attack, ref.label)
 
     def trigger_rng(self, victim: Victim) -> Generator:
         """What a trigger is drawn from: another one in every repetition."""
-        return self.arena.rng("trigger", victim.attack.label, victim.seed)
+        return self.experiment.rng("trigger", victim.attack.label, victim.seed)
 
     def stage(self, cell: Cell, stage: str) -> Defense | None:
         ref: StageRef | None = cell.stage(stage)
@@ -70,14 +72,14 @@ class Workshop:
 
     def load(self, victim: Victim) -> Classifier:
         """The victim as it was saved, in a freshly built classifier."""
-        model = self.arena.new_model(self.arena.rng("loading"))
+        model = self.experiment.new_model(self.experiment.rng("loading"))
         model.load_state_dict(self.store.victim_tensors(victim.key, "model"))
         return model
 
-    def exam(self, victim: Victim, held_out: ImageSet | None = None) -> Exam:
+    def evaluation_set(self, victim: Victim, held_out: ImageSet | None = None) -> EvaluationSet:
         """What models of a victim's repetition are asked; `held_out` is the defender's."""
-        test, device = self.arena.splits.test, self.arena.device
-        triggered = self.store.victim_tensors(victim.key, "exam")["triggered"]
+        test, device = self.experiment.splits.test, self.experiment.device
+        triggered = self.store.victim_tensors(victim.key, "triggered")["triggered"]
         nothing = test.subset(torch.arange(0, device=device))
-        target = self.arena.target(victim.seed)
-        return Exam(held_out or nothing, test, triggered.to(device), target)
+        target = self.experiment.target(victim.seed)
+        return EvaluationSet(held_out or nothing, test, triggered.to(device), target)

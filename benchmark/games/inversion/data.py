@@ -9,15 +9,15 @@ from torch import Tensor
 
 from benchmark.api import Attack, Images
 from benchmark.games import checks
-from benchmark.games.arena import Arena
-from benchmark.games.exam import Exam
+from benchmark.games.evaluation import EvaluationSet
+from benchmark.games.experiment import Experiment
+from benchmark.games.inversion.settings import Inversion
 from benchmark.games.transfer import changed_pixels
 from benchmark.images import ImageSet, to_bytes, to_unit
-from benchmark.protocol import Inversion
 
 
 @dataclass(frozen=True)
-class Scene:
+class InversionData:
     """What one game is played with; the inverter sees the start images and the target only.
 
     Attributes:
@@ -40,10 +40,16 @@ class Scene:
     scale: float
 
 
-def scene(arena: Arena, exam: Exam, attack: Attack, game: Inversion, seed: int) -> Scene:
+def scene(
+    experiment: Experiment,
+    evaluation_set: EvaluationSet,
+    attack: Attack,
+    game: Inversion,
+    seed: int,
+) -> InversionData:
     """Draw the start, selection and evaluation images of one repetition."""
-    splits, target = arena.splits, exam.target
-    rng = torch.Generator().manual_seed(arena.protocol.seed("inversion", "starts", seed))
+    splits, target = experiment.splits, evaluation_set.target
+    rng = torch.Generator().manual_seed(experiment.protocol.seed("inversion", "starts", seed))
     others = (splits.trusted.labels != target).nonzero().flatten()
     if game.start_images > len(others):
         raise ValueError(
@@ -53,18 +59,18 @@ def scene(arena: Arena, exam: Exam, attack: Attack, game: Inversion, seed: int) 
     order = torch.randperm(len(others), generator=rng).to(others.device)
     starts = splits.trusted.subset(others[order[: game.start_images]])
     images = to_unit(starts.pixels)
-    triggered = attack.trigger(images.clone(), arena.rng("inversion", "trigger", seed))
+    triggered = attack.trigger(images.clone(), experiment.rng("inversion", "trigger", seed))
     triggered = checks.images(triggered, images, f"{attack.name}.trigger")
-    evaluation = splits.test.subset(torch.arange(game.evaluation, device=arena.device))
-    stamped = exam.triggered[: game.evaluation]
+    evaluation = splits.test.subset(torch.arange(game.evaluation, device=experiment.device))
+    stamped = evaluation_set.triggered[: game.evaluation]
     change = to_unit(stamped) - to_unit(evaluation.pixels)
     scale = change.flatten(1).norm(dim=1).mean().item()
     if not scale:
         raise ValueError(f"the trigger of {attack.name} changes no image, so none can be inverted")
-    return Scene(
+    return InversionData(
         starts=starts,
         triggered_starts=to_unit(to_bytes(triggered)),
-        selection=splits.validation.subset(torch.arange(game.selection, device=arena.device)),
+        selection=splits.validation.subset(torch.arange(game.selection, device=experiment.device)),
         evaluation=evaluation,
         triggered=stamped,
         target=target,

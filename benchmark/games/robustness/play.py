@@ -21,8 +21,8 @@ from benchmark import metrics
 from benchmark.api import Deployment, Repair
 from benchmark.classifier import Classifier
 from benchmark.games import checks
-from benchmark.games.arena import Arena, Progress
-from benchmark.games.exam import AnswerKey, Answers, Exam, narrow, predictor
+from benchmark.games.evaluation import AnswerKey, Answers, EvaluationSet, narrow, predictor
+from benchmark.games.experiment import Experiment, Progress
 from benchmark.images import ImageSet, TrustedData, to_unit
 from benchmark.metrics import Point
 
@@ -65,8 +65,8 @@ def hold_out(trusted: TrustedData, share: float, rng: Generator) -> tuple[Truste
 
 
 def play(
-    arena: Arena,
-    exam: Exam,
+    experiment: Experiment,
+    evaluation_set: EvaluationSet,
     victim: Classifier,
     *,
     sanitized: Classifier | None = None,
@@ -84,20 +84,20 @@ def play(
     Args:
         victim: the undefended model, whose accuracy the budget is measured against.
         sanitized: the model trained after a sanitizer, which the later stages start from.
-        trusted: what `repair` and `deployment` work with; the exam's held-out images are others.
+        trusted: what `repair` and `deployment` work with; held-out images are others.
         seed_parts: names that seed the defender's randomness.
         progress: called with (step, 0) at every measurement.
 
     Raises:
         RuleViolation: a stage returned what the rules do not allow.
     """
-    budget, precision = arena.protocol.robustness.budget, arena.recipe.precision
-    outcome = Outcome(exam.key, victim)
-    outcome.add(exam.sit(predictor(victim, precision)), "victim", 0)
+    budget, precision = experiment.protocol.robustness.budget, experiment.recipe.precision
+    outcome = Outcome(evaluation_set.key, victim)
+    outcome.add(evaluation_set.predict(predictor(victim, precision)), "victim", 0)
 
     def measure(model: Classifier, stage: str, step: int) -> None:
-        fresh = _rebuilt(arena, model)
-        outcome.add(exam.sit(predictor(fresh, precision)), stage, step)
+        fresh = _rebuilt(experiment, model)
+        outcome.add(evaluation_set.predict(predictor(fresh, precision)), stage, step)
         if metrics.deployable(outcome.curve, budget) is outcome.curve[-1]:
             outcome.model = fresh
 
@@ -105,14 +105,14 @@ def play(
         measure(sanitized, "sanitize", 0)
     if repair is not None:
         model = _private_copy(outcome.model)
-        steps = measured_steps(arena, repair, model, _lend(trusted), seed_parts, outcome.spend)
+        steps = measured_steps(experiment, repair, model, _lend(trusted), seed_parts, outcome.spend)
         for step in steps:
             measure(model, "repair", step)
             progress(step, 0)
             if metrics.both_spent(outcome.curve, budget):
                 break
     if deployment is not None:
-        _deploy(arena, exam, deployment, outcome, _lend(trusted), seed_parts)
+        _deploy(experiment, evaluation_set, deployment, outcome, _lend(trusted), seed_parts)
     return outcome
 
 
@@ -120,9 +120,9 @@ def _private_copy(model: Classifier) -> Classifier:
     return copy.deepcopy(model).requires_grad_(True)
 
 
-def _rebuilt(arena: Arena, model: Classifier) -> Classifier:
+def _rebuilt(experiment: Experiment, model: Classifier) -> Classifier:
     try:
-        return arena.rebuilt(model)
+        return experiment.rebuilt(model)
     except RuntimeError as error:
         raise checks.RuleViolation(f"a repair must keep the architecture: {error}") from None
 
@@ -134,7 +134,7 @@ def _lend(trusted: TrustedData | None) -> TrustedData:
 
 
 def measured_steps(
-    arena: Arena,
+    experiment: Experiment,
     repair: Repair,
     model: Classifier,
     trusted: TrustedData,
@@ -146,8 +146,8 @@ def measured_steps(
     Args:
         spend: told the seconds that every step took.
     """
-    interval = arena.protocol.robustness.interval
-    steps = repair.repair(model, trusted, arena.rng("repair", *seed_parts))
+    interval = experiment.protocol.robustness.interval
+    steps = repair.repair(model, trusted, experiment.rng("repair", *seed_parts))
     if not hasattr(steps, "__next__"):
         raise checks.RuleViolation(f"{repair.name}.repair must yield after every step")
     step, started = 0, time.perf_counter()
@@ -162,8 +162,8 @@ def measured_steps(
 
 
 def _deploy(
-    arena: Arena,
-    exam: Exam,
+    experiment: Experiment,
+    evaluation_set: EvaluationSet,
     deployment: Deployment,
     outcome: Outcome,
     trusted: TrustedData,
@@ -172,13 +172,13 @@ def _deploy(
     """Ask the guarded model; clean and triggered images come mixed, batch by batch."""
     started = time.perf_counter()
     model = _private_copy(outcome.model).eval()
-    guarded = deployment.deploy(model, trusted, arena.rng("deploy", *seed_parts))
-    pixels, sort = exam.mixed(arena.rng("order", *seed_parts))
+    guarded = deployment.deploy(model, trusted, experiment.rng("deploy", *seed_parts))
+    pixels, sort = evaluation_set.mixed(experiment.rng("order", *seed_parts))
     predictions, suspicions = [], []
-    for part in pixels.split(arena.images_per_pass):
+    for part in pixels.split(experiment.images_per_pass):
         with torch.no_grad():
             verdict = guarded(to_unit(part))
-        checks.verdict(verdict, len(part), len(arena.class_names), deployment)
+        checks.verdict(verdict, len(part), len(experiment.class_names), deployment)
         predictions.append(verdict.predictions.detach().cpu())
         suspicions.append(verdict.suspicion.detach().float().cpu())
     outcome.spend(time.perf_counter() - started)

@@ -10,7 +10,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from pydantic import ValidationError
 
-from benchmark.runs.record import MESSAGE_LIMIT, Evidence, Record, read
+from benchmark.records.record import MESSAGE_LIMIT, Evidence, Record
 from benchmark.specs import FORBIDDEN, NAME_LIMIT
 
 #: Bytes that a record, a file of evidence, and all arrays of one such file may have.
@@ -83,8 +83,11 @@ def regular(path: Path, limit: int) -> bytes:
     return path.read_bytes()
 
 
-def read_record(path: Path) -> tuple[Record, bytes]:
+def read_record(path: Path, read: Callable[[bytes], Record]) -> tuple[Record, bytes]:
     """A record whose file says nothing but what the record says.
+
+    Args:
+        read: parses a record of any game.
 
     Raises:
         Refused: no JSON, not the schema, or more than the schema.

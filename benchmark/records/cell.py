@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from benchmark.protocol import digest
-from benchmark.runs.record import NONE, AttackRef, DefenseRef, Record, StageRef
+from benchmark.records.record import NONE, AttackRef, DefenseRef, Record, StageRef
 
 #: Part of every key; raise it when the meaning of a record changes.
 KEY_VERSION = 2

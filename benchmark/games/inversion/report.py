@@ -11,18 +11,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from benchmark import metrics
-from benchmark.games.inversion import Outcome
+from benchmark.games.inversion.play import Outcome
+from benchmark.games.inversion.record import InversionRecord, Inverted, Smoothed, Swept, Tried
 from benchmark.games.transfer import Hits
 from benchmark.images import to_bytes
-from benchmark.runs.record import (
-    Evidence,
-    InversionRecord,
-    Inverted,
-    Rate,
-    Smoothed,
-    Swept,
-    Tried,
-)
+from benchmark.records.record import Evidence, Rate
 
 #: Start images on a picture, and how wide an image is drawn there, in pixels.
 ROWS, SIDE = 5, 64

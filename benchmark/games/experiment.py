@@ -70,7 +70,7 @@ def new_model(
     return model.to(device).to(memory_format=torch.channels_last).eval()
 
 
-class Arena:
+class Experiment:
     """Everything one protocol fixes, on one device.
 
     Args:

@@ -18,8 +18,8 @@ from benchmark import metrics
 from benchmark.api import Detection, Detector
 from benchmark.classifier import Classifier
 from benchmark.games import checks
-from benchmark.games.arena import Arena, Progress
-from benchmark.games.exam import AnswerKey, Exam
+from benchmark.games.evaluation import AnswerKey, EvaluationSet
+from benchmark.games.experiment import Experiment, Progress
 from benchmark.games.transfer import covers_too_much, true_masks
 from benchmark.images import to_unit
 from benchmark.metrics import Rate
@@ -45,8 +45,8 @@ class Scan:
 
 
 def examine(
-    arena: Arena,
-    exam: Exam,
+    experiment: Experiment,
+    evaluation_set: EvaluationSet,
     suspect: Classifier,
     detector: Detector,
     *,
@@ -63,46 +63,56 @@ def examine(
     Raises:
         RuleViolation: the detector returned what the rules do not allow.
     """
-    assert arena.protocol.detectability is not None
-    repeats = arena.protocol.detectability.repeats
+    assert experiment.protocol.detectability is not None
+    repeats = experiment.protocol.detectability.repeats
     found: list[tuple[Detection, float]] = []
     for repeat in range(repeats):
         names = (detector.name, share, seed, repeat)
         model = copy.deepcopy(suspect).requires_grad_(True).eval()
-        trusted = arena.trusted(share, seed, repeat)
-        torch.manual_seed(arena.protocol.seed("global", "detect", *names))
+        trusted = experiment.trusted(share, seed, repeat)
+        torch.manual_seed(experiment.protocol.seed("global", "detect", *names))
         started = time.perf_counter()
-        detection = detector.detect(model, trusted, arena.rng("detect", *names))
-        if arena.device.type == "cuda":
-            torch.cuda.synchronize(arena.device)
+        detection = detector.detect(model, trusted, experiment.rng("detect", *names))
+        if experiment.device.type == "cuda":
+            torch.cuda.synchronize(experiment.device)
         seconds = time.perf_counter() - started
-        detection = checks.detection(detection, arena.shape, len(arena.class_names), detector)
+        detection = checks.detection(
+            detection, experiment.shape, len(experiment.class_names), detector
+        )
         found.append((detection, seconds))
         progress(repeat + 1, repeats)
     # Only now do reversed triggers, which are the detector's code, meet test images.
     return [
-        Scan(detection, seconds, _answers_to_reversed(arena, exam, suspect, detection, detector))
+        Scan(
+            detection,
+            seconds,
+            _answers_to_reversed(experiment, evaluation_set, suspect, detection, detector),
+        )
         for detection, seconds in found
     ]
 
 
 @torch.inference_mode()
 def _answers_to_reversed(
-    arena: Arena, exam: Exam, suspect: Classifier, detection: Detection, detector: Detector
+    experiment: Experiment,
+    evaluation_set: EvaluationSet,
+    suspect: Classifier,
+    detection: Detection,
+    detector: Detector,
 ) -> NDArray[np.int16] | None:
-    if detection.trigger is None or not len(exam.triggered):
+    if detection.trigger is None or not len(evaluation_set.triggered):
         return None
-    masks = true_masks(exam)
+    masks = true_masks(evaluation_set)
     restricting = not covers_too_much(masks)
-    found, size = [], max(1, arena.images_per_pass // 10)
-    for pixels, mask in zip(exam.test.pixels.split(size), masks.split(size), strict=True):
+    found, size = [], max(1, experiment.images_per_pass // 10)
+    for pixels, mask in zip(evaluation_set.test.pixels.split(size), masks.split(size), strict=True):
         images = to_unit(pixels)
-        whole = detection.trigger.apply(images.clone())[exam.target]
+        whole = detection.trigger.apply(images.clone())[evaluation_set.target]
         whole = checks.images(whole, images, f"{detector.name}'s trigger")
         shown = [whole]
         if restricting:
             shown.append(torch.where(mask[:, None], whole, images))
-        with mixed_precision(images.device, arena.recipe.precision):
+        with mixed_precision(images.device, experiment.recipe.precision):
             found.append(suspect(torch.cat(shown)).argmax(1).view(len(shown), -1))
     answers: NDArray[np.int16] = torch.cat(found, 1).cpu().numpy().astype(np.int16)
     return answers

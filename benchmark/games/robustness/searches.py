@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmark.protocol import Setting
-from benchmark.runs.record import ProtocolRef, Rate
-from benchmark.runs.store import StoreError, write_whole
+from benchmark.games.settings import Setting
+from benchmark.records.record import ProtocolRef, Rate
+from benchmark.records.store import StoreError, write_whole
 
 if TYPE_CHECKING:
-    from benchmark.games import tuning
+    from benchmark.games.robustness import tuning
 
 #: The chosen settings by name of the repair and trusted share.
 Chosen = Mapping[tuple[str, float], Mapping[str, Setting]]

@@ -19,12 +19,12 @@ from torch.nn.functional import cross_entropy
 from benchmark import metrics
 from benchmark.api import Repair
 from benchmark.classifier import Classifier
-from benchmark.games import robustness
-from benchmark.games.arena import Arena
-from benchmark.games.exam import Answers, Exam, ask, predictor
+from benchmark.games.evaluation import Answers, EvaluationSet, ask, predictor
+from benchmark.games.experiment import Experiment
+from benchmark.games.robustness import play as robustness
+from benchmark.games.robustness.settings import Tuning
 from benchmark.images import TrustedData
 from benchmark.metrics import Point, Rate
-from benchmark.protocol import Tuning
 from benchmark.training import mixed_precision
 
 #: Sides of the defender's own patch, as shares of the image's.
@@ -54,7 +54,7 @@ class OwnBackdoor:
 
     Attributes:
         trusted: the clean images that the repair may use.
-        exam: held-out trusted images, with and without the own trigger.
+        evaluation_set: held-out trusted images, with and without the own trigger.
         suspect: the model's answers before it was poisoned, which the budget refers to, and
             what was left then.
         before: what he reached before any repair.
@@ -63,37 +63,41 @@ class OwnBackdoor:
 
     model: Classifier
     trusted: TrustedData
-    exam: Exam
+    evaluation_set: EvaluationSet
     answers: Answers
     suspect: Left
     before: Left
     learning_rate: float
     steps: int
 
-    def try_repair(self, arena: Arena, repair: Repair, *names: object) -> Left:
+    def try_repair(self, experiment: Experiment, repair: Repair, *names: object) -> Left:
         """What is left at the last point of the repair's curve that was within budget.
 
         A repair that is within budget nowhere leaves everything.
         """
-        budget, last = arena.protocol.robustness.budget, self.before
+        budget, last = experiment.protocol.robustness.budget, self.before
         model = copy.deepcopy(self.model).requires_grad_(True)
         curve = [self.suspect.point, self.before.point]
-        for step in robustness.measured_steps(arena, repair, model, self.trusted, names):
-            fresh = arena.rebuilt(model)
-            curve.append(self._point(arena, fresh, "repair", step))
+        for step in robustness.measured_steps(experiment, repair, model, self.trusted, names):
+            fresh = experiment.rebuilt(model)
+            curve.append(self._point(experiment, fresh, "repair", step))
             if metrics.deployable([curve[0], *curve[2:]], budget) is curve[-1]:
-                last = Left(curve[-1], unseen(arena, fresh))
+                last = Left(curve[-1], unseen(experiment, fresh))
             if metrics.both_spent(curve, budget):
                 break
         return last
 
-    def _point(self, arena: Arena, model: Classifier, stage: str, step: int) -> Point:
-        answers = self.exam.sit(predictor(model, arena.recipe.precision))
-        return self.exam.key.point(answers, stage, step, self.answers)
+    def _point(self, experiment: Experiment, model: Classifier, stage: str, step: int) -> Point:
+        answers = self.evaluation_set.predict(predictor(model, experiment.recipe.precision))
+        return self.evaluation_set.key.point(answers, stage, step, self.answers)
 
 
 def self_poison(
-    arena: Arena, suspect: Classifier, trusted: TrustedData, settings: Tuning, rng: Generator
+    experiment: Experiment,
+    suspect: Classifier,
+    trusted: TrustedData,
+    settings: Tuning,
+    rng: Generator,
 ) -> OwnBackdoor:
     """Fine-tune a copy of the suspect until it holds the defender's own backdoor.
 
@@ -103,14 +107,14 @@ def self_poison(
     Raises:
         ValueError: it costs too much, or the backdoor does not take, at every rate.
     """
-    seed = int(torch.randint(2**62, (), generator=rng, device=arena.device))
+    seed = int(torch.randint(2**62, (), generator=rng, device=experiment.device))
     learning, judging = robustness.hold_out(
         trusted, settings.held_out, Generator().manual_seed(seed)
     )
-    stamp, target = _random_patch(arena, rng)
-    exam = Exam(judging, judging, stamp(judging.pixels), target)
-    answers = exam.sit(predictor(suspect, arena.recipe.precision))
-    base = exam.key.point(answers, "victim", 0, answers)
+    stamp, target = _random_patch(experiment, rng)
+    evaluation_set = EvaluationSet(judging, judging, stamp(judging.pixels), target)
+    answers = evaluation_set.predict(predictor(suspect, experiment.recipe.precision))
+    base = evaluation_set.key.point(answers, "victim", 0, answers)
     # The images are shuffled, so that the first ones are a random choice.
     others = (learning.labels != target).nonzero().flatten()
     chosen = others[: max(1, round(settings.poisoned * len(learning)))]
@@ -118,19 +122,22 @@ def self_poison(
         chosen, stamp(learning.pixels[chosen]), torch.full_like(chosen, target)
     )
     data = TrustedData(poisoned.pixels, poisoned.labels, trusted.pad, trusted.flip)
-    budget, rate, tried = arena.protocol.robustness.budget, settings.learning_rate, []
+    budget, rate, tried = experiment.protocol.robustness.budget, settings.learning_rate, []
     for _ in range(GENTLER):
         model = copy.deepcopy(suspect).requires_grad_(True)
-        for step in _fine_tune(arena, model, data, settings, rate, rng):
-            found = exam.sit(predictor(model, arena.recipe.precision))
-            point = exam.key.point(found, "poisoned", step, answers)
+        for step in _fine_tune(experiment, model, data, settings, rate, rng):
+            found = evaluation_set.predict(predictor(model, experiment.recipe.precision))
+            point = evaluation_set.key.point(found, "poisoned", step, answers)
             if point.asr.value >= settings.enough:
                 break
         tried.append(point)
         if point.asr.value >= settings.enough and not metrics.clearly_spent(base, point, budget):
-            before, after = Left(base, unseen(arena, suspect)), Left(point, unseen(arena, model))
+            before, after = (
+                Left(base, unseen(experiment, suspect)),
+                Left(point, unseen(experiment, model)),
+            )
             return OwnBackdoor(
-                model.eval(), learning, exam, answers, before, after, rate, point.step
+                model.eval(), learning, evaluation_set, answers, before, after, rate, point.step
             )
         rate /= 2
     said = "; ".join(
@@ -145,15 +152,15 @@ def self_poison(
     )
 
 
-def unseen(arena: Arena, model: Classifier) -> Rate:
+def unseen(experiment: Experiment, model: Classifier) -> Rate:
     """Accuracy on test images."""
-    test = arena.splits.test
-    answers = ask(predictor(model, arena.recipe.precision), test.pixels)
+    test = experiment.splits.test
+    answers = ask(predictor(model, experiment.recipe.precision), test.pixels)
     return metrics.accuracy(answers, test.labels.cpu().numpy())
 
 
 def _fine_tune(
-    arena: Arena,
+    experiment: Experiment,
     model: Classifier,
     data: TrustedData,
     settings: Tuning,
@@ -167,7 +174,7 @@ def _fine_tune(
         model.train()
         images, labels = next(batches)
         optimizer.zero_grad(set_to_none=True)
-        with mixed_precision(arena.device, arena.recipe.precision):
+        with mixed_precision(experiment.device, experiment.recipe.precision):
             loss = cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()
@@ -175,17 +182,17 @@ def _fine_tune(
             yield step
 
 
-def _random_patch(arena: Arena, rng: Generator) -> tuple[Callable[[Tensor], Tensor], int]:
+def _random_patch(experiment: Experiment, rng: Generator) -> tuple[Callable[[Tensor], Tensor], int]:
     """A function that stamps uint8 pixels (N, C, H, W), and the target class."""
-    c, h, w = arena.shape
+    c, h, w = experiment.shape
     rows, columns = max(1, round(OWN_PATCH * h)), max(1, round(OWN_PATCH * w))
 
     def draw(high: int) -> int:
-        return int(torch.randint(high, (), generator=rng, device=arena.device))
+        return int(torch.randint(high, (), generator=rng, device=experiment.device))
 
     # Black and white: what differs little from the images takes too many steps to be learnt.
-    pattern = 255 * torch.randint(2, (c, rows, columns), generator=rng, device=arena.device)
-    top, left, target = draw(h - rows + 1), draw(w - columns + 1), draw(len(arena.class_names))
+    pattern = 255 * torch.randint(2, (c, rows, columns), generator=rng, device=experiment.device)
+    top, left, target = draw(h - rows + 1), draw(w - columns + 1), draw(len(experiment.class_names))
 
     def stamp(pixels: Tensor) -> Tensor:
         stamped = pixels.clone()

@@ -59,7 +59,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Exam:
+class EvaluationSet:
     """What a model is asked.
 
     Attributes:
@@ -77,7 +77,7 @@ class Exam:
     def key(self) -> AnswerKey:
         return AnswerKey(narrow(self.held_out.labels), narrow(self.test.labels), self.target)
 
-    def sit(self, predict: Callable[[Tensor], Tensor]) -> Answers:
+    def predict(self, predict: Callable[[Tensor], Tensor]) -> Answers:
         """Ask everything; `predict` turns images (B, C, H, W) into classes (B,)."""
         return Answers(
             ask(predict, self.held_out.pixels),

@@ -19,11 +19,11 @@ from torch import Tensor
 from benchmark.api import Images, Inverter, Starts
 from benchmark.classifier import Classifier
 from benchmark.games import checks
-from benchmark.games.arena import Arena, Progress
-from benchmark.games.scene import Scene
+from benchmark.games.experiment import Experiment, Progress
+from benchmark.games.inversion.data import InversionData
+from benchmark.games.inversion.settings import Inversion
 from benchmark.games.transfer import Hits, Judge, changed_pixels, covers_too_much, overlap
 from benchmark.images import to_bytes, to_unit
-from benchmark.protocol import Inversion
 from benchmark.triggers import Trigger
 
 #: How many inversions share a call where all classes are tried.
@@ -95,7 +95,7 @@ class Outcome:
             triggers on them.
     """
 
-    scene: Scene
+    scene: InversionData
     attempts: list[Attempt]
     chosen: NDArray[np.int64]
     fidelity: Fidelity
@@ -107,8 +107,8 @@ class Outcome:
 
 
 def play(
-    arena: Arena,
-    view: Scene,
+    experiment: Experiment,
+    view: InversionData,
     suspect: Classifier,
     clean: Classifier,
     configure: Configure,
@@ -128,22 +128,22 @@ def play(
     """
     started = time.perf_counter()
     plain = configure({})
-    judge = Judge(arena, suspect)
+    judge = Judge(experiment, suspect)
     begin = to_unit(view.starts.pixels)
-    targets = torch.full((len(begin),), view.target, device=arena.device)
+    targets = torch.full((len(begin),), view.target, device=experiment.device)
     todo = game.attempts(plain.name)
     radii, every = (
         game.sweep(vars(plain)),
-        torch.arange(len(arena.class_names), device=arena.device),
+        torch.arange(len(experiment.class_names), device=experiment.device),
     )
     # All classes are as much work as K attempts.
     total = len(todo) + len(radii) * len(every) + len(game.sigmas)
 
     def invert(inverter: Inverter, starts: Starts, *names: object) -> dict[int, Trigger]:
         purpose = ("invert", *seed_parts, *names)
-        torch.manual_seed(arena.protocol.seed("global", *purpose))
+        torch.manual_seed(experiment.protocol.seed("global", *purpose))
         model = copy.deepcopy(suspect).requires_grad_(True).eval()
-        return trail(inverter, model, starts, arena.rng(*purpose))
+        return trail(inverter, model, starts, experiment.rng(*purpose))
 
     attempts = []
     for number, (params, restart) in enumerate(todo):
@@ -181,11 +181,11 @@ def play(
 
     # As files would hold them, and as the evidence does.
     inverted = to_unit(to_bytes(_picked(pick, begin, lambda attempt: attempt.trigger)))
-    fidelity = _fidelity(view, pick, begin, inverted, judge, Judge(arena, clean))
+    fidelity = _fidelity(view, pick, begin, inverted, judge, Judge(experiment, clean))
     # Last, since the inverter's own code meets test images here.
     smoothed = {}
     for number, sigma in enumerate(game.sigmas):
-        answers = _smoothed_answers(arena, plain, suspect, view, sigma, seed_parts)
+        answers = _smoothed_answers(experiment, plain, suspect, view, sigma, seed_parts)
         if answers is not None:
             smoothed[sigma] = answers
         progress(total - len(game.sigmas) + number + 1, total)
@@ -246,7 +246,7 @@ def _trail_of(pick: Sequence[tuple[Attempt, int]], begin: Images) -> dict[int, I
 
 
 def _fidelity(
-    view: Scene,
+    view: InversionData,
     pick: Sequence[tuple[Attempt, int]],
     begin: Images,
     inverted: Images,
@@ -273,18 +273,18 @@ def _fidelity(
 
 
 def _smoothed_answers(
-    arena: Arena,
+    experiment: Experiment,
     inverter: Inverter,
     suspect: Classifier,
-    view: Scene,
+    view: InversionData,
     sigma: float,
     seed_parts: tuple[object, ...],
 ) -> NDArray[np.int16] | None:
     classify = inverter.smoothed(copy.deepcopy(suspect), sigma)
     if classify is None:
         return None
-    rng = arena.rng("smoothed", *seed_parts, sigma)
-    who, classes = f"{inverter.name}.smoothed", len(arena.class_names)
+    rng = experiment.rng("smoothed", *seed_parts, sigma)
+    who, classes = f"{inverter.name}.smoothed", len(experiment.class_names)
 
     def answer(pixels: Tensor) -> Tensor:
         found = classify(to_unit(pixels), rng)

@@ -1,0 +1,45 @@
+"""The games there are, and how a record of any of them is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from benchmark.games.detectability.record import DetectabilityRecord
+from benchmark.games.inversion.record import InversionRecord
+from benchmark.games.robustness.record import RobustnessRecord
+from benchmark.records.record import Record
+from benchmark.records.store import StoreError
+
+RECORDS: tuple[type[Record], ...] = (RobustnessRecord, DetectabilityRecord, InversionRecord)
+
+_ANY: TypeAdapter[Any] = TypeAdapter(
+    Annotated[reduce(or_, RECORDS), Field(discriminator="game")]  # type: ignore[arg-type]
+)
+
+
+def read(content: bytes) -> Record:
+    """Parse a record of any game; raises pydantic's ValidationError."""
+    found: Record = _ANY.validate_json(content)
+    return found
+
+
+def records(folder: Path) -> Iterator[Record]:
+    """All records of a run or board, in the order of their names.
+
+    Raises:
+        StoreError: a file is not a record.
+    """
+    for path in sorted((folder / "records").glob("*.json")):
+        try:
+            yield read(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            # The first part of the place is the game that the record is of.
+            field = ".".join(map(str, first["loc"][1:])) or "file"
+            raise StoreError(f"{path}: {field}: {first['msg']}") from None

@@ -1,0 +1,28 @@
+"""What settings of protocols are made of."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Whole = Annotated[int, Field(ge=0)]
+Natural = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+#: A value of a grid: a number, or the name of a choice.
+Setting = float | str
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AttackEntry(Part):
+    """An attack of the grid with its number of poisoned images m and their boosting b.
+
+    Without m the protocol's `default_m` for the attack's threat model holds.
+    """
+
+    attack: str
+    m: Whole | None = None
+    boost: Natural = 1

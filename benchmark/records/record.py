@@ -1,0 +1,149 @@
+"""The result of one cell: a small file that anyone can read and check."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from benchmark import metrics
+
+NONE = "none"
+#: Where in a game a defense acts, in the order in which a pipeline is played.
+STAGES = ("sanitize", "repair", "deploy", "detect", "invert")
+
+#: Characters that the message of an error may have.
+MESSAGE_LIMIT = 10_000
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+#: Seconds, or megabytes.
+Amount = Annotated[float, Field(ge=0, le=1e9)]
+#: What single precision can hold, which is what pages and plots show.
+Single = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Rate(Part):
+    """A rate with the counts behind it; `value` is null where nothing was counted."""
+
+    hits: Annotated[int, Field(ge=0)]
+    total: Annotated[int, Field(ge=0)]
+    value: float | None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Rate:
+        expected = self.hits / self.total if self.total else None
+        if self.hits > self.total or self.value != expected:
+            raise ValueError(f"{self.value} is not {self.hits} of {self.total}")
+        return self
+
+    @classmethod
+    def of(cls, rate: metrics.Rate) -> Rate:
+        value = rate.value if rate.total else None
+        return cls.model_construct(hits=rate.hits, total=rate.total, value=value)
+
+    @property
+    def counts(self) -> metrics.Rate:
+        return metrics.Rate(self.hits, self.total)
+
+
+class ProtocolRef(Part):
+    name: str
+    sha256: Sha256
+    recipe: str
+
+
+class PluginRef(Part):
+    """A plugin as it was used; `label` builds it again from the command line."""
+
+    label: str
+    name: str
+    version: int
+    params: dict[str, Any]
+
+
+class AttackRef(PluginRef):
+    threat: Literal["poison-label", "clean-label", "code", "none"]
+    m: Annotated[int, Field(ge=0)]
+    boost: Annotated[int, Field(ge=1)]
+
+    def __str__(self) -> str:
+        boost = "" if self.boost == 1 else f", b={self.boost}"
+        return f"{self.label} (m={self.m}{boost})"
+
+
+class StageRef(PluginRef):
+    stage: Literal["sanitize", "repair", "deploy", "detect", "invert"]
+
+
+class DefenseRef(Part):
+    """One defense or a pipeline of up to three; none is the identity."""
+
+    name: str
+    stages: tuple[StageRef, ...]
+
+
+class Cost(Part):
+    """Wall-clock seconds, peak memory, and where it ran.
+
+    `seconds` are those of the whole cell, `defense_seconds` what the defense took of them
+    without the measuring, `victim_seconds` what the victim's training took.
+    """
+
+    seconds: Amount
+    defense_seconds: Amount | None
+    victim_seconds: Amount | None
+    peak_memory_mb: Amount
+    device: str
+
+
+class Evidence(Part):
+    """A file beside the record: what every number can be recomputed from, or a picture."""
+
+    file: Annotated[str, Field(pattern=r"^[a-z0-9._-]+\.(npz|png)$")]
+    sha256: Sha256
+
+
+class Error(Part):
+    kind: str
+    message: str
+    where: str
+
+
+class Record(Part):
+    """What records of all games say. `status` tells whether their numbers count:
+
+    - ok: measured.
+    - invalid: measured, but the sanity gate found the `reason` to distrust it.
+    - failed: a plugin raised `error`; there are no metrics.
+
+    Attributes:
+        target: the class that this repetition's attacks are for.
+        data_sha256: digest of all pixels and labels of the data set.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_version: Literal[2] = Field(2, alias="schema")
+    key: Sha256
+    protocol: ProtocolRef
+    game: str
+    attack: AttackRef
+    defense: DefenseRef
+    trusted_share: float | None
+    seed: Annotated[int, Field(ge=0)]
+    target: Annotated[int, Field(ge=0)]
+    data_sha256: Sha256
+    status: Literal["ok", "invalid", "failed"]
+    reason: str | None = None
+    error: Error | None = None
+    victim_sha256: Sha256 | None = None
+    evidence: Evidence | None = None
+    cost: Cost
+    env: dict[str, str]
+
+    def to_json(self) -> str:
+        return self.model_dump_json(by_alias=True, indent=1) + "\n"
