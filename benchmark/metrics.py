@@ -6,7 +6,7 @@ Predictions are integer arrays; `REJECTED` marks an input that the deployed mode
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy  # whose parts are loaded when they are first used
 from numpy.typing import NDArray
+from pydantic_core import core_schema
 
 Labels = NDArray[np.integer]
 Scores = NDArray[np.floating]
@@ -21,8 +22,6 @@ Scores = NDArray[np.floating]
 REJECTED = -1
 #: A backdoor counts as repaired at or below this ASR (Pick your Poison, Sec. V).
 REPAIRED = 0.05
-#: One-sided 95 %: by so many standard errors a loss is clearly above the budget.
-CLEARLY = NormalDist().inv_cdf(0.95)
 
 
 class Rate(NamedTuple):
@@ -38,6 +37,41 @@ class Rate(NamedTuple):
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Wilson score interval."""
         return wilson(self.value, self.total, confidence) if self.total else (0.0, 1.0)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """In a record: `hits`, `total`, and `value`, which is null where nothing was counted."""
+        count = core_schema.int_schema(ge=0)
+        fields = {"hits": count, "total": count}
+        value = core_schema.nullable_schema(core_schema.float_schema(allow_inf_nan=False))
+        counts = core_schema.typed_dict_schema(
+            {
+                name: core_schema.typed_dict_field(schema)
+                for name, schema in (fields | {"value": value}).items()
+            },
+            extra_behavior="forbid",
+        )
+        return core_schema.json_or_python_schema(
+            json_schema=core_schema.no_info_after_validator_function(cls._agreeing, counts),
+            python_schema=core_schema.union_schema(
+                [
+                    core_schema.is_instance_schema(cls),
+                    core_schema.no_info_after_validator_function(cls._agreeing, counts),
+                ],
+                mode="left_to_right",
+            ),
+            serialization=core_schema.plain_serializer_function_ser_schema(cls._written),
+        )
+
+    @classmethod
+    def _agreeing(cls, counts: dict[str, Any]) -> Rate:
+        hits, total, value = counts["hits"], counts["total"], counts["value"]
+        if hits > total or value != (hits / total if total else None):
+            raise ValueError(f"{value} is not {hits} of {total}")
+        return cls(hits, total)
+
+    def _written(self) -> dict[str, Any]:
+        return {"hits": self.hits, "total": self.total, "value": self.value if self.total else None}
 
 
 def wilson(share: float, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -170,96 +204,6 @@ def auc_interval(
     low = 0.0 if auc <= aside else float(scipy.optimize.brentq(excess, 0.0, auc - aside))
     high = 1.0 if auc >= 1 - aside else float(scipy.optimize.brentq(excess, auc + aside, 1.0))
     return low, high
-
-
-@dataclass(frozen=True)
-class Point:
-    """One measurement on the trade-off curve, with the counts behind it.
-
-    Attributes:
-        held_out: right answers to the trusted images that the defender held out; of none where
-            he trusts none.
-        lost: how many of these the undefended victim answers rightly and this model wrongly.
-        cda, asr: on test images, as they are and triggered.
-    """
-
-    stage: str
-    step: int
-    held_out: Rate
-    lost: int
-    cda: Rate
-    asr: Rate
-    asr_game: float
-
-
-def _spent_on_test(base: Point, point: Point, budget: float) -> bool:
-    """Whether accuracy on the test images fell by more than the budget."""
-    # Compared in counts: 0.97 - 0.95 is more than 0.02 in floating point.
-    return base.cda.hits - point.cda.hits > budget * base.cda.total + 1e-9
-
-
-def _overspent(base: Point, point: Point, budget: float) -> bool:
-    """Whether a defender sees, on his held-out images, more loss than the budget allows."""
-    return base.held_out.hits - point.held_out.hits > budget * base.held_out.total + 1e-9
-
-
-def clearly_spent(base: Point, point: Point, budget: float) -> bool:
-    """The same beyond chance: the one-sided paired bound of the loss lies above the budget.
-
-    Images are compared one by one: only those that exactly one of both models answers rightly
-    tell the models apart, and their number is the variance of the difference.
-    """
-    change = base.held_out.hits - point.held_out.hits
-    gained = point.lost - change
-    error = CLEARLY * math.sqrt(point.lost + gained)
-    return change - error > budget * base.held_out.total + 1e-9
-
-
-def _until(
-    points: Sequence[Point], budget: float, left: Callable[[Point, Point, float], bool]
-) -> list[Point]:
-    """Drop what comes, within its stage, after the budget was left; the next stage starts anew."""
-    spent: set[str] = set()
-    kept = []
-    for point in points:
-        if left(points[0], point, budget):
-            spent.add(point.stage)
-        if point.stage not in spent:
-            kept.append(point)
-    return kept
-
-
-def lowest_asr(points: Sequence[Point], budget: float) -> Point:
-    """The paper's reading: lowest ASR before accuracy on the test images leaves the budget.
-
-    Without a trigger there is no ASR to lower; then it is the last point within the budget.
-    """
-    within = _until(points, budget, _spent_on_test)
-    if not points[0].asr.total:
-        return within[-1]
-    return min(within, key=lambda point: point.asr.value)
-
-
-def deployable(points: Sequence[Point], budget: float) -> Point:
-    """What a defender can pick: the last point within the budget on his held-out images.
-
-    A stage goes on until the loss is clearly above the budget; a point whose loss is above it
-    by chance ends nothing, but is not picked either.
-    """
-    within = _until(points, budget, clearly_spent)
-    return [point for point in within if not _overspent(points[0], point, budget)][-1]
-
-
-def both_spent(points: Sequence[Point], budget: float) -> bool:
-    """Whether the current stage can change neither reading any more."""
-    return not any(
-        _until(points, budget, left)[-1] is points[-1] for left in (_spent_on_test, clearly_spent)
-    )
-
-
-def held_out_count(trusted: int, share: float) -> int:
-    """How many of a defender's trusted images judge: a share, but one for each side at least."""
-    return min(max(1, round(share * trusted)), trusted - 1)
 
 
 def mean_interval(rates: Sequence[Rate], confidence: float = 0.95) -> tuple[float, float, float]:

@@ -113,6 +113,22 @@ class Protocol(Part):
                     raise ValueError(f"inversion.{what} is {asked}, splits.{split} has {there}")
         return self
 
+    @property
+    def budget(self) -> float:
+        """Clean accuracy that a defense may cost, as a share."""
+        return self.robustness.budget
+
+    @property
+    def first_share(self) -> float:
+        """The trusted share that is played first: the one that detectors get too."""
+        return self.shares[0]
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """All trusted shares of repairs, in the order in which they are played."""
+        detectors = [] if self.detectability is None else [self.detectability.share]
+        return tuple(dict.fromkeys([*detectors, *self.robustness.shares]))
+
     @cached_property
     def sha256(self) -> str:
         return digest(self.model_dump(mode="json"))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmark.api import Attack, Defense, Plugin
 from benchmark.errors import UserError
+from benchmark.games.settings import Setting
 
 #: Characters that a plugin's name may have: it becomes part of file names.
 NAME_LIMIT = 50
@@ -103,3 +104,26 @@ def describe_type(hint: Any) -> str:
     if typing.get_origin(base) is typing.Literal:
         return " or ".join(map(str, typing.get_args(base)))
     return ", ".join([getattr(base, "__name__", str(base)), *notes])
+
+
+def with_settings(spec: str, values: Mapping[str, Setting]) -> str:
+    """Lay numbers and names over the settings of a spec."""
+    name, settings = parse(spec)
+    written = {
+        key: value if isinstance(value, str) else f"{value:.12g}" for key, value in values.items()
+    }
+    return joined(name, settings | written)
+
+
+def merged(base: str, spec: str) -> str:
+    """Lay the settings of `spec` over those of `base`."""
+    name, settings = parse(base)
+    new = parse(spec)[1]
+    # Another inner plugin does not inherit the settings of the one it replaces.
+    kept = {key: value for key, value in settings.items() if key.split(".")[0] not in new}
+    return joined(name, kept | new)
+
+
+def joined(name: str, settings: dict[str, str]) -> str:
+    joined = ",".join(f"{key}={value}" for key, value in settings.items())
+    return f"{name}:{joined}" if joined else name

@@ -39,6 +39,7 @@ from benchmark.games.detectability import play as detectability
 from benchmark.games.evaluation import EvaluationSet, predictor
 from benchmark.games.experiment import Experiment
 from benchmark.games.robustness import play as robustness
+from benchmark.games.robustness.curve import Point
 from benchmark.images import to_unit
 from benchmark.protocol import Recipe
 from benchmark.registry import Registry
@@ -193,7 +194,7 @@ class Report:
             experiment.splits.validation, experiment.splits.test, triggered, target
         )
         answers = evaluation_set.predict(predictor(model, experiment.recipe.precision))
-        accuracy = evaluation_set.key.point(answers, "victim", 0, answers).held_out
+        accuracy = Point.of(evaluation_set.labels, answers, "victim", 0, answers).held_out
         images = int(collected.repeats.sum()) * experiment.recipe.epochs
         each = operations(model, to_unit(evaluation_set.held_out.pixels[:8]))
         note = f"{accuracy.value:.2%} right on {accuracy.total} validation images"

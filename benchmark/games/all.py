@@ -10,17 +10,29 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from benchmark.games.detectability.record import DetectabilityRecord
-from benchmark.games.inversion.record import InversionRecord
-from benchmark.games.robustness.record import RobustnessRecord
+from benchmark.games.base import Game
+from benchmark.games.detectability.game import DetectabilityGame
+from benchmark.games.inversion.game import InversionGame
+from benchmark.games.robustness.game import RobustnessGame
 from benchmark.records.record import Record
 from benchmark.records.store import StoreError
 
-RECORDS: tuple[type[Record], ...] = (RobustnessRecord, DetectabilityRecord, InversionRecord)
+#: By name, in the order in which boards show them.
+GAMES: dict[str, Game[Any]] = {
+    game.name: game for game in (RobustnessGame(), DetectabilityGame(), InversionGame())
+}
+#: The game that cells without a defense are of.
+UNDEFENDED = RobustnessGame.name
 
+_RECORDS = reduce(or_, (game.record for game in GAMES.values()))
 _ANY: TypeAdapter[Any] = TypeAdapter(
-    Annotated[reduce(or_, RECORDS), Field(discriminator="game")]  # type: ignore[arg-type]
+    Annotated[_RECORDS, Field(discriminator="game")]  # type: ignore[arg-type]
 )
+
+
+def game_of_stage(stage: str) -> Game[Any]:
+    """The game that defenses of a stage play."""
+    return next(game for game in GAMES.values() if stage in game.stages)
 
 
 def read(content: bytes) -> Record:

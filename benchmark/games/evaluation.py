@@ -1,4 +1,4 @@
-"""The questions a model is measured by, its answers, and the curve point they make."""
+"""What a model is measured by, and its answers."""
 
 from __future__ import annotations
 
@@ -7,55 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from benchmark import metrics
 from benchmark.classifier import Classifier
+from benchmark.games.answers import Answer, Answers, Labels
 from benchmark.images import ImageSet, to_unit
 from benchmark.memory import images_per_pass
 from benchmark.training import mixed_precision
 
 #: Images that are held as floats at once; how many a model takes of them is up to its memory.
 BATCH = 1000
-
-Answer = NDArray[np.int16]
-
-
-@dataclass(frozen=True)
-class AnswerKey:
-    """True labels, int (N,), and the target: all it takes to turn answers into rates."""
-
-    held_out: NDArray[np.int16]
-    test: NDArray[np.int16]
-    target: int
-
-    def point(self, answers: Answers, stage: str, step: int, base: Answers) -> metrics.Point:
-        """Args:
-        base: the undefended victim's answers, which a loss is measured against.
-        """
-        triggered, labels = answers.triggered, self.test
-        if not len(triggered):  # a clean victim has no trigger
-            labels = labels[:0]
-        lost = (base.held_out == self.held_out) & (answers.held_out != self.held_out)
-        return metrics.Point(
-            stage=stage,
-            step=step,
-            held_out=metrics.accuracy(answers.held_out, self.held_out),
-            lost=int(lost.sum()),
-            cda=metrics.accuracy(answers.test, self.test),
-            asr=metrics.attack_success(triggered, labels, self.target),
-            asr_game=metrics.attack_success_in_game(triggered, labels, self.target),
-        )
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Predicted classes, int16; `metrics.REJECTED` for an input that was refused."""
-
-    held_out: Answer
-    test: Answer
-    triggered: Answer
 
 
 @dataclass(frozen=True)
@@ -74,8 +35,8 @@ class EvaluationSet:
     target: int
 
     @property
-    def key(self) -> AnswerKey:
-        return AnswerKey(narrow(self.held_out.labels), narrow(self.test.labels), self.target)
+    def labels(self) -> Labels:
+        return Labels(narrow(self.held_out.labels), narrow(self.test.labels), self.target)
 
     def predict(self, predict: Callable[[Tensor], Tensor]) -> Answers:
         """Ask everything; `predict` turns images (B, C, H, W) into classes (B,)."""

@@ -1,4 +1,4 @@
-"""How well a reversed trigger works on other images, and how close it is to the true one."""
+"""How well a reversed trigger works on other images."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from benchmark.classifier import Classifier
 from benchmark.games import checks
 from benchmark.games.evaluation import EvaluationSet
 from benchmark.games.experiment import Experiment
+from benchmark.games.inversion.score import MOST_COVERED
 from benchmark.images import ImageSet, to_unit
 from benchmark.training import mixed_precision
 from benchmark.triggers import Trigger
 
 #: Which images a trigger puts into its class, bool.
 Hits = NDArray[np.bool_]
-
-#: A true trigger on more than this share of an image leaves no pixel to tell it from.
-MOST_COVERED = 0.5
 
 
 def changed_pixels(triggered: Tensor, images: Tensor) -> Tensor:
@@ -79,20 +77,3 @@ class Judge:
             found.append(answers.view(len(classes), -1) == classes[:, None])
         hits: Hits = torch.cat(found, 1).cpu().numpy()
         return hits
-
-
-def overlap(changes: Tensor, masks: Tensor) -> Tensor:
-    """Intersection over union of masks with as many pixels that change most, float64 (S,).
-
-    NaN where a mask is empty.
-
-    Args:
-        changes: (S, C, H, W); a pixel counts with its largest channel, and not at all where
-            nothing changes.
-        masks: bool (S, H, W).
-    """
-    strength, true = changes.abs().amax(1).flatten(1), masks.flatten(1)
-    ranks = strength.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    changed = (ranks < true.sum(1, keepdim=True)) & (strength > 0)
-    shares: Tensor = (changed & true).sum(1).double() / (changed | true).sum(1)
-    return shares

@@ -14,7 +14,7 @@ from benchmark.games.inversion.record import Swept, Tried
 from benchmark.leaderboard.published import inverted
 from benchmark.leaderboard.rows import Reversed
 from benchmark.leaderboard.tables import Namer, attack_columns, mean_columns
-from benchmark.records.record import Rate
+from benchmark.metrics import Rate
 
 
 def success(record: Reversed, tried: Tried, start: int) -> metrics.Rate:
@@ -56,7 +56,7 @@ def contests(record: Reversed, levels: Sequence[Swept]) -> list[Contest]:
     found = []
     for row in range(len(levels[0].classes)):
         tried = zip(*(level.classes[row] for level in levels), strict=True)
-        best = {label: _largest(rate.counts for rate in rates) for label, rates in enumerate(tried)}
+        best = {label: _largest(rate for rate in rates) for label, rates in enumerate(tried)}
         own = best.pop(record.target)
         best.pop(record.starts[row].label)
         found += [(own, list(best.values()))] if best else []
@@ -104,7 +104,7 @@ def _known(group: Iterable[Reversed], name: str) -> list[Any]:
 
 
 def _rates(group: Iterable[Reversed], name: str) -> list[metrics.Rate]:
-    return [rate.counts for rate in _known(group, name)]
+    return list(_known(group, name))
 
 
 def _mean(group: Iterable[Reversed], name: str) -> float:
@@ -205,7 +205,7 @@ def smoothed(records: Sequence[Reversed], name: Namer) -> pd.DataFrame:
 
             def columns(part: str, levels: list[Any] = levels) -> dict[str, float]:
                 rates: list[Rate] = [getattr(found, part) for found in levels]
-                return mean_columns(part, [rate.counts for rate in rates])
+                return mean_columns(part, list(rates))
 
             rows.append(
                 _common(group, name)

@@ -98,7 +98,7 @@ def _repairs(frame: pd.DataFrame) -> list[str]:
 def _searches(searches: Sequence[Search]) -> str:
     rows = []
     for found in searches:
-        before = fmean(own.poisoned.asr.counts.value for own in found.poisonings)
+        before = fmean(own.poisoned.asr.value for own in found.poisonings)
         held_out, unseen = found.cost(found.best)
         params = ", ".join(f"{key}={value}" for key, value in found.best.params.items())
         rows.append(

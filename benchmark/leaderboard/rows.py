@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from benchmark import metrics
 from benchmark.games.detectability.record import DetectabilityRecord, Found
 from benchmark.games.inversion.record import InversionRecord, Inverted, Smoothed, Swept, Tried
-from benchmark.games.robustness.record import Point, RobustnessRecord
-from benchmark.records.record import AttackRef, DefenseRef, ProtocolRef, Rate, Record
+from benchmark.games.robustness.curve import Point
+from benchmark.games.robustness.record import RobustnessRecord
+from benchmark.metrics import Rate
+from benchmark.records.record import AttackRef, DefenseRef, ProtocolRef, Record
 
 
 class Curve(NamedTuple):
@@ -247,7 +249,7 @@ class Rows:
         return left
 
     def _rate(self, rate: Rate) -> metrics.Rate:
-        counts = rate.counts
+        counts = rate
         shared: metrics.Rate = self._one(counts, counts)
         return shared
 

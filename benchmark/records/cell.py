@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from benchmark.protocol import digest
 from benchmark.records.record import NONE, AttackRef, DefenseRef, Record, StageRef
@@ -47,8 +46,13 @@ class Victim:
 
 @dataclass(frozen=True)
 class Cell:
-    """The smallest unit of work with a result of its own."""
+    """The smallest unit of work with a result of its own.
 
+    Attributes:
+        game: name of the game that is played; that of undefended models without a defense.
+    """
+
+    game: str
     victim: Victim
     defense: DefenseRef
     trusted_share: float | None
@@ -58,13 +62,7 @@ class Cell:
         """The cell that a record is of, built from what it says."""
         named = record.protocol
         victim = Victim(named.sha256, named.recipe, record.attack, None, record.seed)
-        return cls(victim, record.defense, record.trusted_share)
-
-    @property
-    def game(self) -> Literal["robustness", "detectability", "inversion"]:
-        if self.stage("invert"):
-            return "inversion"
-        return "detectability" if self.stage("detect") else "robustness"
+        return cls(record.game, victim, record.defense, record.trusted_share)
 
     @cached_property
     def key(self) -> str:

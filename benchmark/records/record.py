@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from benchmark import metrics
+from pydantic import BaseModel, ConfigDict, Field
 
 NONE = "none"
 #: Where in a game a defense acts, in the order in which a pipeline is played.
@@ -24,30 +22,6 @@ Single = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]
 
 class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Rate(Part):
-    """A rate with the counts behind it; `value` is null where nothing was counted."""
-
-    hits: Annotated[int, Field(ge=0)]
-    total: Annotated[int, Field(ge=0)]
-    value: float | None
-
-    @model_validator(mode="after")
-    def _agrees(self) -> Rate:
-        expected = self.hits / self.total if self.total else None
-        if self.hits > self.total or self.value != expected:
-            raise ValueError(f"{self.value} is not {self.hits} of {self.total}")
-        return self
-
-    @classmethod
-    def of(cls, rate: metrics.Rate) -> Rate:
-        value = rate.value if rate.total else None
-        return cls.model_construct(hits=rate.hits, total=rate.total, value=value)
-
-    @property
-    def counts(self) -> metrics.Rate:
-        return metrics.Rate(self.hits, self.total)
 
 
 class ProtocolRef(Part):
@@ -113,16 +87,26 @@ class Error(Part):
     where: str
 
 
+#: Why the sanity gate refuses numbers.
+Reason = Literal["near-chance", "victim-not-reproduced", "weights-not-finite"]
+REASONS: dict[str, str] = {
+    "near-chance": "the victim's clean accuracy is near chance",
+    "victim-not-reproduced": "the saved victim does not give the answers it gave before",
+    "weights-not-finite": "the measured model has weights that are not finite",
+}
+
+
 class Record(Part):
     """What records of all games say. `status` tells whether their numbers count:
 
     - ok: measured.
-    - invalid: measured, but the sanity gate found the `reason` to distrust it.
+    - invalid: measured, but the sanity gate found one of `REASONS` to distrust it.
     - failed: a plugin raised `error`; there are no metrics.
 
     Attributes:
         target: the class that this repetition's attacks are for.
         data_sha256: digest of all pixels and labels of the data set.
+        picture: of games that leave one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -138,10 +122,11 @@ class Record(Part):
     target: Annotated[int, Field(ge=0)]
     data_sha256: Sha256
     status: Literal["ok", "invalid", "failed"]
-    reason: str | None = None
+    reason: Reason | None = None
     error: Error | None = None
     victim_sha256: Sha256 | None = None
     evidence: Evidence | None = None
+    picture: Evidence | None = None
     cost: Cost
     env: dict[str, str]
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
-from benchmark import data
+from benchmark import data, metrics
 from benchmark.api import Attack, Dataset, Defense
 from benchmark.classifier import Classifier
+from benchmark.games.answers import Answer, Answers
 from benchmark.games.evaluation import EvaluationSet
 from benchmark.games.experiment import Experiment
 from benchmark.images import ImageSet
 from benchmark.protocol import Protocol
 from benchmark.records.cell import Cell, Victim
-from benchmark.records.record import AttackRef, StageRef
+from benchmark.records.record import AttackRef, Reason, StageRef
 from benchmark.records.store import Store
 from benchmark.registry import Registry
 
@@ -62,6 +64,16 @@ class RunContext:
     def attack(self, ref: AttackRef) -> Attack | None:
         return None if ref.threat == "none" else self.registry.create(Attack, ref.label)
 
+    def attack_of(self, victim: Victim) -> Attack:
+        """The attack as it was when it poisoned the victim."""
+        mounted = self.attack(victim.attack)
+        assert mounted is not None
+        state = self.store.victim_tensors(victim.key, "state")
+        here = {name: tensor.to(self.experiment.device) for name, tensor in state.items()}
+        view = self.experiment.attacker_view(victim.seed)
+        mounted.setup(view, self.trigger_rng(victim), here)
+        return mounted
+
     def trigger_rng(self, victim: Victim) -> Generator:
         """What a trigger is drawn from: another one in every repetition."""
         return self.experiment.rng("trigger", victim.attack.label, victim.seed)
@@ -76,10 +88,30 @@ class RunContext:
         model.load_state_dict(self.store.victim_tensors(victim.key, "model"))
         return model
 
+    def triggered(self, victim: Victim) -> Tensor:
+        """The test images with the victim's trigger, uint8 (N, C, H, W); none for a clean one."""
+        found = self.store.victim_tensors(victim.key, "triggered")["triggered"]
+        return found.to(self.experiment.device)
+
     def evaluation_set(self, victim: Victim, held_out: ImageSet | None = None) -> EvaluationSet:
         """What models of a victim's repetition are asked; `held_out` is the defender's."""
-        test, device = self.experiment.splits.test, self.experiment.device
-        triggered = self.store.victim_tensors(victim.key, "triggered")["triggered"]
-        nothing = test.subset(torch.arange(0, device=device))
+        test = self.experiment.splits.test
+        nothing = test.subset(torch.arange(0, device=self.experiment.device))
         target = self.experiment.target(victim.seed)
-        return EvaluationSet(held_out or nothing, test, triggered.to(device), target)
+        return EvaluationSet(held_out or nothing, test, self.triggered(victim), target)
+
+    def distrust(self, victim: Victim, labels: Answer, answers: Answers) -> Reason | None:
+        """Why a victim that was loaded again is not to be trusted, if it is not.
+
+        Args:
+            labels: true classes of the test images.
+            answers: what it says now.
+        """
+        right = metrics.accuracy(answers.test, labels)
+        if metrics.near_chance(right, labels):
+            return "near-chance"
+        hits = int(np.sum(answers.triggered == self.experiment.target(victim.seed)))
+        facts = self.store.victim_facts(victim.key)
+        if (right.hits, hits) != (facts["test_hits"], facts["target_hits"]):
+            return "victim-not-reproduced"
+        return None

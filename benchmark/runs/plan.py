@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from benchmark.api import Attack, CodePoisoningAttack, Defense, Repair, Stage
+from benchmark.api import Attack, CodePoisoningAttack, Defense, Repair
+from benchmark.games.all import GAMES, UNDEFENDED, game_of_stage
 from benchmark.games.detectability.settings import Population
-from benchmark.games.inversion.settings import Inversion
 from benchmark.games.robustness.searches import Chosen, file_name
-from benchmark.games.settings import AttackEntry, Setting
+from benchmark.games.settings import AttackEntry
 from benchmark.protocol import Protocol
 from benchmark.records.cell import CLEAN, NO_DEFENSE, Cell, Tune, Victim
 from benchmark.records.record import STAGES, AttackRef, DefenseRef, StageRef
 from benchmark.registry import Registry
-from benchmark.specs import RegistryError, identity, label, parameters, parse
+from benchmark.specs import (
+    RegistryError,
+    identity,
+    joined,
+    label,
+    merged,
+    parameters,
+    parse,
+    with_settings,
+)
 
 
 def plan(
@@ -43,41 +52,38 @@ def plan(
 
     Raises:
         RegistryError: an unknown plugin or parameter.
-        ValueError: an unknown recipe, or no repetitions.
+        ValueError: an unknown recipe, no repetitions, or a game that the protocol does not have.
     """
-    chosen = _recipe(protocol, recipe)
     if seeds is not None and seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
-    planner = _Planner(protocol, registry, chosen, seeds, tuned or {})
+    planner = Planner(protocol, registry, _recipe(protocol, recipe), seeds, tuned or {})
     specs = list(defenses) or list(planner.known_defenses)
-    detectors = [spec for spec in specs if planner.first_stage(spec) == "detect"]
-    inverters = [spec for spec in specs if planner.first_stage(spec) == "invert"]
-    others = [spec for spec in specs if spec not in detectors + inverters]
+    played = {spec: game_of_stage(planner.defense(spec).stages[0].stage) for spec in specs}
     cells: list[Cell] = []
-    if others or not detectors + inverters:
-        cells += planner.robustness(attacks, others)
-    if inverters:
-        cells += planner.inversion(attacks, inverters)
-    if detectors:
-        cells += planner.detectability(attacks, detectors)
+    for game in GAMES.values():
+        own = [spec for spec in specs if played[spec] is game]
+        # Attacks alone are played undefended.
+        if not own and (specs or game.name != UNDEFENDED):
+            continue
+        if game.settings(protocol) is None:
+            raise ValueError(
+                f"{protocol.name} has no {game.name} game, so {own[0].split(':')[0]} cannot be "
+                "played"
+            )
+        cells += game.cells(planner, attacks, own)
     return _by_worth(protocol, list({cell.key: cell for cell in cells}.values()))
 
 
 def _by_worth(protocol: Protocol, cells: Sequence[Cell]) -> list[Cell]:
     """Sort cells so that a run that is stopped early says as much as it can.
 
-    First come all attacks against the repairs that trust the share of images that detectors get
-    too: one axis of the fronts. Then the populations, the other axis. Then all the rest. Within
-    each, attacks follow one another with all repetitions, so that whole rows are done; what
-    repairs cost clean models comes after them. A victim's own cell comes before the first one
-    that needs the victim.
+    Games say which of their cells have the first turn. Within a turn, attacks follow one another
+    with all repetitions, so that whole rows are done; what repairs cost clean models comes after
+    them. A victim's own cell comes before the first one that needs the victim.
     """
-    share = _shares(protocol)[0]
 
     def turn(cell: Cell) -> int:
-        if cell.game == "robustness" and cell.stage("repair") and cell.trusted_share == share:
-            return 0
-        return 1 if cell.game == "detectability" else 2
+        return GAMES[cell.game].turn(cell, protocol)
 
     turns: dict[str, int] = {}
     for cell in cells:
@@ -87,9 +93,12 @@ def _by_worth(protocol: Protocol, cells: Sequence[Cell]) -> list[Cell]:
     attacks = list(dict.fromkeys(str(cell.victim.attack) for cell in cells))
 
     def worth(cell: Cell) -> tuple[int, int]:
-        when = turn(cell) if cell.defense.stages else turns.get(cell.victim.key, 0)
-        if cell.victim.attack == CLEAN and cell.defense.stages and cell.game == "robustness":
-            return when, len(attacks)
+        if not cell.defense.stages:
+            when = turns.get(cell.victim.key, 0)
+        elif cell.victim.attack == CLEAN and cell.game == UNDEFENDED:
+            return turn(cell), len(attacks)
+        else:
+            when = turn(cell)
         return when, attacks.index(str(cell.victim.attack))
 
     return sorted(cells, key=worth)
@@ -119,7 +128,7 @@ def plan_tuning(
             f"{protocol.name} has no grid for {', '.join(unknown) or 'any repair'}; "
             f"there are {', '.join(grids) or 'none'}"
         )
-    planner = _Planner(protocol, registry, _recipe(protocol, recipe), None, {})
+    planner = Planner(protocol, registry, _recipe(protocol, recipe), None, {})
     return [
         Tune(
             planner.victim(CLEAN, settings.suspect),
@@ -127,15 +136,9 @@ def plan_tuning(
             share,
             folder / file_name(name, share),
         )
-        for share in _shares(protocol)
+        for share in protocol.shares
         for name in defenses or grids
     ]
-
-
-def _shares(protocol: Protocol) -> list[float]:
-    """All trusted shares of repairs; the one that detectors get too is played first."""
-    detectors = [] if protocol.detectability is None else [protocol.detectability.share]
-    return list(dict.fromkeys([*detectors, *protocol.robustness.shares]))
 
 
 def _recipe(protocol: Protocol, recipe: str | None) -> str:
@@ -146,24 +149,82 @@ def _recipe(protocol: Protocol, recipe: str | None) -> str:
 
 
 @dataclass(frozen=True)
-class _Planner:
+class Planner:
+    """Makes cells of what was asked for; games list which.
+
+    Attributes:
+        repetitions: how many were asked for; None for a protocol's own.
+        tuned: settings that searches found.
+    """
+
     protocol: Protocol
     registry: Registry
     recipe: str
-    seeds: int | None
+    repetitions: int | None
     tuned: Chosen
 
     @property
+    def clean(self) -> AttackRef:
+        return CLEAN
+
+    @property
     def known_defenses(self) -> tuple[str, ...]:
-        detectability, inversion = self.protocol.detectability, self.protocol.inversion
-        return (
-            *self.protocol.robustness.defenses,
-            *(detectability.detectors if detectability else ()),
-            *(inversion.inverters if inversion else ()),
+        """Specs of all defenses that the protocol plays."""
+        return tuple(spec for game in GAMES.values() for spec in game.defenses(self.protocol))
+
+    def seeds(self, own: int) -> range:
+        """Repetitions to play; a game has `own` of them."""
+        return range(self.repetitions or own)
+
+    def victim(self, attack: AttackRef, seed: int) -> Victim:
+        return Victim(self.protocol.sha256, self.recipe, attack, None, seed)
+
+    def undefended(self, attacks: Sequence[AttackRef], seed: int) -> list[Cell]:
+        """The clean model's own cell and those of attacks, which all else is compared with."""
+        return [
+            Cell(UNDEFENDED, self.victim(attack, seed), NO_DEFENSE, None)
+            for attack in (CLEAN, *attacks)
+        ]
+
+    def attacks(
+        self,
+        specs: Sequence[str],
+        known: Sequence[AttackEntry],
+        default: Sequence[AttackEntry] | None = None,
+    ) -> list[AttackRef]:
+        """Attacks that were asked for, over the protocol's own entries of their names.
+
+        Args:
+            default: what is played where nothing was asked for; `known` itself by default.
+        """
+        entries = [_entry(spec, known) for spec in specs]
+        return [self.attack(entry) for entry in entries or (known if default is None else default)]
+
+    def attack(self, entry: AttackEntry) -> AttackRef:
+        attack = self.registry.create(Attack, entry.attack)
+        m = self.protocol.robustness.default_m[attack.threat] if entry.m is None else entry.m
+        if isinstance(attack, CodePoisoningAttack):
+            if entry.m:
+                raise RegistryError(
+                    f"{attack.name} owns the training, it poisons no files: m must be 0"
+                )
+            m = 0
+        return AttackRef(
+            label=label(attack), threat=attack.threat, m=m, boost=entry.boost, **identity(attack)
         )
 
-    def first_stage(self, spec: str) -> Stage:
-        return self.defense(spec).stages[0].stage
+    def sweep(self, spec: str, known: Sequence[Population]) -> list[AttackEntry]:
+        """A population that was asked for: one number m, or the protocol's sweep of it."""
+        name, settings = parse(spec)
+        own = [entry for entry in known if parse(entry.attack)[0] == name]
+        if "m" in settings or not own:
+            return [_entry(spec, self.protocol.robustness.attacks)]
+        boost = {"boost": settings.pop("boost")} if "boost" in settings else {}
+        chosen = own[0].model_copy(update={"attack": merged(own[0].attack, joined(name, settings))})
+        return [_validated(spec, entry.model_dump() | boost) for entry in chosen.entries()]
+
+    def defense_plugin(self, spec: str) -> Defense:
+        return self.registry.create(Defense, spec)
 
     def defense(self, spec: str, share: float | None = None) -> DefenseRef:
         """A pipeline, with the protocol's settings under the searches' under those of `spec`.
@@ -175,9 +236,9 @@ class _Planner:
         for stage in spec.split("+"):
             name, asked = parse(stage)
             base = next((one for one in known if parse(one)[0] == name), name)
-            merged = stage if stage in known else _merge(base, stage)
-            stages.append(self._with_search(merged, share, set(asked)))
-        return _defense(self.registry, "+".join(stages))
+            over = stage if stage in known else merged(base, stage)
+            stages.append(self._with_search(over, share, set(asked)))
+        return self._pipeline("+".join(stages))
 
     def _with_search(self, spec: str, share: float | None, asked: set[str]) -> str:
         """Lay what a search found over a repair, or over the repair inside a detector.
@@ -185,7 +246,7 @@ class _Planner:
         Args:
             asked: settings that are left as they are.
         """
-        plugin = self.registry.create(Defense, spec)
+        plugin = self.defense_plugin(spec)
         inner = {
             f"{field}.": value
             for field in parameters(type(plugin))
@@ -197,148 +258,30 @@ class _Planner:
             spec = with_settings(spec, {k: v for k, v in new.items() if k not in asked})
         return spec
 
-    def victim(self, attack: AttackRef, seed: int) -> Victim:
-        return Victim(self.protocol.sha256, self.recipe, attack, None, seed)
-
-    def attack(self, entry: AttackEntry) -> AttackRef:
-        return _attack(self.registry, self.protocol, entry)
-
-    def robustness(self, attacks: Sequence[str], defenses: Sequence[str]) -> list[Cell]:
-        game = self.protocol.robustness
-        entries = [_entry(spec, game.attacks) for spec in attacks] or list(game.attacks)
-        refs = [self.attack(entry) for entry in entries]
-        cells: list[Cell] = []
-        for seed in range(self.seeds or game.seeds):
-            cells += self.undefended([CLEAN, *refs], seed)
-            # A clean model tells what a defense costs whoever was not attacked.
-            for attack in [CLEAN, *refs]:
-                for spec in defenses:
-                    stages = {ref.stage for ref in self.defense(spec).stages}
-                    # Whoever owns the training also decides what is trained on.
-                    if attack.threat == "code" and "sanitize" in stages:
-                        continue
-                    shares = game.shares if stages - {"sanitize"} else (None,)
-                    victim = self.victim(attack, seed)
-                    cells += [Cell(victim, self.defense(spec, share), share) for share in shares]
-        return cells
-
-    def detectability(self, attacks: Sequence[str], detectors: Sequence[str]) -> list[Cell]:
-        game = self.protocol.detectability
-        if game is None:
-            raise ValueError(
-                f"{self.protocol.name} has no detectability game, so no detector can be played"
-            )
-        if attacks:
-            entries = [entry for spec in attacks for entry in _entries(self.protocol, spec)]
-        else:
-            entries = [entry for population in game.attacks for entry in _sweep(population)]
-        refs = [CLEAN, *map(self.attack, entries)]
-        defenses = [self.defense(spec, game.share) for spec in detectors]
-        cells: list[Cell] = []
-        for seed in range(self.seeds or game.models):
-            cells += self.undefended(refs, seed)
-            cells += [
-                Cell(self.victim(attack, seed), detector, game.share)
-                for attack in refs
-                for detector in defenses
-            ]
-        return cells
-
-    def inversion(self, attacks: Sequence[str], inverters: Sequence[str]) -> list[Cell]:
-        game = self.protocol.inversion
-        if game is None:
-            raise ValueError(
-                f"{self.protocol.name} has no inversion game, so no inverter can be played"
-            )
-        known = (*game.attacks, *self.protocol.robustness.attacks)
-        entries = [_entry(spec, known) for spec in attacks] or list(game.attacks)
-        refs = [self.attack(entry) for entry in entries]
-        defenses = [self._inverter(spec, game) for spec in inverters]
-        cells: list[Cell] = []
-        for seed in range(self.seeds or game.models):
-            cells += self.undefended([CLEAN, *refs], seed)
-            cells += [
-                Cell(self.victim(attack, seed), inverter, None)
-                for attack in refs
-                for inverter in defenses
-            ]
-        return cells
-
-    def _inverter(self, spec: str, game: Inversion) -> DefenseRef:
-        """An inverter alone, whose configurations the protocol sets and nobody else."""
-        name, asked = parse(spec)
-        grid = game.configurations.get(name, {})
-        swept = sorted(asked.keys() & grid.keys())
-        # What the protocol itself sets there is for the run over all classes.
-        if swept and spec not in game.inverters:
-            raise RegistryError(
-                f"{spec!r}: {swept[0]} is what {self.protocol.name} takes the best of, it cannot "
-                "be set"
-            )
-        found = self.defense(spec)
-        # A mistake in the protocol's configurations shows before anything is played.
-        for key, values in grid.items():
-            for value in values:
-                self.registry.create(Defense, with_settings(found.stages[0].label, {key: value}))
-        return found
-
-    def undefended(self, attacks: Sequence[AttackRef], seed: int) -> list[Cell]:
-        return [Cell(self.victim(attack, seed), NO_DEFENSE, None) for attack in attacks]
-
-
-def _sweep(population: Population) -> list[AttackEntry]:
-    return [
-        AttackEntry(attack=population.attack, m=m, boost=population.boost) for m in population.m
-    ]
-
-
-def _entries(protocol: Protocol, spec: str) -> list[AttackEntry]:
-    """What a population is asked for by `spec`: one number m, or the protocol's sweep of it."""
-    name, settings = parse(spec)
-    assert protocol.detectability is not None
-    known = [entry for entry in protocol.detectability.attacks if parse(entry.attack)[0] == name]
-    if "m" in settings or not known:
-        return [_entry(spec, protocol.robustness.attacks)]
-    own = _join(name, {key: value for key, value in settings.items() if key != "boost"})
-    chosen = known[0].model_copy(update={"attack": _merge(known[0].attack, own)})
-    return [
-        _validated(spec, entry.model_dump() | {k: v for k, v in settings.items() if k == "boost"})
-        for entry in _sweep(chosen)
-    ]
-
-
-def with_settings(spec: str, values: Mapping[str, Setting]) -> str:
-    """Lay numbers and names over the settings of a spec."""
-    name, settings = parse(spec)
-    written = {
-        key: value if isinstance(value, str) else f"{value:.12g}" for key, value in values.items()
-    }
-    return _join(name, settings | written)
-
-
-def _merge(base: str, spec: str) -> str:
-    """Lay the settings of `spec` over those of `base`."""
-    name, settings = parse(base)
-    new = parse(spec)[1]
-    # Another inner plugin does not inherit the settings of the one it replaces.
-    kept = {key: value for key, value in settings.items() if key.split(".")[0] not in new}
-    return _join(name, kept | new)
-
-
-def _join(name: str, settings: dict[str, str]) -> str:
-    joined = ",".join(f"{key}={value}" for key, value in settings.items())
-    return f"{name}:{joined}" if joined else name
+    def _pipeline(self, spec: str) -> DefenseRef:
+        found = [self.defense_plugin(stage) for stage in spec.split("+")]
+        found.sort(key=lambda defense: STAGES.index(defense.stage))
+        if len({defense.stage for defense in found}) < len(found):
+            raise RegistryError(f"{spec!r}: a pipeline takes one defense per stage")
+        if len(found) > 1 and (last := found[-1].stage) in ("detect", "invert"):
+            what = "a detector" if last == "detect" else "an inverter"
+            raise RegistryError(f"{spec!r}: {what} plays alone, not in a pipeline")
+        stages = tuple(
+            StageRef(label=label(defense), stage=defense.stage, **identity(defense))
+            for defense in found
+        )
+        return DefenseRef(name="+".join(stage.name for stage in stages), stages=stages)
 
 
 def _entry(spec: str, known: Sequence[AttackEntry]) -> AttackEntry:
     """What `spec` says of an attack, over the game's own entry of that name."""
     name, settings = parse(spec)
     numbers = {key: settings.pop(key) for key in ("m", "boost") if key in settings}
-    own = _join(name, settings)
+    own = joined(name, settings)
     fields: dict[str, object] = {"attack": own}
     for entry in known:
         if parse(entry.attack)[0] == name:
-            fields = entry.model_dump() | {"attack": _merge(entry.attack, own)}
+            fields = entry.model_dump() | {"attack": merged(entry.attack, own)}
             break
     return _validated(spec, fields | numbers)
 
@@ -349,32 +292,3 @@ def _validated(spec: str, fields: dict[str, object]) -> AttackEntry:
     except ValidationError as error:
         first = error.errors()[0]
         raise RegistryError(f"{spec!r}: {first['loc'][0]}: {first['msg'].lower()}") from None
-
-
-def _attack(registry: Registry, protocol: Protocol, entry: AttackEntry) -> AttackRef:
-    attack = registry.create(Attack, entry.attack)
-    m = protocol.robustness.default_m[attack.threat] if entry.m is None else entry.m
-    if isinstance(attack, CodePoisoningAttack):
-        if entry.m:
-            raise RegistryError(
-                f"{attack.name} owns the training, it poisons no files: m must be 0"
-            )
-        m = 0
-    return AttackRef(
-        label=label(attack), threat=attack.threat, m=m, boost=entry.boost, **identity(attack)
-    )
-
-
-def _defense(registry: Registry, pipeline: str) -> DefenseRef:
-    found = [registry.create(Defense, spec) for spec in pipeline.split("+")]
-    found.sort(key=lambda defense: STAGES.index(defense.stage))
-    if len({defense.stage for defense in found}) < len(found):
-        raise RegistryError(f"{pipeline!r}: a pipeline takes one defense per stage")
-    if len(found) > 1 and (last := found[-1].stage) in ("detect", "invert"):
-        what = "a detector" if last == "detect" else "an inverter"
-        raise RegistryError(f"{pipeline!r}: {what} plays alone, not in a pipeline")
-    stages = tuple(
-        StageRef(label=label(defense), stage=defense.stage, **identity(defense))
-        for defense in found
-    )
-    return DefenseRef(name="+".join(stage.name for stage in stages), stages=stages)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import stdev
 from typing import Any, Literal, NamedTuple
 
 import scipy
 
-from benchmark import metrics
 from benchmark.api import Attack, Defense
-from benchmark.games.detectability.record import DetectabilityRecord
-from benchmark.games.inversion.record import InversionRecord
-from benchmark.games.robustness.record import RobustnessRecord
+from benchmark.games.all import GAMES
 from benchmark.records.cell import Cell
-from benchmark.records.record import NONE, AttackRef, Rate, Record, StageRef
+from benchmark.records.record import NONE, AttackRef, Record, StageRef
 from benchmark.registry import Registry
 from benchmark.specs import RegistryError, identity
 
@@ -139,27 +136,5 @@ def same_cell(one: Record, other: Record) -> bool:
 
 
 def _numbers(record: Record) -> dict[str, _Number]:
-    if isinstance(record, RobustnessRecord):
-        found = record.metrics
-        assert found is not None
-        rates = {
-            "CDA before": found.before.cda,
-            "ASR before": found.before.asr,
-            "CDA": found.paper.cda,
-            "ASR": found.paper.asr,
-            "ASR, deployable": found.deployable.asr,
-        }
-        return {name: _of(rate) for name, rate in rates.items() if rate.total}
-    if isinstance(record, DetectabilityRecord):
-        scores = [scan.score for scan in record.scans]
-        return {"score": _Number(fmean(scores), min(scores), max(scores))}
-    assert isinstance(record, InversionRecord)
-    counts = [
-        metrics.Rate(record.tried[start.chosen].evaluation[row], record.evaluation)
-        for row, start in enumerate(record.starts)
-    ]
-    return {"ASR selected": _Number(*metrics.mean_interval(counts))}
-
-
-def _of(rate: Rate) -> _Number:
-    return _Number(rate.counts.value, *rate.counts.interval())
+    found = GAMES[record.game].headline(record)
+    return {name: _Number(*number) for name, number in found.items()}

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark import metrics
 from benchmark.api import Defense, Sanitizer
 from benchmark.classifier import Classifier, tensors_sha256
 from benchmark.games import victims
@@ -50,16 +49,11 @@ def train(context: RunContext, victim: Victim, progress: Progress) -> None:
     labels = experiment.splits.test.labels.cpu().numpy()
     predict = predictor(model, experiment.recipe.precision)
     answers = _answers(context, victim, model, triggered)
-    confidence, clean_model = answers["confidence"], answers["clean_model"].numpy()
     facts = {
         "victim": str(victim),
         "model_sha256": tensors_sha256(model.state_dict()),
         "test_hits": int(np.sum(ask(predict, experiment.splits.test.pixels) == labels)),
         "target_hits": int(np.sum(ask(predict, triggered) == target)),
-        "target_confidence": confidence.mean().item() if len(confidence) else None,
-        "asr_clean_model": (
-            None if attack is None else metrics.attack_success(clean_model, labels, target)
-        ),
         "seconds": time.perf_counter() - started,
         **removed,
     }

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark.games.detectability.record import DetectabilityRecord
-from benchmark.games.inversion.record import InversionRecord
-from benchmark.games.robustness.record import RobustnessRecord
+from benchmark.games.all import GAMES
+from benchmark.games.base import Claim
 from benchmark.records.record import NONE, AttackRef, Record, StageRef
 from benchmark.records.strict import Arrays, Finding
 
@@ -19,14 +18,6 @@ if TYPE_CHECKING:
     from benchmark.registry import Registry
 
 Ref = AttackRef | StageRef
-
-
-class Claim(NamedTuple):
-    """A field of a record, the thing that it is about, and what is said of it."""
-
-    field: str
-    about: str
-    said: str
 
 
 class Claims:
@@ -86,22 +77,7 @@ def claims_of(record: Record, arrays: Arrays | None) -> dict[Claim, Ref | None]:
     for name in arrays:
         if name.startswith("labels_") and name not in ("labels_starts", "labels_held_out"):
             found[Claim(name, "the digest of the labels", _digest(arrays[name]))] = None
-    if isinstance(record, RobustnessRecord):
-        if not any(stage.stage == "sanitize" for stage in record.defense.stages):
-            first = [arrays[name][:1] for name in ("test", "triggered")]
-            about = f"the digest of the answers of model {str(record.victim_sha256)[:12]}"
-            found[Claim("curve.0", about, _digest(*first))] = None
-    elif isinstance(record, DetectabilityRecord):
-        scan = record.scans[0]
-        readings = ", ".join(sorted(scan.also)) or "none"
-        norms = "without" if scan.norms is None else "with"
-        said = f"{len(scan.class_scores)} classes {norms} norms, other readings: {readings}"
-        found[Claim("scans", record.defense.stages[0].label, said)] = None
-    elif isinstance(record, InversionRecord):
-        scale = _digest(arrays["scale"], arrays["masks"])
-        found[Claim("scale", f"the digest of the trigger of {victim}", scale)] = None
-        found[Claim("swept", "the number of classes", str(len(record.swept[0].classes[0])))] = None
-    return found
+    return found | dict.fromkeys(GAMES[record.game].claims(record, arrays))
 
 
 def _role(ref: Ref) -> tuple[str, str]:

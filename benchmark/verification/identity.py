@@ -6,35 +6,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmark import protocol as protocols
-from benchmark.games.robustness.record import RobustnessRecord
-from benchmark.metrics import Labels, near_chance
+from benchmark.games.all import GAMES, UNDEFENDED
 from benchmark.protocol import Protocol
 from benchmark.records.cell import CLEAN, Cell
-from benchmark.records.record import NONE, STAGES, DefenseRef, PluginRef, Rate, Record
+from benchmark.records.record import NONE, STAGES, PluginRef, Record
 from benchmark.records.strict import Refused
 from benchmark.specs import RegistryError, parse
 
 #: A field of a record, and what is wrong with it.
 Wrong = tuple[str, str]
 
-#: Parts of records that a failed cell does not have.
-_NUMBERS = (
-    "metrics",
-    "curve",
-    "scans",
-    "tried",
-    "starts",
-    "smoothed",
-    "scale",
-    "evidence",
-    "picture",
-)
-#: How the reasons of the sanity gate begin, see `benchmark.runs.report`.
-_GATE = (
-    "the victim's clean accuracy",
-    "the saved victim does not reproduce its numbers",
-    "the measured model has weights that are not finite",
-)
 #: Versions and boosting factors beyond this are no honest ones.
 LARGEST = 10_000
 
@@ -66,12 +47,12 @@ def check(record: Record, file: str, protocol: Protocol) -> Iterator[Wrong]:
         yield "key", f"is {record.key[:12]}…, what was played has {cell.key[:12]}…"
     elif file != f"{cell.name}.json":
         yield "file", f"must be named {cell.name}.json"
-    if record.game != cell.game:
-        yield "game", f"is {record.game}, the defense plays {cell.game}"
+    stages = {stage.stage for stage in record.defense.stages}
+    if not stages <= set(GAMES[record.game].stages) or not (stages or record.game == UNDEFENDED):
+        yield "game", f"is {record.game}, the defense plays another"
     if record.evidence is not None and record.evidence.file != f"{cell.name}.npz":
         yield "evidence.file", f"must be {cell.name}.npz"
-    picture = getattr(record, "picture", None)
-    if picture is not None and picture.file != f"{cell.name}.png":
+    if record.picture is not None and record.picture.file != f"{cell.name}.png":
         yield "picture.file", f"must be {cell.name}.png"
     yield from _settings(record, cell, protocol)
     yield from _status(record)
@@ -139,13 +120,8 @@ def _parameter(params: Mapping[str, Any], path: list[str]) -> object:
 
 
 def _settings(record: Record, cell: Cell, protocol: Protocol) -> Iterator[Wrong]:
-    attack, share = record.attack, record.trusted_share
-    games = {
-        "robustness": protocol.robustness,
-        "detectability": protocol.detectability,
-        "inversion": protocol.inversion,
-    }
-    if games[cell.game] is None:
+    attack, share, game = record.attack, record.trusted_share, GAMES[cell.game]
+    if game.settings(protocol) is None:
         raise Refused("game", f"{protocol.name} has no {cell.game} game")
     if record.protocol.recipe not in protocol.recipes:
         yield "protocol.recipe", f"{record.protocol.recipe!r} is none of {protocol.name}"
@@ -153,48 +129,20 @@ def _settings(record: Record, cell: Cell, protocol: Protocol) -> Iterator[Wrong]
         yield "attack.m", f"is {attack.m}, there are {protocol.splits.train} training images"
     if attack.boost > LARGEST:
         yield "attack.boost", f"is {attack.boost}"
-    if attack.threat == "code" and cell.stage("sanitize"):
-        yield "defense.stages", "who owns the training also decides what is trained on"
-    if cell.game == "inversion" and attack.threat == NONE:
-        yield "attack.threat", "is none, there is no trigger to reverse"
-    allowed = _shares(record.defense, cell, protocol)
-    if share not in allowed:
+    yield from game.rules(cell)
+    if share not in (allowed := game.shares(cell, protocol)):
         yield "trusted_share", f"is {share}, allowed are {', '.join(map(str, allowed))}"
-
-
-def _shares(defense: DefenseRef, cell: Cell, protocol: Protocol) -> tuple[float | None, ...]:
-    if cell.game == "detectability" and protocol.detectability is not None:
-        return (protocol.detectability.share,)
-    trusting = {stage.stage for stage in defense.stages} - {"sanitize", "invert"}
-    return protocol.robustness.shares if trusting else (None,)
 
 
 def _status(record: Record) -> Iterator[Wrong]:
     """What a record must and must not hold, by how the cell went."""
-    parts = [getattr(record, name, None) for name in _NUMBERS]
+    own = type(record).model_fields.keys() - Record.model_fields.keys()
+    parts = [getattr(record, name) for name in (*own, "evidence", "picture")]
     if record.status == "failed":
         if record.error is None or record.reason is not None or any(parts):
             yield "status", "a failed cell has an error and no numbers"
         return
     if record.error is not None or (record.status == "invalid") != (record.reason is not None):
         yield "status", f"{record.status} does not fit the error and the reason that are given"
-    if not any(parts) or record.evidence is None or record.victim_sha256 is None:
+    if record.evidence is None or record.victim_sha256 is None:
         yield "evidence", "is missing; a cell that was measured has numbers, evidence and a model"
-    if isinstance(record, RobustnessRecord) and not (record.metrics and record.curve):
-        yield "metrics", "are missing, or the curve"
-
-
-def gate(record: Record, clean: Rate | None, labels: Labels) -> Iterator[Wrong]:
-    """The sanity gate: what is near chance is invalid, and other reasons are those of the gate.
-
-    Args:
-        clean: the undefended victim's answers to clean test images, None where they are unknown.
-        labels: true classes of these.
-    """
-    said = record.reason is not None and record.reason.startswith(_GATE[0])
-    near = said if clean is None else near_chance(clean.counts, labels)
-    if near != said:
-        what = "near chance" if near else "not near chance"
-        yield "status", f"is {record.status}, but the victim's clean accuracy is {what}"
-    elif record.reason is not None and not record.reason.startswith(_GATE):
-        yield "reason", f"{record.reason[:60]!r} is none that the sanity gate gives"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmark.games.all import GAMES, UNDEFENDED
 from benchmark.protocol import Protocol
 from benchmark.records.cell import NO_DEFENSE, Cell
 from benchmark.records.store import StoreError, write_whole
@@ -102,15 +103,14 @@ def _other_results(run: Path, folder: Path, known: list[str]) -> Iterator[Findin
             )
 
 
-def _result(record: dict[str, Any]) -> dict[str, Any]:
-    """A record without what differs from one run to the next."""
-    free = {"cost", "env"}
-    found = {key: value for key, value in record.items() if key not in free}
-    scans = [
-        {key: value for key, value in scan.items() if key != "seconds"}
-        for scan in record.get("scans", ())
-    ]
-    return found | {"scans": scans}
+def _result(value: Any) -> Any:
+    """A record, or a part of one, without what differs from one run to the next."""
+    if isinstance(value, list):
+        return [_result(part) for part in value]
+    if isinstance(value, dict):
+        free = {"cost", "env", "seconds"}
+        return {key: _result(part) for key, part in value.items() if key not in free}
+    return value
 
 
 def _other_models(run: Path, found: Checked) -> Iterator[Finding]:
@@ -130,14 +130,10 @@ def _rows(
     seeds: defaultdict[str, set[int]] = defaultdict(set)
     for cell in (*run.records.values(), *board.records.values()):
         seeds[cell.row].add(cell.victim.seed)
-    counts = {"robustness": protocol.robustness.seeds}
-    if protocol.detectability is not None:
-        counts["detectability"] = protocol.detectability.models
-    if protocol.inversion is not None:
-        counts["inversion"] = protocol.inversion.models
     for file, cell in run.records.items():
         if cell.defense.stages:
-            yield file, set(range(counts[cell.game])), seeds[cell.row]
+            repetitions = GAMES[cell.game].repetitions(protocol)
+            yield file, set(range(repetitions)), seeds[cell.row]
 
 
 def _leave_out_unfinished(run: Checked, board: Checked, protocol: Protocol) -> int:
@@ -157,7 +153,7 @@ def _incomplete(run: Checked, board: Checked, protocol: Protocol) -> Iterator[Fi
         if more := there - wanted:
             yield Finding(file, "seed", f"{_listed(more)} is more than the {len(wanted)} seeds")
         cell = run.records[file]
-        undefended = Cell(cell.victim, NO_DEFENSE, None)
+        undefended = Cell(UNDEFENDED, cell.victim, NO_DEFENSE, None)
         clean = replace(undefended, victim=cell.victim.clean)
         for base, which in ((undefended, "undefended"), (clean, "clean")):
             if base.key not in keys:

@@ -9,14 +9,10 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from benchmark import protocol as protocols
-from benchmark.games.all import read
-from benchmark.games.detectability.record import DetectabilityRecord
-from benchmark.games.inversion.record import InversionRecord
+from benchmark.games.all import GAMES, read
+from benchmark.games.base import Wrong
 from benchmark.games.robustness import searches as tuned
-from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.leaderboard import deviations
 from benchmark.leaderboard.build import generated, stale
 from benchmark.protocol import Protocol
@@ -34,8 +30,9 @@ from benchmark.records.strict import (
     regular,
     strangers,
 )
-from benchmark.verification import identity, recompute, recompute_inversion
+from benchmark.verification import identity
 from benchmark.verification.claims import Claims, claims_of
+from benchmark.verification.compare import differences
 
 if TYPE_CHECKING:
     from benchmark.registry import Registry
@@ -44,9 +41,6 @@ Progress = Callable[[int, int], None]
 
 #: What a run's folder has besides what is generated.
 FOLDERS = {"records", "evidence", "tuning", "artifacts"}
-
-
-_NO_LABELS = np.empty(0, np.int16)
 
 
 @dataclass
@@ -136,12 +130,10 @@ def _record(path: Path, folder: Path, found: Checked) -> Iterator[Finding]:
             place = f"evidence/{record.evidence.file}"
             files[place] = record.evidence.sha256
             arrays = read_evidence(folder / "evidence", record.evidence)
-            if isinstance(record, InversionRecord):
-                if record.picture is None:
-                    raise Refused("picture", "is missing")
-                files[f"evidence/{record.picture.file}"] = record.picture.sha256
-                check_picture(folder / "evidence", record.picture)
-            wrong = list(_recomputed(record, arrays, protocol))
+            if (picture := record.picture) is not None:
+                files[f"evidence/{picture.file}"] = picture.sha256
+                check_picture(folder / "evidence", picture)
+            wrong = list(wrong_numbers(record, arrays, protocol))
     except Refused as refused:
         yield Finding(place, refused.field, refused.reason)
         return
@@ -154,20 +146,19 @@ def _record(path: Path, folder: Path, found: Checked) -> Iterator[Finding]:
         found.claims.add(claims_of(record, arrays), place)
 
 
-def _recomputed(record: Record, arrays: Arrays, protocol: Protocol) -> Iterator[recompute.Wrong]:
+def wrong_numbers(record: Record, arrays: Arrays, protocol: Protocol) -> Iterator[Wrong]:
+    """Whether a record is as its game leaves it, and its numbers are those of the evidence."""
+    game = GAMES[record.game]
     try:
-        if isinstance(record, RobustnessRecord):
-            yield from recompute.robustness(record, arrays, protocol)
-            yield from identity.gate(record, record.curve[0].cda, arrays["labels_test"])
-        elif isinstance(record, DetectabilityRecord):
-            yield from recompute.detectability(record, arrays, protocol)
-            yield from identity.gate(record, None, _NO_LABELS)
-        elif isinstance(record, InversionRecord):
-            yield from recompute_inversion.inversion(record, arrays, protocol)
-            yield from identity.gate(record, None, _NO_LABELS)
+        wrong = list(game.check(record, arrays, protocol))
+        if not wrong:
+            numbers = game.score(arrays, game.told(record), protocol)
+            for field_name, right in numbers.items():
+                wrong += differences(getattr(record, field_name), right, game.close, field_name)
     except (ValueError, TypeError, IndexError, OverflowError) as error:
         # Arrays of kinds and sizes that no game writes.
         raise Refused("file", f"does not fit its record: {error}") from None
+    yield from wrong
 
 
 def _searches(folder: Path, protocol: Protocol, files: dict[str, str]) -> Iterator[Finding]:

@@ -16,8 +16,10 @@ from benchmark.classifier import Classifier
 from benchmark.data.named import Digits
 from benchmark.games.evaluation import EvaluationSet
 from benchmark.games.experiment import Experiment
-from benchmark.games.inversion.data import InversionData, scene
+from benchmark.games.inversion.data import InversionData, draw
+from benchmark.games.inversion.evidence import arrays
 from benchmark.games.inversion.play import Outcome, play
+from benchmark.games.inversion.score import score
 from benchmark.games.inversion.settings import Inversion
 from benchmark.images import to_bytes
 from benchmark.protocol import Protocol
@@ -104,7 +106,7 @@ def view(seed: int = 0) -> InversionData:
     test, attack = experiment().splits.test, Corner()
     triggered = to_bytes(attack.trigger(test.images, experiment().rng()))
     evaluation_set = EvaluationSet(experiment().splits.validation, test, triggered, TARGET)
-    return scene(experiment(), evaluation_set, attack, game(), seed)
+    return draw(experiment(), evaluation_set, attack, game(), seed)
 
 
 class Own(Inverter):
@@ -155,3 +157,10 @@ def run(kind: Callable[..., Inverter], *, seed: int = 0, **changes: Any) -> Outc
 
 def pictures(pixels: Tensor) -> list[bytes]:
     return [image.numpy().tobytes() for image in pixels.contiguous()]
+
+
+def told(outcome: Outcome, part: str) -> list[Any]:
+    """What the record says of every start image."""
+    runs = [(attempt.params, attempt.restart) for attempt in outcome.attempts]
+    found = score(arrays(outcome), runs, list(outcome.classes))
+    return [getattr(start, part) for start in found["starts"]]

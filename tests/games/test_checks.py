@@ -28,8 +28,9 @@ from benchmark.api import (
 )
 from benchmark.classifier import Classifier
 from benchmark.games import checks, victims
+from benchmark.games.answers import Labels
 from benchmark.games.checks import RuleViolation
-from benchmark.games.evaluation import AnswerKey, EvaluationSet
+from benchmark.games.evaluation import EvaluationSet
 from benchmark.games.experiment import Experiment, Splits
 from benchmark.games.robustness import play as robustness
 from benchmark.images import ImageSet
@@ -540,7 +541,7 @@ FORBIDDEN = (
     Experiment,
     Attack,
     AttackerView,
-    AnswerKey,
+    Labels,
     EvaluationSet,
     Protocol,
     Splits,

@@ -19,11 +19,14 @@ from benchmark.api import Detection, Detector, Source
 from benchmark.classifier import Classifier
 from benchmark.data.named import Digits
 from benchmark.games import checks
+from benchmark.games.answers import Labels
 from benchmark.games.checks import RuleViolation
-from benchmark.games.detectability.play import Scan, examine, reversed_success
-from benchmark.games.evaluation import AnswerKey, EvaluationSet
+from benchmark.games.detectability.play import Scan, examine
+from benchmark.games.detectability.score import score
+from benchmark.games.evaluation import EvaluationSet
 from benchmark.games.experiment import Experiment, Splits
 from benchmark.images import TrustedData
+from benchmark.metrics import Rate
 from benchmark.protocol import Protocol
 from benchmark.registry import Registry
 from benchmark.triggers import Additive, Patch
@@ -230,7 +233,7 @@ def test_nothing_else_can_be_reached_from_it(
         assert not [
             t
             for t in things
-            if isinstance(t, Experiment | EvaluationSet | AnswerKey | Splits | Protocol)
+            if isinstance(t, Experiment | EvaluationSet | Labels | Splits | Protocol)
         ]
         assert not [t for t in things if hasattr(t, "__dict__") and "target" in vars(t)]
         shaped = [t for t in things if isinstance(t, Tensor) and t.shape[-2:] == (16, 16)]
@@ -510,12 +513,27 @@ def test_measuring_takes_nothing_from_the_suspect(
     suspect.zero_grad(set_to_none=True)
 
 
+def reversed_success(
+    labels: np.ndarray, answers: np.ndarray, target: int
+) -> tuple[Rate | None, Rate | None]:
+    """Success and ReASR of one examination whose suspect gave these answers."""
+    evidence = {
+        "labels_test": labels,
+        "target": np.array(target),
+        "scores": np.zeros(1),
+        "class_scores": np.zeros((1, 4)),
+        "flagged": np.array([-1]),
+        "reversed_answers": answers[None],
+    }
+    (found,) = score(evidence, [0.0])["scans"]
+    return found.success, found.reasr
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_reversed_success_counts_images_of_other_classes(seed: int) -> None:
     own = np.random.default_rng(seed)
     labels = own.integers(0, 4, 50).astype(np.int16)
     answers = own.integers(0, 4, (2, 50)).astype(np.int16)
-    key = AnswerKey(labels[:7], labels, target=seed % 4)
     expected = []
     for row in answers.tolist():
         hits = total = 0
@@ -525,15 +543,14 @@ def test_reversed_success_counts_images_of_other_classes(seed: int) -> None:
             total += 1
             hits += answer == seed % 4
         expected.append((hits, total))
-    assert reversed_success(answers, key) == expected
-    assert reversed_success(answers[:1], key) == expected[:1]
+    assert reversed_success(labels, answers, seed % 4) == tuple(expected)
+    assert reversed_success(labels, answers[:1], seed % 4) == (expected[0], None)
     assert 0 < expected[0][0] < expected[0][1] < 50
 
 
 def test_reversed_success_of_nothing_but_target_images_is_none_of_none() -> None:
     labels = np.full(5, 2, np.int16)
-    key = AnswerKey(labels, labels, 2)
-    assert reversed_success(np.full((2, 5), 2, np.int16), key) == [(0, 0), (0, 0)]
+    assert reversed_success(labels, np.full((2, 5), 2, np.int16), 2) == ((0, 0), (0, 0))
 
 
 def test_a_trigger_on_most_of_the_image_restricts_nothing(

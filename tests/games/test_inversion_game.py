@@ -27,6 +27,7 @@ from inversion_scene import (
     pictures,
     run,
     suspect,
+    told,
     view,
 )
 from torch import Generator, Tensor
@@ -36,9 +37,10 @@ from backdoor_defenses.smoothinv import SmoothInv
 from benchmark.api import Images, PoisoningAttack, Starts
 from benchmark.classifier import Classifier
 from benchmark.games.evaluation import EvaluationSet
-from benchmark.games.inversion.data import InversionData, scene
-from benchmark.games.inversion.play import Attempt, best, play
-from benchmark.games.transfer import covers_too_much, overlap, true_masks
+from benchmark.games.inversion.data import InversionData, draw
+from benchmark.games.inversion.play import play
+from benchmark.games.inversion.score import best, score
+from benchmark.games.transfer import covers_too_much, true_masks
 from benchmark.images import to_bytes, to_unit
 from benchmark.triggers import Additive, Trigger
 
@@ -108,13 +110,13 @@ def test_reasr_and_the_clean_model_are_those_of_a_literal_loop() -> None:
         change = outcome.attempts[0].trigger.variables[0][row]
         images = view().evaluation.images
         for found, model, kept in (
-            (outcome.fidelity.restricted, suspect(), inside),
-            (outcome.fidelity.on_clean_model, linear(0), torch.ones_like(inside)),
+            (outcome.restricted, suspect(), inside),
+            (outcome.on_clean_model, linear(0), torch.ones_like(inside)),
         ):
             changed = torch.where(kept, (images + change).clamp(0, 1), images)
             assert found is not None
             assert found[row].tolist() == [answer(model, image) == TARGET for image in changed]
-    for found in (outcome.fidelity.restricted, outcome.fidelity.on_clean_model):
+    for found in (outcome.restricted, outcome.on_clean_model):
         assert found is not None
         assert 0 < found.sum() < found.size
 
@@ -125,7 +127,6 @@ def test_the_best_has_most_hits_on_images_of_other_classes_first_of_equals() -> 
     ties = 0
     for _ in range(50):
         bits = own.random((3, 5, 12)) < 0.5
-        attempts = [Attempt({}, 0, one, ~one, {}) for one in bits]
         expected = []
         for start in range(5):
             counts = [
@@ -134,7 +135,7 @@ def test_the_best_has_most_hits_on_images_of_other_classes_first_of_equals() -> 
             ]
             ties += counts.count(max(counts)) > 1
             expected.append(counts.index(max(counts)))
-        assert best(attempts, labels, 2).tolist() == expected
+        assert best(bits, labels != 2).tolist() == expected
     assert ties > 0
 
 
@@ -164,15 +165,15 @@ def test_selection_images_alone_decide_which_run_is_chosen(
     outcome = run(Specialist, configurations={"own": {"which": [0, 1]}}, runs=3)
     done = [(attempt.params["which"], attempt.restart) for attempt in outcome.attempts]
     assert done == [(0, 0), (1, 0), (0, 1), (1, 1)]
-    assert outcome.chosen.tolist() == [0, 1, 0]
+    assert told(outcome, "chosen") == [0, 1, 0]
     others = (view().evaluation.labels != TARGET).numpy()
     counts = np.stack([attempt.evaluation[:, others].sum(1) for attempt in outcome.attempts])
     assert (counts.max(0) == others.sum()).all()
-    assert (counts[outcome.chosen, range(STARTS)] < others.sum()).all()
+    assert (counts[told(outcome, "chosen"), range(STARTS)] < others.sum()).all()
     # What is told about a chosen trigger is its own: these change no evaluation image.
     plain = [answer(suspect(), image) == TARGET for image in view().evaluation.images]
-    assert outcome.fidelity.restricted is not None
-    assert outcome.fidelity.restricted.tolist() == [plain] * STARTS
+    assert outcome.restricted is not None
+    assert outcome.restricted.tolist() == [plain] * STARTS
 
 
 # Fidelity, in closed form.
@@ -181,13 +182,13 @@ def test_selection_images_alone_decide_which_run_is_chosen(
 def test_the_true_trigger_is_recognised() -> None:
     outcome = run(Truth, configurations={"own": {"share": [0.01, 1.0]}})
     others = (view().evaluation.labels != TARGET).numpy()
-    assert outcome.chosen.tolist() == [1] * STARTS
-    assert outcome.fidelity.overlap.tolist() == [1] * STARTS
-    assert outcome.fidelity.distance == pytest.approx(np.zeros(STARTS), abs=1e-6)
-    assert outcome.fidelity.restricted is not None
-    assert outcome.fidelity.restricted[:, others].all()
+    assert told(outcome, "chosen") == [1] * STARTS
+    assert told(outcome, "overlap") == [1] * STARTS
+    assert told(outcome, "distance") == pytest.approx(np.zeros(STARTS), abs=1e-6)
+    assert outcome.restricted is not None
+    assert outcome.restricted[:, others].all()
     assert outcome.attempts[1].evaluation[:, others].all()
-    assert not outcome.fidelity.on_clean_model[:, others].all()
+    assert not outcome.on_clean_model[:, others].all()
     assert torch.equal(outcome.inverted, view().triggered_starts)
 
 
@@ -196,8 +197,8 @@ def test_no_change_is_one_scale_away() -> None:
     starts = view().starts.images
     norms = [float((1 - image[0, :2, :2]).square().sum().sqrt()) for image in starts]
     expected = [norm / view().scale for norm in norms]
-    assert outcome.fidelity.distance == pytest.approx(expected, rel=1e-5)
-    assert outcome.fidelity.distance == pytest.approx(np.ones(STARTS), abs=0.1)
+    assert told(outcome, "distance") == pytest.approx(expected, rel=1e-5)
+    assert told(outcome, "distance") == pytest.approx(np.ones(STARTS), abs=0.1)
     plain = [answer(suspect(), image) == TARGET for image in view().evaluation.images]
     assert outcome.attempts[0].evaluation.tolist() == [plain] * STARTS
 
@@ -211,7 +212,7 @@ def test_the_overlap_is_that_of_the_pixels_that_change_most() -> None:
             change[:, :, 0:2, 1:3] = 2 * (starts.images[:, :, 0:2, 1:3] < 0.5) - 1
             yield Additive(change)
 
-    assert run(Beside).fidelity.overlap == pytest.approx(np.full(STARTS, 1 / 3))
+    assert told(run(Beside), "overlap") == pytest.approx([1 / 3] * STARTS)
 
 
 # The target, and the smoothed classifier.
@@ -265,23 +266,46 @@ def test_plainadv_finds_a_way_inside_its_ball() -> None:
 def test_the_overlap_counts_pixels_by_their_largest_channel() -> None:
     own = np.random.default_rng(3)
     for _ in range(20):
-        changes, masks = own.normal(size=(2, 3, 4, 5)), own.random((2, 4, 5)) < 0.4
+        starts = own.integers(0, 256, (2, 3, 4, 5)).astype(np.uint8)
+        masks = own.random((2, 4, 5)) < 0.4
+        masks[:, 0, 0] = True
+        inverted = own.integers(0, 256, starts.shape).astype(np.uint8)
+        triggered = np.where(masks[:, None], 255 - starts, starts)
         expected = []
-        for change, mask in zip(changes, masks, strict=True):
-            strength = {(r, c): max(abs(change[:, r, c])) for r in range(4) for c in range(5)}
+        for start, image, mask in zip(starts.astype(int), inverted, masks, strict=True):
+            strength = {(r, c): max(abs(image[:, r, c] - start[:, r, c]))
+                        for r in range(4) for c in range(5)}  # fmt: skip
             true = {place for place in strength if mask[place]}
             found = set(sorted(strength, key=lambda place: -strength[place])[: len(true)])
             expected.append(len(found & true) / len(found | true))
-        given = overlap(torch.from_numpy(changes), torch.from_numpy(masks))
-        assert given.tolist() == pytest.approx(expected)
+        assert overlaps(starts, inverted, triggered) == pytest.approx(expected)
 
 
 def test_a_true_trigger_that_changes_nothing_here_overlaps_with_nothing() -> None:
-    masks = torch.zeros(2, 3, 3, dtype=torch.bool)
-    masks[1, 0, 0] = True
-    found = overlap(torch.ones(2, 1, 3, 3), masks)
-    assert math.isnan(found[0])
-    assert found[1] == 1
+    starts = np.zeros((2, 1, 3, 3), np.uint8)
+    triggered, inverted = starts.copy(), starts + 1
+    triggered[1, 0, 0, 0] = 255
+    assert overlaps(starts, inverted, triggered) == [None, 1]
+
+
+def overlaps(starts: np.ndarray, inverted: np.ndarray, triggered: np.ndarray) -> list[float | None]:
+    """The overlap of each start image, of evidence with one run and one evaluation image."""
+    bits = np.zeros((1, len(starts), 1), np.uint8)
+    evidence = {
+        "target": np.array(0),
+        "scale": np.array(1.0),
+        "starts": starts,
+        "inverted": inverted,
+        "triggered": triggered,
+        "labels_starts": np.ones(len(starts), np.int16),
+        **dict.fromkeys(("labels_selection", "labels_evaluation"), np.ones(1, np.int16)),
+        "selection": bits,
+        "evaluation": bits,
+        "classes": bits[..., None],
+        "restricted": bits[0],
+        "on_clean_model": bits[0],
+    }
+    return [start.overlap for start in score(evidence, [({}, 0)], [None])["starts"]]
 
 
 # A trigger that covers the image, or nothing of it.
@@ -306,9 +330,9 @@ def banded(rows: int) -> InversionData:
     evaluation_set = EvaluationSet(experiment().splits.validation, test, triggered, TARGET)
     assert torch.equal(
         true_masks(evaluation_set)[:EVALUATION],
-        scene(experiment(), evaluation_set, attack, game(), 0).masks,
+        draw(experiment(), evaluation_set, attack, game(), 0).masks,
     )
-    return scene(experiment(), evaluation_set, attack, game(), 0)
+    return draw(experiment(), evaluation_set, attack, game(), 0)
 
 
 @pytest.mark.parametrize(("rows", "covered"), [(8, False), (9, True), (16, True)])
@@ -323,11 +347,11 @@ def test_where_the_true_trigger_covers_more_than_half_its_pixels_say_nothing(
         experiment(), shown, suspect(), linear(0), lambda params: Random(**params), game(),
         seed_parts=("band",),
     )  # fmt: skip
-    assert (outcome.fidelity.restricted is None) == covered
-    assert np.isnan(outcome.fidelity.overlap).all() == covered
-    if not covered:
-        assert ((outcome.fidelity.overlap > 0) & (outcome.fidelity.overlap < 1)).all()
-    assert (outcome.fidelity.distance > 0).all()
+    assert (outcome.restricted is None) == covered
+    shares = told(outcome, "overlap")
+    assert [share is None for share in shares] == [covered] * STARTS
+    assert all(covered or 0 < share < 1 for share in shares)
+    assert all(distance > 0 for distance in told(outcome, "distance"))
 
 
 def test_masks_are_those_of_each_image_not_of_all() -> None:

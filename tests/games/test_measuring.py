@@ -17,6 +17,7 @@ from benchmark.conformance import tiny
 from benchmark.games.checks import RuleViolation
 from benchmark.games.evaluation import EvaluationSet
 from benchmark.games.robustness import play as robustness
+from benchmark.games.robustness.curve import Point
 from benchmark.images import ImageSet
 
 Body = Callable[[Classifier], object]
@@ -136,14 +137,14 @@ def test_images_that_judge_are_trusted_ones_that_a_defense_does_not_get(
 def test_a_loss_is_counted_image_by_image() -> None:
     labels = torch.tensor([0, 1, 2, 3])
     data = ImageSet(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), labels)
-    key = EvaluationSet(data, data, data.pixels, 0).key
+    key = EvaluationSet(data, data, data.pixels, 0).labels
 
     def answers(*predicted: int) -> Any:
         found = np.array(predicted, np.int16)
         return robustness.Answers(found, found, found)
 
     base = answers(0, 1, 2, 0)
-    point = key.point(answers(1, 1, 0, 3), "repair", 50, base)
+    point = Point.of(key, answers(1, 1, 0, 3), "repair", 50, base)
     # Images 0 and 2 are lost, image 3 is won.
     assert (point.held_out.hits, point.held_out.total, point.lost) == (2, 4, 2)
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from benchmark.games.robustness import searches as tuned
-from benchmark.games.robustness.searches import Left, Poisoning, Search, Trial, search_grid
+from benchmark.games.robustness.search import search_grid
+from benchmark.games.robustness.searches import Left, Poisoning, Search, Trial
 from benchmark.games.robustness.settings import Tuning
+from benchmark.metrics import Rate
 from benchmark.protocol import Protocol
-from benchmark.records.record import ProtocolRef, Rate
+from benchmark.records.record import ProtocolRef
 from benchmark.records.store import StoreError
 from benchmark.registry import Registry
 from benchmark.runs.plan import plan, plan_tuning
@@ -21,7 +23,7 @@ REF = ProtocolRef(name="made-up", sha256="a" * 64, recipe="standard")
 
 
 def rate(hits: int, total: int = 100) -> Rate:
-    return Rate(hits=hits, total=total, value=hits / total)
+    return Rate(hits, total)
 
 
 def left(asr: int, held_out: int = 90, unseen: int = 880) -> Left:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from benchmark.games.inversion import report as inversion_report
+from benchmark.games.inversion import evidence as inversion_evidence
 from benchmark.images import ImageSet
 from benchmark.records.record import Evidence
 from benchmark.records.strict import PICTURE_SIZE, Refused, check_picture, read_evidence
@@ -177,7 +177,7 @@ def test_the_largest_picture_of_a_game_is_allowed() -> None:
                               triggered_starts=images),
         inverted=images, trail={2**step: images for step in range(20)},
     )  # fmt: skip
-    with Image.open(io.BytesIO(inversion_report.picture(outcome))) as drawn:
+    with Image.open(io.BytesIO(inversion_evidence.picture(outcome))) as drawn:
         assert drawn.size == PICTURE_SIZE
 
 

@@ -14,15 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmark import metrics
 from benchmark.api import Detection, Detector
 from benchmark.classifier import Classifier
 from benchmark.games import checks
-from benchmark.games.evaluation import AnswerKey, EvaluationSet
+from benchmark.games.evaluation import EvaluationSet
 from benchmark.games.experiment import Experiment, Progress
 from benchmark.games.transfer import covers_too_much, true_masks
 from benchmark.images import to_unit
-from benchmark.metrics import Rate
 from benchmark.training import mixed_precision
 
 
@@ -116,8 +114,3 @@ def _answers_to_reversed(
             found.append(suspect(torch.cat(shown)).argmax(1).view(len(shown), -1))
     answers: NDArray[np.int16] = torch.cat(found, 1).cpu().numpy().astype(np.int16)
     return answers
-
-
-def reversed_success(answers: NDArray[np.int16], key: AnswerKey) -> list[Rate]:
-    """Target answers on images of other classes: to the whole trigger, and, if any, ReASR."""
-    return [metrics.attack_success(row, key.test, key.target) for row in answers]

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from benchmark.records.record import Amount, Part, Rate, Record, Single
+from benchmark.metrics import Rate
+from benchmark.records.record import Amount, Part, Record, Single
 
 
 class Found(Part):

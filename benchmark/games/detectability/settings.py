@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from benchmark.games.settings import Fraction, Natural, Part, Whole
+from benchmark.games.settings import AttackEntry, Fraction, Natural, Part, Whole
 
 
 class Population(Part):
@@ -15,6 +15,10 @@ class Population(Part):
     attack: str
     m: Annotated[tuple[Whole, ...], Field(min_length=1)]
     boost: Natural = 1
+
+    def entries(self) -> list[AttackEntry]:
+        """One attack for each number of poisoned images."""
+        return [AttackEntry(attack=self.attack, m=m, boost=self.boost) for m in self.m]
 
 
 class Detectability(Part):

@@ -40,7 +40,7 @@ class InversionData:
     scale: float
 
 
-def scene(
+def draw(
     experiment: Experiment,
     evaluation_set: EvaluationSet,
     attack: Attack,

@@ -21,8 +21,9 @@ from benchmark.classifier import Classifier
 from benchmark.games import checks
 from benchmark.games.experiment import Experiment, Progress
 from benchmark.games.inversion.data import InversionData
+from benchmark.games.inversion.score import best
 from benchmark.games.inversion.settings import Inversion
-from benchmark.games.transfer import Hits, Judge, changed_pixels, covers_too_much, overlap
+from benchmark.games.transfer import Hits, Judge, covers_too_much
 from benchmark.images import to_bytes, to_unit
 from benchmark.triggers import Trigger
 
@@ -57,36 +58,15 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Fidelity:
-    """How close the chosen trigger of each start image comes to the true one, each (S,).
-
-    Attributes:
-        overlap: intersection over union of the pixels that the true trigger changes on the
-            start image and as many that the reversed trigger changes most; NaN where the former
-            are none, or where the true trigger covers too much of the evaluation images.
-        distance: L2 distance of the inverted from the truly triggered start image, as a share
-            of the true trigger's scale: an untouched image has 1 on average.
-        norm: L2 norm of what the reversed trigger changes on the start image, likewise.
-        restricted: bool (S, N), evaluation images put into the target by the trigger's part
-            on the true trigger's pixels of that image (ReASR of Li et al.); None where the true
-            trigger covers too much.
-        on_clean_model: bool (S, N), images that the clean model puts there under the trigger.
-    """
-
-    overlap: NDArray[np.float64]
-    distance: NDArray[np.float64]
-    norm: NDArray[np.float64]
-    restricted: Hits | None
-    on_clean_model: Hits
-
-
-@dataclass(frozen=True)
 class Outcome:
     """All that was seen in one game.
 
     Attributes:
-        chosen: (S,) number of the attempt that works best on the selection images, among
-            those without restarts.
+        restricted: bool (S, N), evaluation images put into the target by the part of each start
+            image's chosen trigger on the true trigger's pixels of that image (ReASR of Li et
+            al.); None where the true trigger covers too much.
+        on_clean_model: bool (S, N), images that the clean model puts there under the chosen
+            trigger.
         classes: by radius, which is None for an inverter without one, bool (S', K, N): which
             evaluation images each class's trigger from each of the first start images puts there.
         smoothed: by noise level, int16 (2, N): the smoothed classifier's answers to clean and
@@ -95,10 +75,10 @@ class Outcome:
             triggers on them.
     """
 
-    scene: InversionData
+    data: InversionData
     attempts: list[Attempt]
-    chosen: NDArray[np.int64]
-    fidelity: Fidelity
+    restricted: Hits | None
+    on_clean_model: Hits
     classes: dict[float | None, Hits]
     smoothed: dict[float, NDArray[np.int16]]
     inverted: Images
@@ -160,8 +140,8 @@ def play(
             )
         )
         progress(number + 1, total)
-    first = [attempt for attempt in attempts if not attempt.restart]
-    chosen = best(first, view.selection.labels.cpu().numpy(), view.target)
+    first = np.stack([attempt.selection for attempt in attempts if not attempt.restart])
+    chosen = best(first, view.selection.labels.cpu().numpy() != view.target)
     pick = [(attempts[number], row) for row, number in enumerate(chosen)]
 
     classes: dict[float | None, Hits] = {}
@@ -181,7 +161,14 @@ def play(
 
     # As files would hold them, and as the evidence does.
     inverted = to_unit(to_bytes(_picked(pick, begin, lambda attempt: attempt.trigger)))
-    fidelity = _fidelity(view, pick, begin, inverted, judge, Judge(experiment, clean))
+    data, who, clean_judge = view.evaluation, "the inverter", Judge(experiment, clean)
+
+    def hits_of_chosen(judge: Judge, masks: Tensor | None = None) -> Hits:
+        rows = [judge.hits(one.trigger, targets, data, who, row, masks) for one, row in pick]
+        return np.concatenate(rows)
+
+    restricted = None if covers_too_much(view.masks) else hits_of_chosen(judge, view.masks)
+    on_clean_model = hits_of_chosen(clean_judge)
     # Last, since the inverter's own code meets test images here.
     smoothed = {}
     for number, sigma in enumerate(game.sigmas):
@@ -190,10 +177,10 @@ def play(
             smoothed[sigma] = answers
         progress(total - len(game.sigmas) + number + 1, total)
     return Outcome(
-        scene=view,
+        data=view,
         attempts=attempts,
-        chosen=chosen,
-        fidelity=fidelity,
+        restricted=restricted,
+        on_clean_model=on_clean_model,
         classes=classes,
         smoothed=smoothed,
         inverted=inverted,
@@ -220,17 +207,6 @@ def trail(
     return kept | {step: checks.reversed_trigger(trigger, begin, who)}
 
 
-def best(attempts: Sequence[Attempt], labels: NDArray[np.int64], target: int) -> NDArray[np.int64]:
-    """For each start image the attempt with the highest ASR on the selection images.
-
-    Of equals it is the first.
-    """
-    others = labels != target
-    rates = np.stack([attempt.selection[:, others].mean(1) for attempt in attempts])
-    numbers: NDArray[np.int64] = rates.argmax(0)
-    return numbers
-
-
 def _picked(
     pick: Sequence[tuple[Attempt, int]], begin: Images, trigger: Callable[[Attempt], Trigger]
 ) -> Images:
@@ -243,33 +219,6 @@ def _trail_of(pick: Sequence[tuple[Attempt, int]], begin: Images) -> dict[int, I
     # Methods with a stop of their own may end earlier in one attempt than in another.
     steps = sorted(set.intersection(*(set(attempt.trail) for attempt, _ in pick)))
     return {step: _picked(pick, begin, lambda a, at=step: a.trail[at]) for step in steps}  # type: ignore[misc]
-
-
-def _fidelity(
-    view: InversionData,
-    pick: Sequence[tuple[Attempt, int]],
-    begin: Images,
-    inverted: Images,
-    judge: Judge,
-    clean_judge: Judge,
-) -> Fidelity:
-    gap, change = inverted - view.triggered_starts, inverted - begin
-    targets = torch.full((len(begin),), view.target, device=begin.device)
-
-    def hits(judge: Judge, masks: Tensor | None = None) -> Hits:
-        data, who = view.evaluation, "the inverter"
-        rows = [judge.hits(one.trigger, targets, data, who, row, masks) for one, row in pick]
-        return np.concatenate(rows)
-
-    covered = covers_too_much(view.masks)
-    shared = overlap(change, changed_pixels(to_bytes(view.triggered_starts), view.starts.pixels))
-    return Fidelity(
-        overlap=np.full(len(begin), np.nan) if covered else shared.cpu().numpy(),
-        distance=gap.flatten(1).norm(dim=1).double().cpu().numpy() / view.scale,
-        norm=change.flatten(1).norm(dim=1).double().cpu().numpy() / view.scale,
-        restricted=None if covered else hits(judge, view.masks),
-        on_clean_model=hits(clean_judge),
-    )
 
 
 def _smoothed_answers(

@@ -1,4 +1,4 @@
-"""A inversion record."""
+"""An inversion record."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from benchmark.records.record import Evidence, Part, Rate, Record, Sha256
+from benchmark.metrics import Rate
+from benchmark.records.record import Part, Record, Sha256
 
 
 class Tried(Part):
@@ -80,7 +81,6 @@ class InversionRecord(Record):
         scale: mean L2 norm of what the true trigger changes, which no inverter is told.
         selection, evaluation: images of other classes that runs were selected and reported on.
         uses: hashes of what else went into the result, such as a denoiser's weights.
-        picture: start, inverted and truly triggered images.
     """
 
     game: Literal["inversion"] = "inversion"
@@ -92,7 +92,6 @@ class InversionRecord(Record):
     swept: tuple[Swept, ...] = ()
     smoothed: tuple[Smoothed, ...] = ()
     uses: dict[str, Sha256] = Field(default_factory=dict)
-    picture: Evidence | None = None
 
     @model_validator(mode="after")
     def _counts_agree(self) -> InversionRecord:

@@ -11,20 +11,26 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator
 
-from benchmark import metrics
 from benchmark.api import Deployment, Repair
 from benchmark.classifier import Classifier
 from benchmark.games import checks
-from benchmark.games.evaluation import AnswerKey, Answers, EvaluationSet, narrow, predictor
+from benchmark.games.answers import Answers, Labels
+from benchmark.games.evaluation import EvaluationSet, narrow, predictor
 from benchmark.games.experiment import Experiment, Progress
+from benchmark.games.robustness import curve as curves
+from benchmark.games.robustness.curve import Point
 from benchmark.images import ImageSet, TrustedData, to_unit
-from benchmark.metrics import Point
+from benchmark.records.cell import Cell
+
+if TYPE_CHECKING:
+    from benchmark.runs.context import RunContext
 
 
 @dataclass
@@ -39,7 +45,7 @@ class Outcome:
         suspicion: scores of a deployed guard for the test and the triggered images.
     """
 
-    key: AnswerKey
+    labels: Labels
     model: Classifier
     curve: list[Point] = field(default_factory=list)
     answers: list[Answers] = field(default_factory=list)
@@ -48,7 +54,7 @@ class Outcome:
 
     def add(self, answers: Answers, stage: str, step: int) -> None:
         self.answers.append(answers)
-        self.curve.append(self.key.point(answers, stage, step, self.answers[0]))
+        self.curve.append(Point.of(self.labels, answers, stage, step, self.answers[0]))
 
     def spend(self, seconds: float) -> None:
         self.seconds += seconds
@@ -60,8 +66,34 @@ def hold_out(trusted: TrustedData, share: float, rng: Generator) -> tuple[Truste
     Both count towards what the defender trusts.
     """
     order = torch.randperm(len(trusted), generator=rng).to(trusted.device)
-    kept = metrics.held_out_count(len(order), share)
+    kept = curves.held_out_count(len(order), share)
     return trusted.subset(order[kept:]), trusted.subset(order[:kept])
+
+
+def defend(context: RunContext, cell: Cell, progress: Progress) -> Outcome:
+    """Play a cell of a run."""
+    experiment, seed, sanitized = context.experiment, cell.victim.seed, cell.sanitized_victim
+    torch.manual_seed(experiment.protocol.seed("global", cell.key))
+    trusted, held_out = None, None
+    if cell.trusted_share is not None:
+        rng = Generator().manual_seed(experiment.protocol.seed("held out", seed))
+        whole = experiment.trusted(cell.trusted_share, seed)
+        trusted, held_out = hold_out(whole, experiment.protocol.robustness.held_out, rng)
+    repair, deployment = context.stage(cell, "repair"), context.stage(cell, "deploy")
+    assert repair is None or isinstance(repair, Repair)
+    assert deployment is None or isinstance(deployment, Deployment)
+    attack = cell.victim.attack
+    return play(
+        experiment,
+        context.evaluation_set(cell.victim, held_out),
+        context.load(cell.victim),
+        sanitized=None if sanitized is None else context.load(sanitized),
+        repair=repair,
+        deployment=deployment,
+        trusted=trusted,
+        seed_parts=(attack.label, attack.m, cell.defense.name, cell.trusted_share, seed),
+        progress=progress,
+    )
 
 
 def play(
@@ -91,14 +123,14 @@ def play(
     Raises:
         RuleViolation: a stage returned what the rules do not allow.
     """
-    budget, precision = experiment.protocol.robustness.budget, experiment.recipe.precision
-    outcome = Outcome(evaluation_set.key, victim)
+    budget, precision = experiment.protocol.budget, experiment.recipe.precision
+    outcome = Outcome(evaluation_set.labels, victim)
     outcome.add(evaluation_set.predict(predictor(victim, precision)), "victim", 0)
 
     def measure(model: Classifier, stage: str, step: int) -> None:
         fresh = _rebuilt(experiment, model)
         outcome.add(evaluation_set.predict(predictor(fresh, precision)), stage, step)
-        if metrics.deployable(outcome.curve, budget) is outcome.curve[-1]:
+        if curves.deployable(outcome.curve, budget) is outcome.curve[-1]:
             outcome.model = fresh
 
     if sanitized is not None:
@@ -109,7 +141,7 @@ def play(
         for step in steps:
             measure(model, "repair", step)
             progress(step, 0)
-            if metrics.both_spent(outcome.curve, budget):
+            if curves.both_spent(outcome.curve, budget):
                 break
     if deployment is not None:
         _deploy(experiment, evaluation_set, deployment, outcome, _lend(trusted), seed_parts)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from benchmark.games.settings import Setting
-from benchmark.records.record import ProtocolRef, Rate
+from benchmark.metrics import Rate
+from benchmark.records.record import Part, ProtocolRef
 from benchmark.records.store import StoreError, write_whole
 
 if TYPE_CHECKING:
@@ -21,11 +22,7 @@ if TYPE_CHECKING:
 Chosen = Mapping[tuple[str, float], Mapping[str, Setting]]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Left(_Part):
+class Left(Part):
     """What is left of the own backdoor and of clean accuracy, at the checkpoint that is picked.
 
     Attributes:
@@ -45,15 +42,15 @@ class Left(_Part):
     def of(cls, left: tuning.Left) -> Left:
         point = left.point
         return cls(
-            asr=Rate.of(point.asr),
-            held_out=Rate.of(point.held_out),
+            asr=point.asr,
+            held_out=point.held_out,
             lost=point.lost,
-            unseen=Rate.of(left.unseen),
+            unseen=left.unseen,
             step=point.step,
         )
 
 
-class Poisoning(_Part):
+class Poisoning(Part):
     """One self-poisoned model: what the suspect answered before, and what it took."""
 
     suspect: Left
@@ -69,7 +66,7 @@ class Poisoning(_Part):
         )
 
 
-class Trial(_Part):
+class Trial(Part):
     """What a repair with these settings left within budget, on every self-poisoned model."""
 
     params: dict[str, Setting]
@@ -78,14 +75,14 @@ class Trial(_Part):
     @property
     def asr(self) -> float:
         """Mean ASR of the own triggers."""
-        return fmean(left.asr.counts.value for left in self.left)
+        return fmean(left.asr.value for left in self.left)
 
     @property
     def right(self) -> int:
         return sum(left.held_out.hits for left in self.left)
 
 
-class Search(_Part):
+class Search(Part):
     """A whole grid and what it was tried on; see `benchmark.protocol.Tuning`.
 
     Attributes:
@@ -108,8 +105,8 @@ class Search(_Part):
     def cost(self, trial: Trial) -> tuple[float, float]:
         """Accuracy that a trial costs against the suspect: on held-out and on unseen images."""
         pairs = [(own.suspect, left) for own, left in zip(self.poisonings, trial.left, strict=True)]
-        held_out = fmean(a.held_out.counts.value - b.held_out.counts.value for a, b in pairs)
-        return held_out, fmean(a.unseen.counts.value - b.unseen.counts.value for a, b in pairs)
+        held_out = fmean(a.held_out.value - b.held_out.value for a, b in pairs)
+        return held_out, fmean(a.unseen.value - b.unseen.value for a, b in pairs)
 
     @property
     def instability(self) -> float:
@@ -152,51 +149,3 @@ def copy_searches(folder: Path, run: Path) -> None:
     """Put the searches that a run's settings come from beside its records."""
     for path in sorted(folder.glob("*.json")):
         write_whole(run / "tuning" / path.name, path.read_bytes())
-
-
-def search_grid(
-    grid: Mapping[str, tuple[Setting, ...]],
-    try_point: Callable[[dict[str, Setting]], tuple[Left, ...]],
-    journal: Path,
-    progress: Callable[[int, int], None],
-) -> tuple[Trial, ...]:
-    """Try every point of a grid, in the order of the grid; a killed search continues.
-
-    Args:
-        journal: where finished points are kept until all are done.
-    """
-    import optuna  # it takes a second, which boards need not wait for
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    space = {name: list(values) for name, values in grid.items()}
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(journal))),
-        sampler=optuna.samplers.GridSampler(space, seed=0),
-        study_name="grid",
-        load_if_exists=True,
-    )
-    points = 1
-    for values in space.values():
-        points *= len(values)
-
-    def objective(trial: optuna.Trial) -> float:
-        params: dict[str, Any] = {
-            name: trial.suggest_categorical(name, values) for name, values in space.items()
-        }
-        tried = Trial(params=params, left=try_point(params))
-        trial.set_user_attr("trial", tried.model_dump_json())
-        return tried.asr
-
-    def finished() -> dict[tuple[Setting, ...], Trial]:
-        done = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-        trials = [Trial.model_validate_json(trial.user_attrs["trial"]) for trial in done]
-        return {tuple(trial.params.values()): trial for trial in trials}
-
-    while len(done := finished()) < points:
-        progress(len(done), points)
-        study.optimize(objective, n_trials=1)
-    journal.unlink()
-    return tuple(done[key] for key in sorted(done, key=repr))

@@ -19,12 +19,15 @@ from torch.nn.functional import cross_entropy
 from benchmark import metrics
 from benchmark.api import Repair
 from benchmark.classifier import Classifier
-from benchmark.games.evaluation import Answers, EvaluationSet, ask, predictor
+from benchmark.games.answers import Answers
+from benchmark.games.evaluation import EvaluationSet, ask, predictor
 from benchmark.games.experiment import Experiment
+from benchmark.games.robustness import curve as curves
 from benchmark.games.robustness import play as robustness
+from benchmark.games.robustness.curve import Point
 from benchmark.games.robustness.settings import Tuning
 from benchmark.images import TrustedData
-from benchmark.metrics import Point, Rate
+from benchmark.metrics import Rate
 from benchmark.training import mixed_precision
 
 #: Sides of the defender's own patch, as shares of the image's.
@@ -75,21 +78,21 @@ class OwnBackdoor:
 
         A repair that is within budget nowhere leaves everything.
         """
-        budget, last = experiment.protocol.robustness.budget, self.before
+        budget, last = experiment.protocol.budget, self.before
         model = copy.deepcopy(self.model).requires_grad_(True)
         curve = [self.suspect.point, self.before.point]
         for step in robustness.measured_steps(experiment, repair, model, self.trusted, names):
             fresh = experiment.rebuilt(model)
             curve.append(self._point(experiment, fresh, "repair", step))
-            if metrics.deployable([curve[0], *curve[2:]], budget) is curve[-1]:
+            if curves.deployable([curve[0], *curve[2:]], budget) is curve[-1]:
                 last = Left(curve[-1], unseen(experiment, fresh))
-            if metrics.both_spent(curve, budget):
+            if curves.both_spent(curve, budget):
                 break
         return last
 
     def _point(self, experiment: Experiment, model: Classifier, stage: str, step: int) -> Point:
         answers = self.evaluation_set.predict(predictor(model, experiment.recipe.precision))
-        return self.evaluation_set.key.point(answers, stage, step, self.answers)
+        return Point.of(self.evaluation_set.labels, answers, stage, step, self.answers)
 
 
 def self_poison(
@@ -114,7 +117,7 @@ def self_poison(
     stamp, target = _random_patch(experiment, rng)
     evaluation_set = EvaluationSet(judging, judging, stamp(judging.pixels), target)
     answers = evaluation_set.predict(predictor(suspect, experiment.recipe.precision))
-    base = evaluation_set.key.point(answers, "victim", 0, answers)
+    base = Point.of(evaluation_set.labels, answers, "victim", 0, answers)
     # The images are shuffled, so that the first ones are a random choice.
     others = (learning.labels != target).nonzero().flatten()
     chosen = others[: max(1, round(settings.poisoned * len(learning)))]
@@ -122,16 +125,16 @@ def self_poison(
         chosen, stamp(learning.pixels[chosen]), torch.full_like(chosen, target)
     )
     data = TrustedData(poisoned.pixels, poisoned.labels, trusted.pad, trusted.flip)
-    budget, rate, tried = experiment.protocol.robustness.budget, settings.learning_rate, []
+    budget, rate, tried = experiment.protocol.budget, settings.learning_rate, []
     for _ in range(GENTLER):
         model = copy.deepcopy(suspect).requires_grad_(True)
         for step in _fine_tune(experiment, model, data, settings, rate, rng):
             found = evaluation_set.predict(predictor(model, experiment.recipe.precision))
-            point = evaluation_set.key.point(found, "poisoned", step, answers)
+            point = Point.of(evaluation_set.labels, found, "poisoned", step, answers)
             if point.asr.value >= settings.enough:
                 break
         tried.append(point)
-        if point.asr.value >= settings.enough and not metrics.clearly_spent(base, point, budget):
+        if point.asr.value >= settings.enough and not curves.clearly_spent(base, point, budget):
             before, after = (
                 Left(base, unseen(experiment, suspect)),
                 Left(point, unseen(experiment, model)),

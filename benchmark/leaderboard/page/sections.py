@@ -252,7 +252,7 @@ def _settings(board: Board) -> Iterator[Part]:
                 "defense": found.defense,
                 "trusted_share": found.trusted_share,
                 "points": len(found.trials),
-                "own_asr_before": fmean(own.poisoned.asr.counts.value for own in found.poisonings),
+                "own_asr_before": fmean(own.poisoned.asr.value for own in found.poisonings),
                 "own_asr_left": found.best.asr,
                 "instability": found.instability,
                 "accuracy_spent": held_out,

@@ -1,0 +1,29 @@
+"""What models answered, and the labels to judge it by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Classes as evidence keeps them.
+Answer = NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """True labels, (N,), and the target: all it takes to turn answers into rates."""
+
+    held_out: Answer
+    test: Answer
+    target: int
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Predicted classes; `metrics.REJECTED` for an input that was refused."""
+
+    held_out: Answer
+    test: Answer
+    triggered: Answer

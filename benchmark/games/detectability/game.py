@@ -1,0 +1,196 @@
+"""The detectability game (Pick your Poison, Alg. 2), as the harness knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmark.games.base import Arrays, Claim, Game, Number, Played, Told, Wrong, is_clean
+from benchmark.games.detectability.record import DetectabilityRecord
+from benchmark.games.detectability.score import score
+from benchmark.games.shapes import SIDE, fits_protocol, known, shape
+from benchmark.protocol import Protocol
+from benchmark.records.cell import Cell
+from benchmark.records.strict import Refused
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from benchmark.games.answers import Labels
+    from benchmark.games.detectability.play import Scan
+    from benchmark.games.experiment import Progress
+    from benchmark.runs.context import RunContext
+    from benchmark.runs.plan import Planner
+
+_ARRAYS = (
+    r"labels_test|target|scores|class_scores|flagged|norms|also_.+|reversed_answers"
+    r"|reversed_\w+"
+)
+
+
+class DetectabilityGame(Game[DetectabilityRecord]):
+    """How well a detector tells poisoned models from clean ones."""
+
+    name = "detectability"
+    stages = ("detect",)
+    record = DetectabilityRecord
+
+    def defenses(self, protocol: Protocol) -> tuple[str, ...]:
+        return protocol.detectability.detectors if protocol.detectability else ()
+
+    def repetitions(self, protocol: Protocol) -> int:
+        return protocol.detectability.models if protocol.detectability else 0
+
+    def shares(self, cell: Cell, protocol: Protocol) -> tuple[float | None, ...]:
+        return (protocol.detectability.share,) if protocol.detectability else ()
+
+    def cells(
+        self, planner: Planner, attacks: Sequence[str], defenses: Sequence[str]
+    ) -> list[Cell]:
+        game = planner.protocol.detectability
+        assert game is not None
+        if attacks:
+            entries = [entry for spec in attacks for entry in planner.sweep(spec, game.attacks)]
+        else:
+            entries = [entry for population in game.attacks for entry in population.entries()]
+        refs = [planner.attack(entry) for entry in entries]
+        detectors = [planner.defense(spec, game.share) for spec in defenses]
+        cells: list[Cell] = []
+        for seed in planner.seeds(game.models):
+            cells += planner.undefended(refs, seed)
+            cells += [
+                Cell(self.name, planner.victim(attack, seed), detector, game.share)
+                for attack in (planner.clean, *refs)
+                for detector in detectors
+            ]
+        return cells
+
+    def turn(self, cell: Cell, protocol: Protocol) -> int:
+        return 1
+
+    def play(self, context: RunContext, cell: Cell, progress: Progress) -> Played:
+        from benchmark.api import Detector
+        from benchmark.games.detectability.play import examine
+
+        detector, asked = context.stage(cell, "detect"), context.evaluation_set(cell.victim)
+        assert isinstance(detector, Detector)
+        assert cell.trusted_share is not None
+        scans = examine(
+            context.experiment,
+            asked,
+            context.load(cell.victim),
+            detector,
+            share=cell.trusted_share,
+            seed=cell.victim.seed,
+            progress=progress,
+        )
+        return Played(
+            evidence=_evidence(scans, asked.labels),
+            told={"seconds": [round(scan.seconds, 3) for scan in scans]},
+            seconds=fmean(scan.seconds for scan in scans),
+        )
+
+    def score(self, evidence: Arrays, told: Told, protocol: Protocol) -> dict[str, Any]:
+        return score(evidence, told["seconds"])
+
+    def told(self, record: DetectabilityRecord) -> Told:
+        return {"seconds": [scan.seconds for scan in record.scans]}
+
+    def check(
+        self, record: DetectabilityRecord, evidence: Arrays, protocol: Protocol
+    ) -> Iterator[Wrong]:
+        game = protocol.detectability
+        assert game is not None
+        known(evidence, _ARRAYS)
+        yield from fits_protocol(evidence, record, protocol)
+        repeats = game.repeats
+        if len(record.scans) != repeats:
+            yield "scans", f"are {len(record.scans)}, the protocol examines {repeats} times"
+            return
+        classes, tests = len(record.scans[0].class_scores), len(evidence["labels_test"])
+        if int(evidence["labels_test"].max()) >= classes:
+            yield "scans.0.class_scores", f"are {classes}, there are more classes"
+        wanted: dict[str, tuple[int, ...]] = {
+            "scores": (),
+            "flagged": (),
+            "class_scores": (classes,),
+        }
+        wanted |= {"norms": (classes,)} if "norms" in evidence else {}
+        if "reversed_answers" in evidence:
+            if is_clean(record):
+                yield "scans.0.success", "is of a trigger, a clean model has none"
+            # Where the true trigger covers most of an image, nothing was restricted to it.
+            readings = 1 if evidence["reversed_answers"].shape[1:2] == (1,) else 2
+            wanted["reversed_answers"] = (readings, tests)
+        wanted |= {name: () for name in evidence if name.startswith("also_")}
+        for name, rest in wanted.items():
+            shape(evidence, name, repeats, *rest)
+        _pictures(evidence, repeats)
+
+    def claims(self, record: DetectabilityRecord, evidence: Arrays) -> Iterator[Claim]:
+        scan = record.scans[0]
+        readings = ", ".join(sorted(scan.also)) or "none"
+        norms = "without" if scan.norms is None else "with"
+        said = f"{len(scan.class_scores)} classes {norms} norms, other readings: {readings}"
+        yield Claim("scans", record.defense.stages[0].label, said)
+
+    def headline(self, record: DetectabilityRecord) -> dict[str, Number]:
+        scores = [scan.score for scan in record.scans]
+        return {"score": (fmean(scores), min(scores), max(scores))}
+
+
+def _pictures(evidence: Arrays, repeats: int) -> None:
+    """Reversed triggers for the target and the guess of every examination, kept as bytes."""
+    for name, found in evidence.items():
+        if name == "reversed_answers" or not name.startswith("reversed_"):
+            continue
+        if name.endswith("_range"):
+            shape(evidence, name, 2)
+            continue
+        fits = found.dtype == np.uint8 and found.shape[:2] == (repeats, 2) and found.ndim <= 5
+        if not fits or max(found.shape[2:], default=0) > SIDE:
+            raise Refused(name, f"are {found.dtype} of shape {found.shape}, no triggers")
+
+
+def _evidence(scans: Sequence[Scan], labels: Labels) -> dict[str, np.ndarray]:
+    """Scores, decisions (-1: none) and norms of every scan, reversed triggers, and answers.
+
+    Triggers are those for the target and for the guess. They are kept as bytes, `low` and
+    `high` saying what 0 and 255 stand for.
+    """
+    found = [scan.detection for scan in scans]
+    flags = [-1 if one.flagged is None else one.flagged for one in found]
+    arrays: dict[str, np.ndarray] = {
+        "labels_test": labels.test,
+        "target": np.array(labels.target, np.int16),
+        "scores": np.array([one.score for one in found], np.float64),
+        "class_scores": np.stack([_array(one.class_scores) for one in found]),
+        "flagged": np.array(flags, np.int8),
+    }
+    for name in found[0].also:
+        arrays[f"also_{name}"] = np.array([one.also[name] for one in found], np.float64)
+    triggers = [one.trigger for one in found if one.trigger is not None]
+    if len(triggers) == len(scans):
+        arrays["norms"] = np.stack([_array(trigger.norms) for trigger in triggers])
+        for name in triggers[0].pictures:
+            shown = [
+                _array(trigger.pictures[name][[labels.target, int(one.class_scores.argmax())]])
+                for one, trigger in zip(found, triggers, strict=True)
+            ]
+            picture = np.stack(shown)
+            low, high = float(picture.min()), float(picture.max())
+            scaled = (picture - low) / max(high - low, 1e-12)
+            arrays[f"reversed_{name}"] = np.round(255 * scaled).astype(np.uint8)
+            arrays[f"reversed_{name}_range"] = np.array([low, high])
+    answers = [scan.reversed_answers for scan in scans if scan.reversed_answers is not None]
+    if len(answers) == len(scans):
+        arrays["reversed_answers"] = np.stack(answers)
+    return arrays
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().float().cpu().numpy()
+    return array

@@ -1,0 +1,160 @@
+"""The inversion game (Sun and Kolter, Tab. 2), as the harness knows it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from benchmark import metrics
+from benchmark.games.base import Arrays, Claim, Game, Number, Played, Told, Wrong
+from benchmark.games.inversion.check import check
+from benchmark.games.inversion.record import InversionRecord
+from benchmark.games.inversion.score import score
+from benchmark.games.inversion.settings import Inversion
+from benchmark.protocol import Protocol
+from benchmark.records.cell import Cell
+from benchmark.records.record import NONE, DefenseRef
+from benchmark.specs import RegistryError, parse, with_settings
+
+if TYPE_CHECKING:
+    from benchmark.api import Inverter
+    from benchmark.games.experiment import Progress
+    from benchmark.runs.context import RunContext
+    from benchmark.runs.plan import Planner
+
+
+class InversionGame(Game[InversionRecord]):
+    """How well an inverter finds a trigger from one clean image."""
+
+    name = "inversion"
+    stages = ("invert",)
+    record = InversionRecord
+    # Once computed in single precision.
+    close: ClassVar = {"distance": 1e-4, "norm": 1e-4}
+
+    def defenses(self, protocol: Protocol) -> tuple[str, ...]:
+        return protocol.inversion.inverters if protocol.inversion else ()
+
+    def repetitions(self, protocol: Protocol) -> int:
+        return protocol.inversion.models if protocol.inversion else 0
+
+    def shares(self, cell: Cell, protocol: Protocol) -> tuple[float | None, ...]:
+        return (None,)
+
+    def rules(self, cell: Cell) -> Iterator[Wrong]:
+        if cell.victim.attack.threat == NONE:
+            yield "attack.threat", "is none, there is no trigger to reverse"
+
+    def cells(
+        self, planner: Planner, attacks: Sequence[str], defenses: Sequence[str]
+    ) -> list[Cell]:
+        game = planner.protocol.inversion
+        assert game is not None
+        known = (*game.attacks, *planner.protocol.robustness.attacks)
+        refs = planner.attacks(attacks, known, game.attacks)
+        inverters = [_inverter(planner, spec, game) for spec in defenses]
+        cells: list[Cell] = []
+        for seed in planner.seeds(game.models):
+            cells += planner.undefended(refs, seed)
+            cells += [
+                Cell(self.name, planner.victim(attack, seed), inverter, None)
+                for attack in refs
+                for inverter in inverters
+            ]
+        return cells
+
+    def play(self, context: RunContext, cell: Cell, progress: Progress) -> Played:
+        from benchmark.api import Defense, Inverter
+        from benchmark.games.evaluation import predictor
+        from benchmark.games.inversion import evidence
+        from benchmark.games.inversion.data import draw
+        from benchmark.games.inversion.play import play
+
+        experiment, seed = context.experiment, cell.victim.seed
+        game, ref, attack = (
+            context.setup.protocol.inversion,
+            cell.stage("invert"),
+            cell.victim.attack,
+        )
+        assert ref is not None
+        assert game is not None
+
+        def configure(params: Mapping[str, float]) -> Inverter:
+            inverter = context.registry.create(Defense, with_settings(ref.label, params))
+            assert isinstance(inverter, Inverter)
+            return inverter
+
+        suspect, asked = context.load(cell.victim), context.evaluation_set(cell.victim)
+        answers = asked.predict(predictor(suspect, experiment.recipe.precision))
+        outcome = play(
+            experiment,
+            draw(experiment, asked, context.attack_of(cell.victim), game, seed),
+            suspect,
+            context.load(cell.victim.clean),
+            configure,
+            game,
+            seed_parts=(attack.label, attack.m, ref.name, seed),
+            progress=progress,
+        )
+        return Played(
+            evidence=evidence.arrays(outcome),
+            told={
+                "runs": [(attempt.params, attempt.restart) for attempt in outcome.attempts],
+                "radii": list(outcome.classes),
+            },
+            seconds=outcome.seconds,
+            fields={"uses": configure({}).uses()},
+            reason=context.distrust(cell.victim, asked.labels.test, answers),
+            picture=evidence.picture(outcome),
+        )
+
+    def score(self, evidence: Arrays, told: Told, protocol: Protocol) -> dict[str, Any]:
+        return score(evidence, told["runs"], told["radii"])
+
+    def told(self, record: InversionRecord) -> Told:
+        return {
+            "runs": [(run.params, run.restart) for run in record.tried],
+            "radii": [level.radius for level in record.swept],
+        }
+
+    def check(
+        self, record: InversionRecord, evidence: Arrays, protocol: Protocol
+    ) -> Iterator[Wrong]:
+        assert protocol.inversion is not None
+        if record.picture is None:
+            yield "picture", "is missing"
+        yield from check(record, evidence, protocol.inversion)
+
+    def claims(self, record: InversionRecord, evidence: Arrays) -> Iterator[Claim]:
+        victim = f"{record.attack}, seed {record.seed}, {record.protocol.recipe}"
+        scale = evidence["scale"].tobytes() + evidence["masks"].tobytes()
+        said = hashlib.sha256(scale).hexdigest()[:12]
+        yield Claim("scale", f"the digest of the trigger of {victim}", said)
+        yield Claim("swept", "the number of classes", str(len(record.swept[0].classes[0])))
+
+    def headline(self, record: InversionRecord) -> dict[str, Number]:
+        counts = [
+            metrics.Rate(record.tried[start.chosen].evaluation[row], record.evaluation)
+            for row, start in enumerate(record.starts)
+        ]
+        return {"ASR selected": metrics.mean_interval(counts)}
+
+
+def _inverter(planner: Planner, spec: str, game: Inversion) -> DefenseRef:
+    """An inverter alone, whose configurations the protocol sets and nobody else."""
+    name, asked = parse(spec)
+    grid = game.configurations.get(name, {})
+    swept = sorted(asked.keys() & grid.keys())
+    # What the protocol itself sets there is for the run over all classes.
+    if swept and spec not in game.inverters:
+        raise RegistryError(
+            f"{spec!r}: {swept[0]} is what {planner.protocol.name} takes the best of, it cannot "
+            "be set"
+        )
+    found = planner.defense(spec)
+    # A mistake in the protocol's configurations shows before anything is played.
+    for key, values in grid.items():
+        for value in values:
+            planner.defense_plugin(with_settings(found.stages[0].label, {key: value}))
+    return found

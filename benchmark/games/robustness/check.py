@@ -1,0 +1,114 @@
+"""What a robustness record must be like, its numbers aside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from benchmark import metrics
+from benchmark.games.base import Arrays, Wrong, is_clean
+from benchmark.games.robustness.curve import both_spent, held_out_count
+from benchmark.games.robustness.record import RobustnessRecord
+from benchmark.games.shapes import SIDE, fits_protocol, known, shape
+from benchmark.protocol import Protocol
+from benchmark.records.record import STAGES, StageRef
+from benchmark.records.strict import Refused
+
+#: Examples of a trigger that are kept.
+EXAMPLES = 4
+_ARRAYS = (
+    r"labels_(held_out|test)|target|held_out|test|triggered|confidence|clean_model|examples"
+    r"|suspicion_(test|triggered)"
+)
+
+
+def check(record: RobustnessRecord, arrays: Arrays, protocol: Protocol) -> Iterator[Wrong]:
+    """Sizes of all arrays, the order of the curve, and the sanity gate's accuracy near chance."""
+    known(arrays, _ARRAYS)
+    yield from fits_protocol(arrays, record, protocol)
+    tests, points = protocol.splits.test, len(record.curve)
+    triggered = 0 if is_clean(record) else tests
+    held_out = _held_out(record, protocol)
+    others = int((arrays["labels_test"] != int(arrays["target"])).sum()) if triggered else 0
+    shape(arrays, "labels_held_out", held_out)
+    shape(arrays, "held_out", points, held_out)
+    shape(arrays, "test", points, tests)
+    shape(arrays, "triggered", points, triggered)
+    shape(arrays, "clean_model", triggered)
+    shape(arrays, "confidence", others)
+    if ((arrays["confidence"] < 0) | (arrays["confidence"] > 1)).any():
+        raise Refused("confidence", "holds values outside 0 to 1")
+    _examples(arrays)
+    yield from _order(record, protocol)
+    guarded = record.curve[-1].stage == "deploy"
+    if guarded:
+        shape(arrays, "suspicion_test", tests)
+        shape(arrays, "suspicion_triggered", triggered)
+    elif any(name.startswith("suspicion") for name in arrays):
+        yield "curve", "has no deployed guard, the evidence holds its suspicion"
+    right = metrics.accuracy(arrays["test"][0], arrays["labels_test"])
+    near = metrics.near_chance(right, arrays["labels_test"])
+    if near != (record.reason == "near-chance"):
+        what = "near chance" if near else "not near chance"
+        yield "status", f"is {record.status}, but the victim's clean accuracy is {what}"
+
+
+def _held_out(record: RobustnessRecord, protocol: Protocol) -> int:
+    """How many trusted images a defender holds out."""
+    if record.trusted_share is None:
+        return 0
+    trusted = round(record.trusted_share * protocol.splits.train)
+    return held_out_count(trusted, protocol.robustness.held_out)
+
+
+def _order(record: RobustnessRecord, protocol: Protocol) -> Iterator[Wrong]:
+    """The curve goes through the stages of the defense, and no stage outlives its budget."""
+    curve = record.curve
+    if (curve[0].stage, curve[0].step) != ("victim", 0):
+        yield "curve.0", "must be the undefended victim at step 0"
+    order = ("victim", *STAGES)
+    seen = [point.stage for point in curve]
+    played = {"victim", *(stage.stage for stage in record.defense.stages)}
+    if set(seen) != played or seen != sorted(seen, key=order.index):
+        yield "curve", f"goes through {', '.join(dict.fromkeys(seen))}"
+    for number, (before, point) in enumerate(pairwise(curve), start=1):
+        step = {"sanitize": 0, "repair": point.step, "deploy": before.step}.get(point.stage)
+        if point.step != step:
+            yield f"curve.{number}.step", f"is {point.step}, this {point.stage} has step {step}"
+        if point.stage == before.stage != "repair":
+            yield f"curve.{number}.stage", f"is {point.stage} again, which is measured once"
+    repair = next((stage for stage in record.defense.stages if stage.stage == "repair"), None)
+    if repair is not None:
+        yield from _repair(record, repair, protocol)
+
+
+def _repair(record: RobustnessRecord, repair: StageRef, protocol: Protocol) -> Iterator[Wrong]:
+    """A repair is measured at every interval, until its last step or until its budget is spent."""
+    curve, every = record.curve, protocol.robustness.interval
+    numbers = [n for n, point in enumerate(curve) if point.stage == "repair"]
+    steps = [curve[number].step for number in numbers]
+    due = [every * (number + 1) for number in range(len(steps))]
+    # A repair may end between two measurements, it is then measured once more.
+    if not steps or steps[:-1] != due[:-1] or not due[-1] - every < steps[-1] <= due[-1]:
+        yield "curve", f"is measured at steps {steps}, not every {every}"
+        return
+    spent = [n for n in numbers if both_spent(curve[: n + 1], protocol.budget)]
+    if spent and spent[0] < numbers[-1]:
+        yield f"curve.{spent[0] + 1}", "comes after the budget of clean accuracy was spent"
+    # Not every repair counts its steps beforehand.
+    last = repair.params.get("steps", steps[-1])
+    if steps[-1] != last and not (spent and steps[-1] == due[-1] < last):
+        yield "curve", f"ends at step {steps[-1]} of {last}, though the budget was not spent"
+
+
+def _examples(arrays: Arrays) -> None:
+    """Pictures of the trigger are small and can be drawn."""
+    shown = arrays.get("examples")
+    if shown is None:
+        return
+    pairs, count, channels, *sides = (*shown.shape, 0, 0, 0, 0, 0)[:5]
+    small = pairs == 2 and 0 < count <= EXAMPLES and all(0 < side <= SIDE for side in sides)
+    if shown.dtype != np.uint8 or shown.ndim != 5 or channels not in (1, 3) or not small:
+        raise Refused("examples", f"are {shown.dtype} of shape {shown.shape}, no pictures")

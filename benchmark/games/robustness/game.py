@@ -1,0 +1,162 @@
+"""The robustness game (Pick your Poison, Alg. 1), as the harness knows it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from benchmark import metrics
+from benchmark.games.base import Arrays, Claim, Game, Number, Played, Told, Wrong
+from benchmark.games.robustness.check import EXAMPLES, check
+from benchmark.games.robustness.record import RobustnessRecord
+from benchmark.games.robustness.score import score
+from benchmark.protocol import Protocol
+from benchmark.records.cell import Cell
+
+if TYPE_CHECKING:
+    import torch
+
+    from benchmark.games.experiment import Progress
+    from benchmark.games.robustness.play import Outcome
+    from benchmark.runs.context import RunContext
+    from benchmark.runs.plan import Planner
+
+
+class RobustnessGame(Game[RobustnessRecord]):
+    """How much of a backdoor a repair, a guard or a sanitizer leaves within a budget.
+
+    Undefended victims, which all games rest on, are cells of it too.
+    """
+
+    name = "robustness"
+    stages = ("sanitize", "repair", "deploy")
+    record = RobustnessRecord
+    # Confidences are kept in half precision, which records once were not made of.
+    close: ClassVar = {"target_confidence": 1e-3}
+
+    def defenses(self, protocol: Protocol) -> tuple[str, ...]:
+        return protocol.robustness.defenses
+
+    def repetitions(self, protocol: Protocol) -> int:
+        return protocol.robustness.seeds
+
+    def shares(self, cell: Cell, protocol: Protocol) -> tuple[float | None, ...]:
+        trusting = {stage.stage for stage in cell.defense.stages} - {"sanitize"}
+        return protocol.robustness.shares if trusting else (None,)
+
+    def rules(self, cell: Cell) -> Iterator[Wrong]:
+        if cell.victim.attack.threat == "code" and cell.stage("sanitize"):
+            yield "defense.stages", "who owns the training also decides what is trained on"
+
+    def cells(
+        self, planner: Planner, attacks: Sequence[str], defenses: Sequence[str]
+    ) -> list[Cell]:
+        """A clean model too tells what a defense costs whoever was not attacked."""
+        game = planner.protocol.robustness
+        refs = planner.attacks(attacks, game.attacks)
+        cells: list[Cell] = []
+        for seed in planner.seeds(game.seeds):
+            cells += planner.undefended(refs, seed)
+            for attack in (planner.clean, *refs):
+                for spec in defenses:
+                    victim, one = planner.victim(attack, seed), planner.defense(spec)
+                    for share in self.shares(Cell(self.name, victim, one, None), planner.protocol):
+                        cell = Cell(self.name, victim, planner.defense(spec, share), share)
+                        if not any(self.rules(cell)):
+                            cells.append(cell)
+        return cells
+
+    def turn(self, cell: Cell, protocol: Protocol) -> int:
+        """First come repairs that trust the share of images that detectors get too."""
+        return 0 if cell.stage("repair") and cell.trusted_share == protocol.first_share else 2
+
+    def play(self, context: RunContext, cell: Cell, progress: Progress) -> Played:
+        from benchmark.classifier import tensors_sha256
+        from benchmark.games.robustness.play import defend
+
+        outcome = defend(context, cell, progress)
+        weights = outcome.model.state_dict()
+        reason = context.distrust(cell.victim, outcome.labels.test, outcome.answers[0])
+        if reason is None and not all(bool(part.isfinite().all()) for part in weights.values()):
+            reason = "weights-not-finite"
+        return Played(
+            evidence=_evidence(outcome, context, cell),
+            told={"points": [(point.stage, point.step) for point in outcome.curve]},
+            seconds=outcome.seconds if cell.trusted_share is not None else None,
+            fields={"model_sha256": tensors_sha256(weights)},
+            reason=reason,
+        )
+
+    def score(self, evidence: Arrays, told: Told, protocol: Protocol) -> dict[str, Any]:
+        return score(evidence, told["points"], protocol.budget)
+
+    def told(self, record: RobustnessRecord) -> Told:
+        return {"points": [(point.stage, point.step) for point in record.curve]}
+
+    def check(
+        self, record: RobustnessRecord, evidence: Arrays, protocol: Protocol
+    ) -> Iterator[Wrong]:
+        if record.metrics is None or not record.curve:
+            yield "metrics", "are missing, or the curve"
+        else:
+            yield from check(record, evidence, protocol)
+
+    def claims(self, record: RobustnessRecord, evidence: Arrays) -> Iterator[Claim]:
+        """The same model gives the same answers. A sanitizer's cell begins with another one."""
+        if not any(stage.stage == "sanitize" for stage in record.defense.stages):
+            first = b"".join(evidence[name][:1].tobytes() for name in ("test", "triggered"))
+            about = f"the digest of the answers of model {str(record.victim_sha256)[:12]}"
+            yield Claim("curve.0", about, hashlib.sha256(first).hexdigest()[:12])
+
+    def headline(self, record: RobustnessRecord) -> dict[str, Number]:
+        found = record.metrics
+        assert found is not None
+        rates: dict[str, metrics.Rate] = {
+            "CDA before": found.before.cda,
+            "ASR before": found.before.asr,
+            "CDA": found.paper.cda,
+            "ASR": found.paper.asr,
+            "ASR, deployable": found.deployable.asr,
+        }
+        return {name: (rate.value, *rate.interval()) for name, rate in rates.items() if rate.total}
+
+
+def _evidence(outcome: Outcome, context: RunContext, cell: Cell) -> dict[str, np.ndarray]:
+    """Predictions at every point of the curve, with the labels to judge them by."""
+    trained = context.store.victim_tensors((cell.sanitized_victim or cell.victim).key, "answers")
+    arrays: dict[str, np.ndarray] = {
+        "labels_held_out": outcome.labels.held_out,
+        "labels_test": outcome.labels.test,
+        "target": np.array(outcome.labels.target, np.int16),
+        # Half precision: a mean of thousands keeps four digits, and the files stay small.
+        "confidence": trained["confidence"].numpy().astype(np.float16),
+        "clean_model": trained["clean_model"].numpy(),
+    }
+    for part in ("held_out", "test", "triggered"):
+        arrays[part] = np.stack([getattr(answers, part) for answers in outcome.answers])
+    if (examples := _examples(context, cell)) is not None:
+        arrays["examples"] = examples.cpu().numpy()
+    if outcome.suspicion is not None:
+        arrays["suspicion_test"], arrays["suspicion_triggered"] = outcome.suspicion
+    return arrays
+
+
+def _examples(context: RunContext, cell: Cell) -> torch.Tensor | None:
+    """A few images of other classes without and with the trigger, uint8 (2, E, C, H, W).
+
+    They are kept once per attack, with its first undefended model.
+    """
+    import torch
+
+    victim, test = cell.victim, context.experiment.splits.test
+    if cell.defense.stages or victim.seed or victim.attack.threat == "none":
+        return None
+    target = context.experiment.target(victim.seed)
+    shown = (test.labels != target).nonzero().flatten()[:EXAMPLES]
+    if not len(shown):
+        return None
+    triggered = context.triggered(victim)
+    return torch.stack([test.pixels[shown], triggered[shown]])

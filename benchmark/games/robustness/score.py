@@ -1,0 +1,58 @@
+"""The numbers of a robustness record, made of its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmark import metrics
+from benchmark.games.answers import Answers, Labels
+from benchmark.games.base import Arrays
+from benchmark.games.robustness.curve import Point, deployable, lowest_asr
+from benchmark.games.robustness.record import Guard, Metrics
+
+
+def score(evidence: Arrays, points: Sequence[tuple[str, int]], budget: float) -> dict[str, Any]:
+    """The curve from predictions, and both readings from the curve.
+
+    Args:
+        evidence: `labels_held_out` (H,), `labels_test` (N,) and `target`; `held_out`, `test` and
+            `triggered`, answers (points, images), the last without images for a clean model;
+            `confidence`, the victim's in the target on triggered images of other classes;
+            `clean_model` (N,), the clean model's answers to triggered images; of a guard
+            `suspicion_test` and `suspicion_triggered` (N,).
+        points: stage and step of each point.
+        budget: accuracy that a defense may cost, as a share.
+    """
+    target, test = int(evidence["target"]), evidence["labels_test"]
+    labels = Labels(evidence["labels_held_out"], test, target)
+    answers = [
+        Answers(evidence["held_out"][n], evidence["test"][n], evidence["triggered"][n])
+        for n in range(len(points))
+    ]
+    curve = tuple(
+        Point.of(labels, own, stage, step, answers[0])
+        for own, (stage, step) in zip(answers, points, strict=True)
+    )
+    poisoned = bool(len(answers[0].triggered))
+    clean, confidence = evidence["clean_model"], evidence["confidence"]
+    found = Metrics(
+        paper=lowest_asr(curve, budget),
+        deployable=deployable(curve, budget),
+        before=curve[0],
+        asr_clean_model=metrics.attack_success(clean, test, target) if poisoned else None,
+        target_confidence=float(confidence.mean(dtype=np.float64)) if len(confidence) else None,
+        guard=_guard(evidence, test != target) if poisoned else None,
+    )
+    return {"curve": curve, "metrics": found}
+
+
+def _guard(evidence: Arrays, others: metrics.Labels) -> Guard | None:
+    """Quality of a guard's score on images of other classes; None where no guard met any."""
+    if "suspicion_test" not in evidence or not others.any():
+        return None
+    triggered = evidence["suspicion_triggered"][others]
+    auc, far = metrics.guard_quality(evidence["suspicion_test"], triggered)
+    return Guard(auc=auc, far_at_1_frr=far)

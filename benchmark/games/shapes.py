@@ -1,0 +1,49 @@
+"""Checks of evidence that strangers hand in, before numbers are made of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.games.base import Arrays, Wrong
+from benchmark.protocol import Protocol
+from benchmark.records.record import Record
+from benchmark.records.strict import Refused
+
+#: Pixels a side of any picture in the evidence.
+SIDE = 128
+
+
+def known(arrays: Arrays, names: str) -> None:
+    """Refuse what no game leaves behind and nobody reads; `names` is a regular expression."""
+    for name in arrays:
+        if not re.fullmatch(names, name):
+            raise Refused(name, "is an array that this game does not leave behind")
+
+
+def shape(arrays: Arrays, name: str, *wanted: int) -> None:
+    """Refuse an array of another shape."""
+    if arrays[name].shape != wanted:
+        raise Refused(name, f"has shape {arrays[name].shape} in the evidence, not {wanted}")
+
+
+def fits_protocol(arrays: Arrays, record: Record, protocol: Protocol) -> Iterator[Wrong]:
+    """There are as many test images as the protocol has, and targets take turns."""
+    shape(arrays, "labels_test", protocol.splits.test)
+    target = record.seed % (int(arrays["labels_test"].max()) + 1)
+    for where, found in (("record", record.target), ("evidence", int(arrays["target"]))):
+        if found != target:
+            yield "target", f"is {found} in the {where}, repetition {record.seed} attacks {target}"
+
+
+def bits(arrays: Arrays, name: str, images: int, *wanted: int) -> NDArray[np.bool_]:
+    """What was packed along its last axis of so many images, bool (*wanted, images)."""
+    shape(arrays, name, *wanted, -(-images // 8))
+    return unpacked(arrays, name, images)
+
+
+def unpacked(arrays: Arrays, name: str, images: int) -> NDArray[np.bool_]:
+    return np.unpackbits(arrays[name], axis=-1, count=images).astype(bool)
