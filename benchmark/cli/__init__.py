@@ -8,8 +8,10 @@ import typer
 
 import benchmark
 from benchmark.cli import authoring, boards, catalogue, denoisers, pareto, play
+from benchmark.cli.group import Commands
 
 app = typer.Typer(
+    cls=Commands,
     help="Play backdoor attacks against defenses by fixed protocols, and rank what comes out.\n\n"
     "Begin with [b]poisongames run digits-v3[/b], then "
     "[b]poisongames board build runs/digits-v3[/b].",
