@@ -30,7 +30,6 @@ FLOORS = [
     {"inversion"},
     {"registry"},
     {"data"},
-    {"denoising"},
     {"records"},
     {"games"},
     {"runs"},
