@@ -78,6 +78,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "hookimpl":  # for modules that stay free of torch too
+        return import_module("benchmark.hooks").hookimpl
     if name in __all__:
         return getattr(import_module("benchmark.api"), name)
     # Not among what `from benchmark import *` gives a plugin: it loads the tables of boards.

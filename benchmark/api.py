@@ -18,12 +18,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-import pluggy
 import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
 from benchmark.classifier import Classifier
+from benchmark.hooks import hookimpl
 from benchmark.images import ImageSet, TrustedData
 from benchmark.training import Trainer
 from benchmark.triggers import Trigger
@@ -56,8 +56,6 @@ __all__ = [
     "Verdict",
     "hookimpl",
 ]
-
-hookimpl = pluggy.HookimplMarker("poisongames")
 
 #: float32 (B, C, H, W) with values in [0, 1].
 Images = Tensor

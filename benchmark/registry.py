@@ -13,7 +13,6 @@ import sys
 import typing
 from collections.abc import Callable, Iterable
 from functools import partial
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -35,13 +34,11 @@ from benchmark.api import (
     Repair,
     Sanitizer,
 )
+from benchmark.hooks import COMMANDS, HookSpecs, origin, points
+from benchmark.hooks import GROUP as GROUP
 from benchmark.specs import FORBIDDEN, NAME_LIMIT, RegistryError, parameters, parse
 
-GROUP = "poisongames"
-Register = Callable[[type[Any]], None]
 P = TypeVar("P", bound=Plugin)
-
-_hookspec = pluggy.HookspecMarker(GROUP)
 
 #: What each hook may register: the bases a plugin must derive from.
 KINDS: dict[str, tuple[type[Plugin], tuple[type[Plugin], ...]]] = {
@@ -50,26 +47,6 @@ KINDS: dict[str, tuple[type[Plugin], tuple[type[Plugin], ...]]] = {
     "register_datasets": (Dataset, (Dataset,)),
     "register_architectures": (Architecture, (Architecture,)),
 }
-
-
-class HookSpecs:
-    """The hooks a plugin module may implement; each is handed a function to call per class."""
-
-    @_hookspec
-    def register_attacks(self, register: Register) -> None:
-        """Register attacks."""
-
-    @_hookspec
-    def register_defenses(self, register: Register) -> None:
-        """Register defenses."""
-
-    @_hookspec
-    def register_datasets(self, register: Register) -> None:
-        """Register data sets."""
-
-    @_hookspec
-    def register_architectures(self, register: Register) -> None:
-        """Register architectures of classifiers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +85,8 @@ class Registry:
         self._found: dict[tuple[type[Plugin], str], list[Entry]] = {}
         self._manager = pluggy.PluginManager(GROUP)
         self._manager.add_hookspecs(HookSpecs)
-        for point in _points():
-            origin = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
-            self._add(point.name, origin, point.load)
+        for point in points(GROUP):
+            self._add(point.name, origin(point), point.load)
         for path in self.paths:
             self._add(path.stem, str(path), partial(_load_file, path))
 
@@ -126,6 +102,8 @@ class Registry:
             self._manager.register(module, name=f"{origin}:{name}")
             callers = self._manager.get_hookcallers(module) or []
             unknown = [caller.name for caller in callers if caller.name not in KINDS]
+            if "register_commands" in unknown:
+                raise RegistryError(f"register_commands belongs into a module of {COMMANDS}")
             if unknown or not callers:
                 what = f"unknown hook {unknown[0]}" if unknown else "no hook implementation"
                 raise RegistryError(f"{what}; there are {', '.join(KINDS)}")
@@ -268,15 +246,6 @@ def _check(plugin: object, bases: tuple[type[Plugin], ...]) -> None:
                 raise RegistryError(f"{where}: parameter {field} needs a default")
     if "__doc__" not in vars(plugin) or (plugin.__doc__ or "").startswith(f"{plugin.__name__}("):
         raise RegistryError(f"{where}: needs a docstring, its first line is the summary")
-
-
-def _points() -> list[EntryPoint]:
-    """Entry points of the group; a distribution found twice on the path counts once."""
-    unique = {
-        (point.dist.name if point.dist else "", point.name, point.value): point
-        for point in entry_points(group=GROUP)
-    }
-    return [unique[key] for key in sorted(unique)]
 
 
 def _load_file(path: Path) -> ModuleType:

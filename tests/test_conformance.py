@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from backdoor_attacks import lsp
-from benchmark import denoising
+from backdoor_defenses.smoothinv import training
 from benchmark.api import Attack, Defense
 from benchmark.conformance import Check, ConformanceError, checks, tiny
 from benchmark.registry import Registry, RegistryError
@@ -68,8 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         for split in ("train", "test"):
             pq.write_table(pa.table(columns), folder / name / f"{split}-00000-of-00001.parquet")
-    unet, scheduler = denoising.train(tiny.experiment().splits.train, steps=1, seed=0, device="cpu")
-    denoising.save(unet, scheduler, folder / "denoiser")
+    unet, scheduler = training.train(tiny.experiment().splits.train, steps=1, seed=0, device="cpu")
+    training.save(unet, scheduler, folder / "denoiser")
     return folder
 
 

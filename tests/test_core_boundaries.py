@@ -20,7 +20,7 @@ CORE = sorted((ROOT / "benchmark").rglob("*.py"))
 
 #: Rooms from the ground up; see README, "How it is built".
 FLOORS = [
-    {"errors"},
+    {"errors", "hooks"},
     {"games.settings"},
     {"graphs", "images", "metrics", "protocol"},
     {"classifier", "triggers", "training"},
@@ -30,7 +30,6 @@ FLOORS = [
     {"inversion"},
     {"registry"},
     {"data"},
-    {"denoising"},
     {"records"},
     {"games"},
     {"runs"},
@@ -95,7 +94,7 @@ def imported_by(code: str) -> set[str]:
 def test_help_does_not_import_torch() -> None:
     code = (
         "from typer.testing import CliRunner\nfrom benchmark.cli import app\n"
-        "for words in ([], ['run'], ['plugins'], ['board', 'build']):\n"
+        "for words in ([], ['run'], ['plugins'], ['board', 'build'], ['denoiser', 'train']):\n"
         "    assert CliRunner().invoke(app, [*words, '--help']).exit_code == 0"
     )
     assert {"torch", "pandas", "numpy"}.isdisjoint(imported_by(code))
@@ -122,6 +121,11 @@ def test_a_separate_distribution_plays_without_a_change_to_the_core(
     )
     assert "checkerboard" in listed.stdout
     assert "poisongames-checkerboard 1.2.3" in listed.stdout
+
+    added = subprocess.run(
+        [*command, "checkerboard", "--side", "2"], env=env, capture_output=True, text=True
+    )
+    assert added.stdout == "checkerboard 1\n.#\n#.\n", added.stderr
 
     out = tmp_path / "run"
     words = ["run", str(tiny_file), "--attack", "checkerboard", "--defense", "weight-noise"]

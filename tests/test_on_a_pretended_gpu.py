@@ -17,7 +17,8 @@ from pretended_devices import Gpu
 from pretended_gpu import pretended_gpu
 from torch import Tensor, nn
 
-from benchmark import denoising, graphs
+from backdoor_defenses.smoothinv import training
+from benchmark import graphs
 from benchmark.api import Attack, Defense, Plugin, Repair, TrustedData
 from benchmark.games.robustness.settings import Tuning
 from benchmark.graphs import ORDINARY_CALLS, Graphed
@@ -38,10 +39,12 @@ pytestmark = pytest.mark.filterwarnings(f"error:{RAN_SLOWLY}")
 @pytest.fixture(autouse=True)
 def _one_type_on_both_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU has bfloat16, this CPU perhaps not; results are compared to the bit."""
-    for module in ("training", "inversion", "denoising"):
-        monkeypatch.setattr(
-            f"benchmark.{module}.compute_type", lambda device, precision="": torch.float32
-        )
+    for module in (
+        "benchmark.training",
+        "benchmark.inversion",
+        "backdoor_defenses.smoothinv.denoiser",
+    ):
+        monkeypatch.setattr(f"{module}.compute_type", lambda device, precision="": torch.float32)
 
 
 # --- the harness itself
@@ -441,8 +444,8 @@ def both(
 @pytest.fixture(scope="module")
 def denoiser(both: Both, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("denoiser") / "denoiser"
-    unet, scheduler = denoising.train(both.cpu.experiment.splits.train, steps=1)
-    denoising.save(unet, scheduler, folder)
+    unet, scheduler = training.train(both.cpu.experiment.splits.train, steps=1)
+    training.save(unet, scheduler, folder)
     return folder
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from benchmark import registry as registry_module
+from benchmark import hooks
 from benchmark.api import (
     Architecture,
     Attack,
@@ -25,7 +25,7 @@ from benchmark.api import (
     PoisoningAttack,
     hookimpl,
 )
-from benchmark.registry import Entry, Registry
+from benchmark.registry import Entry, Failure, Registry
 from benchmark.specs import (
     RegistryError,
     describe_type,
@@ -226,7 +226,7 @@ def dist(name: str, version: str) -> Any:
 
 
 def with_points(monkeypatch: pytest.MonkeyPatch, *points: FakePoint) -> Registry:
-    monkeypatch.setattr(registry_module, "entry_points", lambda group: list(points))
+    monkeypatch.setattr(hooks, "entry_points", lambda group: list(points))
     return Registry()
 
 
@@ -258,9 +258,7 @@ def test_a_broken_distribution_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> 
     )
     assert found.find(Attack, "fake") is Fake
     (failure,) = found.failures
-    assert failure == registry_module.Failure(
-        "a-broken", "one 1.0", "ImportError: built for another machine"
-    )
+    assert failure == Failure("a-broken", "one 1.0", "ImportError: built for another machine")
     assert [entry.origin for entry in found.entries] == ["unknown"]
 
 

@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 import benchmark
-from benchmark.cli import authoring, boards, catalogue, denoisers, pareto, play
+from benchmark.cli import authoring, boards, catalogue, pareto, play
+from benchmark.cli.group import Commands
 
 app = typer.Typer(
+    cls=Commands,
     help="Play backdoor attacks against defenses by fixed protocols, and rank what comes out.\n\n"
     "Begin with [b]poisongames run digits-v3[/b], then "
     "[b]poisongames board build runs/digits-v3[/b].",
@@ -20,7 +22,6 @@ app = typer.Typer(
 )
 board = typer.Typer(help="Make tables from records.", no_args_is_help=True)
 new = typer.Typer(help="Write the package that a new plugin starts from.", no_args_is_help=True)
-denoiser = typer.Typer(help="Train denoisers for smoothed classifiers.", no_args_is_help=True)
 
 
 def show_version(wanted: bool) -> None:
@@ -50,7 +51,5 @@ app.command()(boards.verify)
 new.command("attack")(authoring.new_attack)
 new.command("defense")(authoring.new_defense)
 board.command("build")(boards.build_board)
-denoiser.command("train")(denoisers.train_denoiser)
 app.add_typer(new, name="new")
 app.add_typer(board, name="board")
-app.add_typer(denoiser, name="denoiser")

@@ -166,9 +166,9 @@ def _without_those_of(board: Path, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _load_what_is_used(registry: Registry, cells: Sequence[Cell]) -> None:
-    """Find out before any work begins that a denoiser is missing."""
+    """Find out before any work begins that something an inverter uses is missing."""
     from benchmark.api import Defense, Inverter
-    from benchmark.denoising import DenoiserError
+    from benchmark.errors import UserError
 
     labels = {stage.label for cell in cells for stage in cell.defense.stages}
     for label in sorted(labels):
@@ -176,7 +176,7 @@ def _load_what_is_used(registry: Registry, cells: Sequence[Cell]) -> None:
         try:
             if isinstance(plugin, Inverter):
                 plugin.uses()
-        except DenoiserError:
+        except UserError:
             raise
         except Exception:  # the cell itself will fail and say so
             continue

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
-from backdoor_defenses.smoothinv import ascend
+from backdoor_defenses.smoothinv.inverters import ascend
 from benchmark import Classifier, Count, Inverter, Positive, Starts, Trigger, hookimpl
 from benchmark.inversion import FrozenClassifier
 

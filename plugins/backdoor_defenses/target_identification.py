@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator
 
-from backdoor_defenses.smoothinv import SmoothInv
+from backdoor_defenses.smoothinv.inverters import SmoothInv
 from benchmark import (
     Classifier,
     Count,

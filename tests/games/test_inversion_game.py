@@ -33,7 +33,7 @@ from inversion_scene import (
 from torch import Generator, Tensor
 
 from backdoor_defenses.plainadv import PlainAdv
-from backdoor_defenses.smoothinv import SmoothInv
+from backdoor_defenses.smoothinv.inverters import SmoothInv
 from benchmark.api import Images, PoisoningAttack, Starts
 from benchmark.classifier import Classifier
 from benchmark.games.evaluation import EvaluationSet

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from backdoor_defenses.smoothinv import STEP, SmoothInv
+from backdoor_defenses.smoothinv.inverters import STEP, SmoothInv
 from benchmark import Starts
 from benchmark.classifier import Classifier
 from benchmark.models import SmallResNet

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
-from backdoor_defenses import plainadv, smoothinv
+from backdoor_defenses import plainadv
 from backdoor_defenses.plainadv import PlainAdv
-from backdoor_defenses.smoothinv import (
+from backdoor_defenses.smoothinv import inverters
+from backdoor_defenses.smoothinv.inverters import (
     SmoothInv,
     SmoothInvWithDiffusion,
     add_noise,
@@ -32,7 +33,7 @@ SHAPE = (2, 5, 5)
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inversion in float32, since a literal version cannot follow bfloat16."""
     frozen = partial(FrozenClassifier, precision="float32")
-    monkeypatch.setattr(smoothinv, "FrozenClassifier", frozen)
+    monkeypatch.setattr(inverters, "FrozenClassifier", frozen)
     monkeypatch.setattr(plainadv, "FrozenClassifier", frozen)
 
 
@@ -220,7 +221,7 @@ def test_a_denoiser_that_is_the_identity_gives_the_undenoised_method(
         def __call__(self, images: Tensor, noise: Tensor, sigma: float) -> Tensor:
             return add_noise(images, noise, sigma)
 
-    monkeypatch.setattr(smoothinv, "load", lambda name: Identity())
+    monkeypatch.setattr(inverters, "load", lambda name: Identity())
     model, starts = small_model(3), Starts(pictures(2), torch.tensor([1, 2]))
     settings = {"steps": 8, "samples": 3, "sigma": 0.5}
     with_diffusion = SmoothInvWithDiffusion(**settings, denoiser="identity")
@@ -245,7 +246,7 @@ def test_a_denoiser_gets_clean_images_noise_and_sigma(
             assert abs(noise.std().item() - 1) < 0.3
             return images
 
-    monkeypatch.setattr(smoothinv, "load", lambda name: Perfect())
+    monkeypatch.setattr(inverters, "load", lambda name: Perfect())
     model, starts = small_model(3), Starts(pictures(2), torch.tensor([1, 2]))
     found = last(SmoothInvWithDiffusion(steps=8, samples=3, sigma=0.5), model, starts)
     assert torch.allclose(found, last(PlainAdv(steps=8), model, starts), atol=1e-5)

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from backdoor_defenses.plainadv import PlainAdv
-from backdoor_defenses.smoothinv import SmoothInv
+from backdoor_defenses.smoothinv.inverters import SmoothInv
 from backdoor_defenses.target_identification import TargetIdentification
 from benchmark import Inverter, Starts
 from benchmark.classifier import Classifier

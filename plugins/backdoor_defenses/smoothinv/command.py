@@ -1,4 +1,4 @@
-"""Denoisers: train."""
+"""The command `poisongames denoiser train`; torch is imported inside it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from benchmark import hookimpl
 from benchmark.cli.shared import (
     DataDir,
     Device,
@@ -40,35 +41,43 @@ def train_denoiser(
     with one_sentence():
         from rich.progress import Progress
 
-        from benchmark import data, denoising
+        from backdoor_defenses.smoothinv import denoiser, training
+        from benchmark import data
         from benchmark.api import Dataset
         from benchmark.protocol import named_seed
 
         device = choose_device(device)
         chosen = load_registry(plugin).create(Dataset, dataset)
         source, seed = data.load(chosen, data_dir), named_seed("denoiser", chosen.name)
-        folder = out_dir or denoising.folder_of(chosen.name)
-        denoising.check_folder(folder)
+        folder = out_dir or denoiser.folder_of(chosen.name)
+        training.check_folder(folder)
         if source.test is None:
             err.print(
                 f"[yellow]note:[/yellow] {chosen.name} has no test part; the denoiser will see "
                 "images that protocols judge by",
                 soft_wrap=True,
             )
-        own, others = denoising.hold_out(source.train, source.test, seed)
+        own, others = training.hold_out(source.train, source.test, seed)
         with Progress(console=err) as bar:
             task = bar.add_task(f"denoiser of {chosen.name} on {device}", total=steps)
-            unet, scheduler = denoising.train(
+            unet, scheduler = training.train(
                 own,
                 steps=steps,
                 seed=seed,
                 device=device,
                 progress=lambda done, total: bar.update(task, completed=done),
             )
-        denoising.save(unet, scheduler, folder)
-        before, after = denoising.errors(denoising.load(str(folder)), others, 0.25, seed)
+        training.save(unet, scheduler, folder)
+        before, after = training.errors(denoiser.load(str(folder)), others, 0.25, seed)
     out.print(
         f"saved to {folder}; on {len(others)} held-out images at sigma 0.25 the mean squared "
         f"error is {before:.4f} before and {after:.4f} after denoising",
         soft_wrap=True,
     )
+
+
+@hookimpl
+def register_commands(cli: typer.Typer) -> None:
+    group = typer.Typer(help="Train denoisers for smoothed classifiers.", no_args_is_help=True)
+    group.command("train")(train_denoiser)
+    cli.add_typer(group, name="denoiser")

@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
+from backdoor_defenses.smoothinv.denoiser import load
 from benchmark import Classifier, Count, Images, Inverter, Positive, Starts, hookimpl
-from benchmark.denoising import load
 from benchmark.inversion import FrozenClassifier
 from benchmark.memory import IMAGES_PER_PASS
 from benchmark.triggers import Additive, Trigger

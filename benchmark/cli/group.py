@@ -1,0 +1,76 @@
+"""The commands of plugins beside those of the core."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pluggy
+import typer
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from benchmark.cli.shared import err
+from benchmark.errors import UserError
+from benchmark.hooks import COMMANDS, GROUP, HookSpecs, origin, points
+
+
+class CommandError(UserError):
+    """A module that does not add commands as it should, in one sentence."""
+
+
+class Commands(TyperGroup):
+    """The core's commands, then those of plugins.
+
+    Plugins are asked only when all commands are listed, or for a word that the core does not
+    know. One that cannot add its commands is left out, with one sentence.
+    """
+
+    _asked = False
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        self._ask_plugins()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands:
+            self._ask_plugins()
+        return super().get_command(ctx, cmd_name)
+
+    def _ask_plugins(self) -> None:
+        if self._asked:
+            return
+        self._asked = True
+        for point in points(COMMANDS):
+            try:
+                added = added_by(point.load())
+                if taken := sorted(added.keys() & self.commands.keys()):
+                    raise CommandError(f"there is a command {taken[0]} already; rename one")
+                self.commands.update(added)
+            except (Exception, SystemExit) as error:
+                what = " ".join(f"{type(error).__name__}: {error}".split())
+                err.print(
+                    f"[yellow]left out:[/yellow] commands {escape(point.name)} "
+                    f"({escape(origin(point))}): {escape(what)}",
+                    soft_wrap=True,
+                )
+
+
+def added_by(module: ModuleType) -> dict[str, Any]:
+    """The commands that a module adds, by name.
+
+    Raises:
+        CommandError: it implements another hook than `register_commands`, or none.
+    """
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(HookSpecs)
+    manager.register(module)
+    hooks = [caller.name for caller in manager.get_hookcallers(module) or []]
+    if hooks != ["register_commands"]:
+        raise CommandError(
+            f"it implements {' and '.join(hooks) or 'no hook'}; a module of {COMMANDS} "
+            "implements register_commands alone"
+        )
+    cli = typer.Typer()
+    manager.hook.register_commands(cli=cli)
+    return dict(typer.main.get_group(cli).commands)
