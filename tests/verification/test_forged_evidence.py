@@ -171,10 +171,10 @@ FORGED: dict[str, tuple[str, Attack, str, str, str]] = {
     "runs in another order": ("inverted", another_order, "records", "tried.0", "protocol plays"),
     "a scale of one's own": ("inverted", another_scale, "records", "scale", "on start images"),
     "a smoothed classifier left out": ("inverted", tampered(SMOOTHED, "smoothed", []),
-        "records", "smoothed", "where the evidence has it"),
+        "records", "smoothed", "the evidence gives"),
     "nine of ten classes": ("inverted", fewer_classes, "records", "swept.0", "9"),
     "another target in the evidence": ("inverted", more(SMOOTHED, "target", np.array(3, np.int16)),
-        "records", "target", "the evidence has 3"),
+        "records", "target", "is 3 in the evidence"),
     "start images beyond those": ("inverted",
         lambda run: edit_evidence(run, SMOOTHED, lambda a: a.update(
             triggered=np.concatenate([a["triggered"], 255 - a["starts"]]))),

@@ -173,7 +173,7 @@ def test_no_damaged_archive_or_picture_raises(data: st.DataObject, tmp_path: Pat
 def test_the_largest_picture_of_a_game_is_allowed() -> None:
     images = torch.zeros(9, 1, 8, 8)
     outcome: Any = SimpleNamespace(
-        scene=SimpleNamespace(starts=ImageSet(images.byte(), torch.zeros(9, dtype=torch.int64)),
+        data=SimpleNamespace(starts=ImageSet(images.byte(), torch.zeros(9, dtype=torch.int64)),
                               triggered_starts=images),
         inverted=images, trail={2**step: images for step in range(20)},
     )  # fmt: skip

@@ -203,11 +203,11 @@ LIES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a bad number called invalid": (
         lambda run: edit(record_of(run, REPAIRED),
                          lambda r: r.update(status="invalid", reason="the moon was full")),
-        "none that the sanity gate gives",
+        "input should be 'near-chance'",
     ),
     "near chance, as if it were": (
         lambda run: edit(record_of(run, REPAIRED), lambda r: r.update(
-            status="invalid", reason="the victim's clean accuracy 0.100 is near chance")),
+            status="invalid", reason="near-chance")),
         "not near chance",
     ),
     "a failure that keeps its numbers": (
