@@ -125,8 +125,6 @@ class Record(Part):
         data_sha256: digest of all pixels and labels of the data set.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
     schema_version: Literal[2] = Field(2, alias="schema")
     key: Sha256
     protocol: ProtocolRef
