@@ -109,8 +109,6 @@ class Record(Part):
         picture: of games that leave one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
     schema_version: Literal[2] = Field(2, alias="schema")
     key: Sha256
     protocol: ProtocolRef

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from benchmark.cli import app
+from benchmark.games.all import read
 from benchmark.leaderboard.build import build
+from benchmark.records.strict import Refused, read_record
 from benchmark.verification.submit import Rejected, submit
 from benchmark.verification.verify import verify
 
@@ -226,3 +229,21 @@ def test_explanations_belong_to_a_board(played: Path) -> None:
     (played / "explanations.csv").write_text(f"{header}\nfast,cda,,,,why\n")
     (finding,) = verify(played).findings
     assert "no disagreement of this board" in str(finding)
+
+
+@pytest.mark.parametrize(
+    ("last", "field", "reason"),
+    [("k149999", "file", "'k149999' is given twice"), ("k", "k0", "extra inputs")],
+)
+def test_a_record_of_many_fields_is_refused_soon(
+    last: str, field: str, reason: str, played: Path
+) -> None:
+    path = record_of(played, REPAIRED)
+    record = json.loads(path.read_text()) | {f"k{number}": 0 for number in range(150_000)}
+    content = json.dumps(record, separators=(",", ":"))
+    path.write_text(f'{content[:-1]},"{last}":1}}')
+    begin = time.process_time()
+    with pytest.raises(Refused) as caught:
+        read_record(path, read)
+    assert (caught.value.field, reason in caught.value.reason) == (field, True)
+    assert time.process_time() - begin < 10  # linear: some 2 s, minutes otherwise
