@@ -8,11 +8,13 @@ import os
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 from benchmark.api import Attack, Defense
+from benchmark.games.all import GAMES
 from benchmark.registry import Registry
 
 ROOT = Path(__file__).parent.parent
@@ -58,28 +60,62 @@ def floor_of(*parts: str) -> int:
     return next(i for i, rooms in enumerate(FLOORS) if room in rooms)
 
 
-@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_rooms_import_only_from_below(path: Path) -> None:
-    own = path.relative_to(ROOT / "benchmark").with_suffix("").parts
-    if own[0] in ("__init__", "__main__", "protocols"):
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+MODULES = {module_of(path): path for path in CORE}
+
+
+def imports_of(path: Path, *, late: bool) -> set[str]:
+    """Modules of the core that a module imports, without those that only types need.
+
+    Args:
+        late: those that functions import count too.
+    """
+    found: set[str] = set()
+    nodes: list[ast.AST] = [ast.parse(path.read_text())]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.FunctionDef) and not late:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            found |= inner or {str(node.module)} & MODULES.keys()
+        nodes += ast.iter_child_nodes(node)
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_rooms_import_only_from_below(module: str) -> None:
+    own = module.split(".")[1:]
+    if not own or own[0] in ("__main__", "protocols"):
         return
-    tree = ast.parse(path.read_text())
-    only_for_types = {
-        node
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for node in ast.walk(block)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node not in only_for_types:
-            module = node.module or ""
-            names = (
-                [module] if module != "benchmark" else [f"benchmark.{a.name}" for a in node.names]
-            )
-            for name in names:
-                parts = name.split(".")
-                if parts[0] == "benchmark" and len(parts) > 1:
-                    assert floor_of(*parts[1:]) <= floor_of(*own), f"{path} imports {name}"
+    for name in imports_of(MODULES[module], late=True) - {"benchmark"}:
+        assert floor_of(*name.split(".")[1:]) <= floor_of(*own), f"{module} imports {name}"
+
+
+def test_no_modules_import_each_other() -> None:
+    graph = {name: imports_of(path, late=False) for name, path in MODULES.items()}
+    list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_a_game_is_named_in_its_own_folder_only(game: str) -> None:
+    """What a protocol's section is called is no such name."""
+    for path in CORE:
+        if path.is_relative_to(ROOT / "benchmark" / "games" / game):
+            continue
+        named = re.search(rf"""(?<![\w`])["']{game}["']""", path.read_text())
+        assert named is None, f"{path} names the game {game}"
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_fits_in_the_head(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 300
 
 
 def imported_by(code: str) -> set[str]:

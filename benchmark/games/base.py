@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: Arrays that a cell leaves behind, by name.
 Arrays = Mapping[str, np.ndarray]
 #: What a score needs and no array holds, such as the steps that were measured.
-Told = Mapping[str, Any]
+Extra = Mapping[str, Any]
 #: A field of a record, and what is wrong with it.
 Wrong = tuple[str, str]
 #: A number with the bounds of its interval.
@@ -42,7 +42,7 @@ class Played:
     """
 
     evidence: Arrays
-    told: Told
+    extra: Extra
     seconds: float | None
     fields: Mapping[str, Any] = field(default_factory=dict)
     reason: Reason | None = None
@@ -108,12 +108,12 @@ class Game(ABC, Generic[R]):
         """
 
     @abstractmethod
-    def score(self, evidence: Arrays, told: Told, protocol: Protocol) -> dict[str, Any]:
+    def score(self, evidence: Arrays, extra: Extra, protocol: Protocol) -> dict[str, Any]:
         """The numbers of a record, by field: a pure function, and their only source."""
 
     @abstractmethod
-    def told(self, record: R) -> Told:
-        """What was told to `score` when the record was made."""
+    def extra(self, record: R) -> Extra:
+        """What `score` was given beside the arrays when the record was made."""
 
     @abstractmethod
     def check(

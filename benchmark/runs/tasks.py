@@ -59,7 +59,7 @@ class Worker(RunContext):
         """Play, score, save; the record comes last, since it says that the cell is done."""
         game = GAMES[cell.game]
         played = game.play(self, cell, progress)
-        numbers = game.score(played.evidence, played.told, self.setup.protocol)
+        numbers = game.score(played.evidence, played.extra, self.setup.protocol)
         files = {"evidence": self.store.save_evidence(cell.name, played.evidence)}
         if played.picture is not None:
             files["picture"] = self.store.save_picture(cell.name, played.picture)

@@ -152,7 +152,7 @@ def wrong_numbers(record: Record, arrays: Arrays, protocol: Protocol) -> Iterato
     try:
         wrong = list(game.check(record, arrays, protocol))
         if not wrong:
-            numbers = game.score(arrays, game.told(record), protocol)
+            numbers = game.score(arrays, game.extra(record), protocol)
             for field_name, right in numbers.items():
                 wrong += differences(getattr(record, field_name), right, game.close, field_name)
     except (ValueError, TypeError, IndexError, OverflowError) as error:

@@ -318,7 +318,7 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], object], str, str, str]] = {
     "a reading of one's own choice": ("played",
         lambda run: edit(record_of(run, REPAIRED), lambda r: r["metrics"].update(
             deployable=r["curve"][1])),
-        "records", "curves.deployable", "the evidence gives"),
+        "records", "metrics.deployable.step", "the evidence gives"),
     "a changed score": ("examined", tampered(SCANNED, "scans.0.score", 99.0),
         "records", "scans.0.score", "the evidence gives"),
     "a changed guess": ("examined", tampered(SCANNED, "scans.1.guess", 7),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmark.games.base import Arrays, Claim, Game, Number, Played, Told, Wrong, is_clean
+from benchmark.games.base import Arrays, Claim, Game, Number, Played, Extra, Wrong, is_clean
 from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.games.detectability.score import score
 from benchmark.games.shapes import SIDE, fits_protocol, known, shape
@@ -89,14 +89,14 @@ class DetectabilityGame(Game[DetectabilityRecord]):
         )
         return Played(
             evidence=_evidence(scans, asked.labels),
-            told={"seconds": [round(scan.seconds, 3) for scan in scans]},
+            extra={"seconds": [round(scan.seconds, 3) for scan in scans]},
             seconds=fmean(scan.seconds for scan in scans),
         )
 
-    def score(self, evidence: Arrays, told: Told, protocol: Protocol) -> dict[str, Any]:
-        return score(evidence, told["seconds"])
+    def score(self, evidence: Arrays, extra: Extra, protocol: Protocol) -> dict[str, Any]:
+        return score(evidence, extra["seconds"])
 
-    def told(self, record: DetectabilityRecord) -> Told:
+    def extra(self, record: DetectabilityRecord) -> Extra:
         return {"seconds": [scan.seconds for scan in record.scans]}
 
     def check(

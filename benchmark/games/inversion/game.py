@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmark import metrics
-from benchmark.games.base import Arrays, Claim, Game, Number, Played, Told, Wrong
+from benchmark.games.base import Arrays, Claim, Game, Number, Played, Extra, Wrong
 from benchmark.games.inversion.check import check
 from benchmark.games.inversion.record import InversionRecord
 from benchmark.games.inversion.score import score
@@ -99,7 +99,7 @@ class InversionGame(Game[InversionRecord]):
         )
         return Played(
             evidence=evidence.arrays(outcome),
-            told={
+            extra={
                 "runs": [(attempt.params, attempt.restart) for attempt in outcome.attempts],
                 "radii": list(outcome.classes),
             },
@@ -109,10 +109,10 @@ class InversionGame(Game[InversionRecord]):
             picture=evidence.picture(outcome),
         )
 
-    def score(self, evidence: Arrays, told: Told, protocol: Protocol) -> dict[str, Any]:
-        return score(evidence, told["runs"], told["radii"])
+    def score(self, evidence: Arrays, extra: Extra, protocol: Protocol) -> dict[str, Any]:
+        return score(evidence, extra["runs"], extra["radii"])
 
-    def told(self, record: InversionRecord) -> Told:
+    def extra(self, record: InversionRecord) -> Extra:
         return {
             "runs": [(run.params, run.restart) for run in record.tried],
             "radii": [level.radius for level in record.swept],

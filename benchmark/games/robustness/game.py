@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from benchmark import metrics
-from benchmark.games.base import Arrays, Claim, Game, Number, Played, Told, Wrong
+from benchmark.games.base import Arrays, Claim, Game, Number, Played, Extra, Wrong
 from benchmark.games.robustness.check import EXAMPLES, check
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.games.robustness.score import score
@@ -84,16 +84,16 @@ class RobustnessGame(Game[RobustnessRecord]):
             reason = "weights-not-finite"
         return Played(
             evidence=_evidence(outcome, context, cell),
-            told={"points": [(point.stage, point.step) for point in outcome.curve]},
+            extra={"points": [(point.stage, point.step) for point in outcome.curve]},
             seconds=outcome.seconds if cell.trusted_share is not None else None,
             fields={"model_sha256": tensors_sha256(weights)},
             reason=reason,
         )
 
-    def score(self, evidence: Arrays, told: Told, protocol: Protocol) -> dict[str, Any]:
-        return score(evidence, told["points"], protocol.budget)
+    def score(self, evidence: Arrays, extra: Extra, protocol: Protocol) -> dict[str, Any]:
+        return score(evidence, extra["points"], protocol.budget)
 
-    def told(self, record: RobustnessRecord) -> Told:
+    def extra(self, record: RobustnessRecord) -> Extra:
         return {"points": [(point.stage, point.step) for point in record.curve]}
 
     def check(

@@ -79,6 +79,7 @@ class OwnBackdoor:
         A repair that is within budget nowhere leaves everything.
         """
         budget, last = experiment.protocol.budget, self.before
+        torch.manual_seed(experiment.protocol.seed("global", *names))
         model = copy.deepcopy(self.model).requires_grad_(True)
         curve = [self.suspect.point, self.before.point]
         for step in robustness.measured_steps(experiment, repair, model, self.trusted, names):
