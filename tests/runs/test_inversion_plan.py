@@ -77,7 +77,7 @@ def test_an_inverter_plays_alone_and_only_where_its_game_is(
             plan(with_inversion, registry, defenses=[pipeline])
     with pytest.raises(RegistryError, match="a pipeline takes one defense per stage"):
         plan(with_inversion, registry, defenses=["smoothinv+plainadv"])
-    with pytest.raises(ValueError, match="tiny has no inversion game, so no inverter can be"):
+    with pytest.raises(ValueError, match="tiny has no inversion game, so smoothinv cannot be"):
         plan(tiny, registry, defenses=["smoothinv"])
 
 

@@ -272,7 +272,7 @@ def test_changed_numbers_are_found(played: Played) -> None:
         ({"swept": few}, [f"swept.{number}.classes" for number in range(len(RADII))]),
         ({"starts": (start, *record.starts[1:])}, ["starts.0.overlap", "starts.0.reasr"]),
         # Repetition 1 attacks class 1.
-        ({"seed": 11}, ["target"]),
+        ({"seed": 11}, ["target", "target"]),
     ):
         found = findings(played, record.model_copy(update=changes))
         assert [name.split(".hits")[0] for name in found] == fields, changes
