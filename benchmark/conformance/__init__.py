@@ -120,7 +120,7 @@ def checks(spec: str, registry: Registry | None = None) -> list[Check]:
     """
     registry = Registry() if registry is None else registry
     name, _ = parse(spec)
-    entries = [entry for entry in registry.entries if entry.plugin.name == name]
+    entries = {entry.kind: entry for entry in registry.entries if entry.plugin.name == name}
     if not entries:
         names = {entry.plugin.name for entry in registry.entries}
         close = difflib.get_close_matches(name, names, n=1)
@@ -128,11 +128,9 @@ def checks(spec: str, registry: Registry | None = None) -> list[Check]:
         hint = f"did you mean {close[0]!r}?" if close else "see poisongames plugins"
         raise RegistryError(f"no plugin is named {name!r}; {hint}{broken}")
     found = []
-    for kind in dict.fromkeys(entry.kind for entry in entries):
-        plugin = registry.find(kind, name)
-        registry.create(kind, spec)
-        entry = next(entry for entry in entries if entry.plugin is plugin)
-        play, special = next(how for base, how in _KINDS.items() if issubclass(plugin, base))
+    for kind, entry in entries.items():
+        registry.create(kind, spec)  # which refuses a name that two have
+        play, special = next(how for base, how in _KINDS.items() if issubclass(entry.plugin, base))
         subject = Subject(spec, entry, registry, play)
         found += [Check(subject, examine) for examine in (*_ALL, *special)]
     return found
