@@ -10,13 +10,7 @@ from torch import Tensor
 
 from benchmark.api import Attack, CodePoisoningAttack
 from benchmark.conformance import tiny
-from benchmark.conformance.subject import (
-    ConformanceError,
-    Subject,
-    Watch,
-    depends_on_others,
-    same,
-)
+from benchmark.conformance.subject import ConformanceError, Subject, Watch, depends_on_others, same
 from benchmark.games import victims
 from benchmark.games.evaluation import ask, predictor
 from benchmark.records.store import Store
