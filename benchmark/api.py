@@ -1,4 +1,4 @@
-"""What a plugin author imports: base classes, and what each side of a game may see.
+"""What a plugin author imports: base classes, and from `benchmark.views` what they are handed.
 
 A plugin is a dataclass. Its fields are its hyper-parameters; they are printed, checked,
 hashed into every result and set from the command line as ``name:field=value``. The class
@@ -12,8 +12,7 @@ images and is seeded from the names of the cell that is being played.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -27,6 +26,7 @@ from benchmark.hooks import hookimpl
 from benchmark.images import ImageSet, TrustedData
 from benchmark.training import Trainer
 from benchmark.triggers import Trigger
+from benchmark.views import AttackerView, Detection, Images, Source, Starts, Verdict
 
 __all__ = [
     "Architecture",
@@ -57,8 +57,6 @@ __all__ = [
     "hookimpl",
 ]
 
-#: float32 (B, C, H, W) with values in [0, 1].
-Images = Tensor
 
 Share = Annotated[float, Field(ge=0, le=1, description="from 0 to 1")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="above 0")]
@@ -74,31 +72,6 @@ class Plugin(ABC):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     paper: ClassVar[str] = ""
-
-
-@dataclass(frozen=True)
-class AttackerView:
-    """What an attacker knows before the victim is trained.
-
-    Attributes:
-        target: class that triggered images shall be given.
-        class_names: names of the K classes.
-        shape: (C, H, W) of the images.
-        auxiliary: clean images that are in no other split, for a surrogate model.
-        trainer: the benchmark's training loop, with the victim's recipe.
-        new_model: builds an untrained classifier of the victim's architecture.
-    """
-
-    target: int
-    class_names: tuple[str, ...]
-    shape: tuple[int, int, int]
-    auxiliary: ImageSet
-    trainer: Trainer
-    new_model: Callable[[Generator], Classifier]
-
-    @property
-    def classes(self) -> int:
-        return len(self.class_names)
 
 
 class Attack(Plugin):
@@ -196,19 +169,6 @@ class Repair(Defense):
         """
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """A guarded model's answer to B images.
-
-    Attributes:
-        predictions: int64 (B,), -1 for an input that is rejected.
-        suspicion: float32 (B,), higher is more suspicious.
-    """
-
-    predictions: Tensor
-    suspicion: Tensor
-
-
 class Deployment(Defense):
     """Guards a model while it answers."""
 
@@ -221,26 +181,6 @@ class Deployment(Defense):
         """Return the guarded model."""
 
 
-@dataclass(frozen=True)
-class Detection:
-    """What a detector found in one model.
-
-    Attributes:
-        score: higher is more suspicious.
-        class_scores: float32 (K,), likewise for every class as the target; the largest is
-            the detector's guess.
-        flagged: the method's own yes or no, None where it has none.
-        trigger: the reversed triggers of all K classes, None where none are reversed.
-        also: other published readings of the same scan, by name; they are reported apart.
-    """
-
-    score: float
-    class_scores: Tensor
-    flagged: bool | None = None
-    trigger: Trigger | None = None
-    also: Mapping[str, float] = field(default_factory=dict)
-
-
 class Detector(Defense):
     """Tells from a model and clean images whether it holds a backdoor, and for which class."""
 
@@ -249,22 +189,6 @@ class Detector(Defense):
     @abstractmethod
     def detect(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Detection:
         """Examine `model`, a private copy; it does not have to stay as it is."""
-
-
-@dataclass(frozen=True)
-class Starts:
-    """What J inversions begin from: one clean image and one class each.
-
-    Attributes:
-        images: float32 (J, C, H, W) in [0, 1].
-        targets: int64 (J,), the class that each image shall be put into.
-        restart: 0 for the start that the method prescribes; from 1 on every run begins
-            somewhere else, drawn from the generator.
-    """
-
-    images: Images
-    targets: Tensor
-    restart: int = 0
 
 
 class Inverter(Defense):
@@ -289,22 +213,6 @@ class Inverter(Defense):
     ) -> Callable[[Images, Generator], Tensor] | None:
         """Probabilities (B, K) of the smoothed classifier that is inverted, None without one."""
         return None
-
-
-@dataclass(frozen=True)
-class Source:
-    """A decoded data set, before a protocol splits it.
-
-    Attributes:
-        train: the images that training, trusted and auxiliary splits are drawn from.
-        test: the images that validation and test splits are drawn from; None where the
-            data set has no such part, then all splits are drawn from `train`.
-        class_names: names of the K classes, by label.
-    """
-
-    train: ImageSet
-    test: ImageSet | None
-    class_names: tuple[str, ...]
 
 
 class Dataset(Plugin):

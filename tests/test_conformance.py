@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from unittest import SkipTest
 
@@ -16,6 +17,7 @@ from backdoor_attacks import lsp
 from backdoor_defenses.smoothinv import training
 from benchmark.api import Attack, Defense
 from benchmark.conformance import Check, ConformanceError, checks, tiny
+from benchmark.conformance.probe import effects
 from benchmark.registry import Registry, RegistryError
 
 #: Settings for images of 16x16 pixels, and for little time.
@@ -73,6 +75,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def quick(found: list[Check]) -> list[Check]:
+    """Without the one that takes a process of its own."""
+    return [check for check in found if str(check) != "cheap-to-list"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_first_party_plugins_keep_all_rules(
     name: str, registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -80,7 +87,15 @@ def test_first_party_plugins_keep_all_rules(
     monkeypatch.chdir(folder)
     monkeypatch.setenv("POISONGAMES_DATA", str(folder))
     settings = SETTINGS.get(name, "").format(folder=folder)
-    assert failures(checks(f"{name}:{settings}", registry), all_apply=True) == {}
+    assert failures(quick(checks(f"{name}:{settings}", registry)), all_apply=True) == {}
+
+
+def test_first_party_modules_are_cheap_to_list(registry: Registry) -> None:
+    """All in one process, where one alone would be blamed for what it loads."""
+    found = effects(*sorted({entry.plugin.__module__ for entry in registry.entries}))
+    own = {"backdoor_attacks", "backdoor_defenses"}
+    assert set(found.pop("packages")) <= own
+    assert found == {"touched": [], "printed": ""}
 
 
 @pytest.mark.parametrize(
@@ -90,7 +105,7 @@ def test_other_settings_keep_all_rules_too(
     spec: str, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lsp, "INVERSION_STEPS", 20)
-    assert failures(checks(spec, registry), all_apply=True) == {}
+    assert failures(quick(checks(spec, registry)), all_apply=True) == {}
 
 
 HEAD = """
@@ -243,19 +258,20 @@ def register_{hook}(register):
 """
 
 
-def examined(kind: str, body: str, folder: Path, head: str = "") -> dict[str, str]:
+def made(kind: str, body: str, folder: Path, head: str = "") -> list[Check]:
+    """The checks of a plugin in a file of its own."""
     path = folder / "sound.py"
     lines = "".join(f"    {line}\n" for line in body.strip("\n").splitlines())
     tail = TAIL.format(hook=HOOKS.get(kind, "defenses"))
     path.write_text(f"{HEAD}{head}\n{SOUND[kind]}\n{lines}{tail}")
     registry = Registry([path])
     assert not registry.failures
-    return failures(checks("sound", registry))
+    return checks("sound", registry)
 
 
 @pytest.mark.parametrize("kind", SOUND)
 def test_a_sound_plugin_of_every_kind_keeps_all_rules(kind: str, tmp_path: Path) -> None:
-    assert examined(kind, "", tmp_path) == {}
+    assert failures(quick(made(kind, "", tmp_path))) == {}
 
 
 #: Kind, the only check that fails, its sentence, and what breaks it.
@@ -295,48 +311,15 @@ BROKEN = [
     (
         "attack",
         "plays",
-        "sound.poison must return 30 labels",
-        "def poison(self, images, labels, rng):\n    return images, labels[1:]",
-    ),
-    (
-        "attack",
-        "plays",
-        "a label stays true or becomes the target",
-        "def poison(self, images, labels, rng):\n    return images, (labels + 1) % 10",
-    ),
-    (
-        "attack",
-        "plays",
-        "changed labels, a clean-label attack cannot",
-        "clean_label = True\n"
-        "def poison(self, images, labels, rng):\n    return images, labels * 0 + 3",
-    ),
-    (
-        "attack",
-        "plays",
-        "sound.trigger must return values in [0, 1], got [0, 1.5]",
-        "def trigger(self, images, rng):\n    return images * 1.5\n"
-        "def poison(self, images, labels, rng):\n    return images, labels",
-    ),
-    (
-        "attack",
-        "plays",
         "a round of the game fails with IndexError: index 1 is out of bounds",
         "def poison(self, images, labels, rng):\n    images[1]\n    return images, labels",
     ),
-    ("attack", "plays", "a tensor, got NoneType", "def trigger(self, images, rng):\n    pass"),
     ("sanitize", "plays", "a bool tensor of length 400", "def sanitize(self, *_):\n    return [1]"),
     (
         "repair",
         "plays",
         "sound.repair must yield after every step",
         "def repair(self, model, trusted, rng):\n    self.shake(model, rng)",
-    ),
-    (
-        "repair",
-        "plays",
-        "sound.repair must yield after every step",
-        "def repair(self, model, trusted, rng):\n    self.shake(model, rng)\n    yield from ()",
     ),
     (
         "deploy",
@@ -349,12 +332,6 @@ BROKEN = [
         "plays",
         "must return finite scores, got nan",
         "def detect(self, *_):\n    return Detection(0.0, torch.full((10,), np.nan))",
-    ),
-    (
-        "invert",
-        "plays",
-        "must yield a Patch or an Additive, got Tensor",
-        "def invert(self, model, starts, rng):\n    yield starts.images",
     ),
     (
         "invert",
@@ -498,12 +475,6 @@ BROKEN = [
         "def prepare(self, rng):\n    torch.manual_seed(0)",
     ),
     (
-        "detect",
-        "own-randomness",
-        "the class scores depends on torch's global random state",
-        "def detect(self, model, trusted, rng):\n    return Detection(0.0, torch.rand(10))",
-    ),
-    (
         "repair",
         "own-randomness",
         "depends on torch's global random state",
@@ -625,7 +596,7 @@ BROKEN = [
 def test_what_breaks_one_rule_fails_one_check(
     kind: str, check: str, sentence: str, body: str, tmp_path: Path
 ) -> None:
-    found = examined(kind, body, tmp_path)
+    found = failures(quick(made(kind, body, tmp_path)))
     assert list(found) == [check], found
     assert sentence in found[check]
     assert "\n" not in found[check]
@@ -634,17 +605,22 @@ def test_what_breaks_one_rule_fails_one_check(
 @pytest.mark.parametrize(
     ("head", "sentence"),
     [
-        ("import pandas", "pandas, pyarrow; import it in the function that needs it"),
+        ("", ""),
+        ("import pandas", "pandas; import it in the function that needs it"),
         ("print('hello')", "prints 'hello\\n'; remove that"),
         ("torch.set_num_threads(7)", "changes torch's number of threads; leave that as it is"),
         ("torch.manual_seed(3)", "changes torch's global random state; leave that as it is"),
         ("assert 'pytest' in sys.modules", "in a fresh process fails (AssertionError: )"),
+        ("if 'pytest' not in sys.modules: sys.exit()", "fails (the process ended)"),
     ],
 )
 def test_what_is_dear_to_list_fails_one_check(head: str, sentence: str, tmp_path: Path) -> None:
-    found = examined("attack", "", tmp_path, head)
-    assert list(found) == ["cheap-to-list"], found
-    assert sentence in found["cheap-to-list"]
+    (check,) = (c for c in made("attack", "", tmp_path, head) if str(c) == "cheap-to-list")
+    if not sentence:
+        check()
+        return
+    with pytest.raises(ConformanceError, match=re.escape(sentence)):
+        check()
 
 
 def test_every_check_is_broken_by_something(registry: Registry) -> None:

@@ -26,6 +26,7 @@ FLOORS = [
     {"games.settings"},
     {"graphs", "images", "metrics", "protocol"},
     {"classifier", "triggers", "training"},
+    {"views"},
     {"api"},
     {"models", "specs"},
     {"memory"},

@@ -19,18 +19,7 @@ from unittest import SkipTest
 
 import torch
 
-from benchmark.api import (
-    Architecture,
-    CodePoisoningAttack,
-    Dataset,
-    Deployment,
-    Detector,
-    Inverter,
-    Plugin,
-    PoisoningAttack,
-    Repair,
-    Sanitizer,
-)
+from benchmark import api
 from benchmark.conformance import attacks, defenses, materials, plugins
 from benchmark.conformance.subject import ConformanceError, DoesNotApply, Play, Subject
 from benchmark.registry import Registry
@@ -41,34 +30,25 @@ __all__ = ["Check", "ConformanceError", "DoesNotApply", "checks"]
 Examine = Callable[[Subject], None]
 
 _ALL: tuple[Examine, ...] = (
-    plugins.version,
-    plugins.summary,
-    plugins.settings,
-    plugins.round_trip,
-    plugins.cheap_to_list,
-    plugins.plays,
-    plugins.deterministic,
-)
+    plugins.version, plugins.summary, plugins.settings, plugins.round_trip, plugins.cheap_to_list,
+    plugins.plays, plugins.deterministic,
+)  # fmt: skip
 _METHODS: tuple[Examine, ...] = (plugins.source, plugins.inputs, plugins.own_randomness)
 _ATTACKS: tuple[Examine, ...] = (attacks.state, attacks.batches, attacks.eight_bits)
+_REPAIRS: tuple[Examine, ...] = (defenses.finite, defenses.changes, defenses.stops)
+_INVERTERS: tuple[Examine, ...] = (defenses.inverts_one_by_one, defenses.hashes)
 
 #: How each kind plays a round, and what it has to hold besides.
-_KINDS: dict[type[Plugin], tuple[Play, tuple[Examine, ...]]] = {
-    PoisoningAttack: (attacks.play, _METHODS + _ATTACKS),
-    CodePoisoningAttack: (attacks.play, (*_METHODS, *_ATTACKS, attacks.trains)),
-    Sanitizer: (defenses.play_sanitizer, _METHODS),
-    Repair: (
-        defenses.play_repair,
-        (*_METHODS, defenses.finite, defenses.changes, defenses.stops),
-    ),
-    Deployment: (defenses.play_deployment, (*_METHODS, defenses.guards_one_by_one)),
-    Detector: (defenses.play_detector, (*_METHODS, defenses.told_nothing)),
-    Inverter: (
-        defenses.play_inverter,
-        (*_METHODS, defenses.inverts_one_by_one, defenses.hashes),
-    ),
-    Dataset: (materials.play_dataset, ()),
-    Architecture: (materials.play_architecture, ()),
+_KINDS: dict[type[api.Plugin], tuple[Play, tuple[Examine, ...]]] = {
+    api.PoisoningAttack: (attacks.play, _METHODS + _ATTACKS),
+    api.CodePoisoningAttack: (attacks.play, (*_METHODS, *_ATTACKS, attacks.trains)),
+    api.Sanitizer: (defenses.play_sanitizer, _METHODS),
+    api.Repair: (defenses.play_repair, _METHODS + _REPAIRS),
+    api.Deployment: (defenses.play_deployment, (*_METHODS, defenses.guards_one_by_one)),
+    api.Detector: (defenses.play_detector, (*_METHODS, defenses.told_nothing)),
+    api.Inverter: (defenses.play_inverter, _METHODS + _INVERTERS),
+    api.Dataset: (materials.play_dataset, ()),
+    api.Architecture: (materials.play_architecture, ()),
 }
 
 
@@ -120,7 +100,7 @@ def checks(spec: str, registry: Registry | None = None) -> list[Check]:
     """
     registry = Registry() if registry is None else registry
     name, _ = parse(spec)
-    entries = [entry for entry in registry.entries if entry.plugin.name == name]
+    entries = {entry.kind: entry for entry in registry.entries if entry.plugin.name == name}
     if not entries:
         names = {entry.plugin.name for entry in registry.entries}
         close = difflib.get_close_matches(name, names, n=1)
@@ -128,11 +108,9 @@ def checks(spec: str, registry: Registry | None = None) -> list[Check]:
         hint = f"did you mean {close[0]!r}?" if close else "see poisongames plugins"
         raise RegistryError(f"no plugin is named {name!r}; {hint}{broken}")
     found = []
-    for kind in dict.fromkeys(entry.kind for entry in entries):
-        plugin = registry.find(kind, name)
-        registry.create(kind, spec)
-        entry = next(entry for entry in entries if entry.plugin is plugin)
-        play, special = next(how for base, how in _KINDS.items() if issubclass(plugin, base))
+    for kind, entry in entries.items():
+        registry.create(kind, spec)  # which refuses a name that two have
+        play, special = next(how for base, how in _KINDS.items() if issubclass(entry.plugin, base))
         subject = Subject(spec, entry, registry, play)
         found += [Check(subject, examine) for examine in (*_ALL, *special)]
     return found

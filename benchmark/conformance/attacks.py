@@ -6,14 +6,11 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from benchmark.api import Attack, CodePoisoningAttack
 from benchmark.conformance import tiny
-from benchmark.conformance.batches import depends_on_others
-from benchmark.conformance.subject import ConformanceError, Subject, same
-from benchmark.conformance.watch import Watch
+from benchmark.conformance.subject import ConformanceError, Subject, Watch, depends_on_others, same
 from benchmark.games import victims
 from benchmark.games.evaluation import ask, predictor
 from benchmark.records.store import Store
@@ -72,15 +69,8 @@ def state(subject: Subject) -> None:
 
 def batches(subject: Subject) -> None:
     """An image's triggered version does not depend on the images beside it."""
-    attack, experiment = subject.repeatable().plugin, tiny.experiment()
-
-    def triggered(images: Tensor) -> tuple[Tensor, bool]:
-        rng = experiment.rng("batches")
-        before = rng.get_state()
-        answer = attack.trigger(images, rng)
-        return answer.detach(), not torch.equal(before, rng.get_state())
-
-    if depends_on_others(triggered, experiment.splits.test.images):
+    attack, images = subject.repeatable().plugin, tiny.experiment().splits.test.images
+    if depends_on_others(lambda rng: lambda some: attack.trigger(some, rng), images):
         raise ConformanceError(
             "an image's triggered version depends on the images beside it; treat every image for "
             "itself, with what prepare learnt"
@@ -105,7 +95,7 @@ def trains(subject: Subject) -> None:
     weights = {name: found.outputs[f"weight {name}"] for name in model.state_dict()}
     if all(same(weights[name], value) for name, value in model.state_dict().items()):
         raise ConformanceError("train left the model as it was; train it in place")
-    if not all(bool(value.isfinite().all()) for value in weights.values()):
+    if not all(value.isfinite().all() for value in weights.values()):
         raise ConformanceError(
             "train left weights that are not finite; keep the training from diverging"
         )

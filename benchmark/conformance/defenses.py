@@ -5,17 +5,22 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from benchmark.api import Deployment, Detector, Inverter, Repair, Sanitizer, Starts
 from benchmark.conformance import tiny
-from benchmark.conformance.batches import depends_on_others
-from benchmark.conformance.subject import ConformanceError, DoesNotApply, Subject, same
-from benchmark.conformance.watch import Watch
+from benchmark.conformance.subject import (
+    ConformanceError,
+    DoesNotApply,
+    Subject,
+    Watch,
+    depends_on_others,
+    same,
+)
 from benchmark.games import checks, victims
 from benchmark.games.detectability import play as detectability
 from benchmark.games.inversion import play as inversion
@@ -50,7 +55,7 @@ def play_repair(repair: Repair, watch: Watch) -> Mapping[str, Tensor]:
 def finite(subject: Subject) -> None:
     """The weights are finite after a few steps."""
     for name, value in subject.round().outputs.items():
-        if not bool(value.isfinite().all()):
+        if not value.isfinite().all():
             raise ConformanceError(
                 f"{name} is not finite after a few steps; keep the repair from diverging, or "
                 "choose a smaller learning rate"
@@ -111,18 +116,19 @@ def play_deployment(deployment: Deployment, watch: Watch) -> Mapping[str, Tensor
 
 def guards_one_by_one(subject: Subject) -> None:
     """The verdict on an image does not depend on the images beside it."""
-    deployment, experiment = subject.repeatable().plugin, tiny.experiment()
+    deployment, trusted = subject.repeatable().plugin, tiny.experiment().trusted(tiny.SHARE, 0)
 
-    def judged(images: Tensor) -> tuple[Tensor, bool]:
-        rng, model = experiment.rng("deploy"), copy.deepcopy(tiny.suspect())
-        guarded = deployment.deploy(model, experiment.trusted(tiny.SHARE, 0), rng)
-        before = rng.get_state()
-        with torch.no_grad():
-            verdict = guarded(images)
-        answer = torch.stack([verdict.predictions.float(), verdict.suspicion.float()], 1)
-        return answer, not torch.equal(before, rng.get_state())
+    def deploy(rng: Generator) -> Callable[[Tensor], Tensor]:
+        guarded = deployment.deploy(copy.deepcopy(tiny.suspect()), trusted, rng)
 
-    if depends_on_others(judged, tiny.evaluation_set().test.images):
+        def judged(images: Tensor) -> Tensor:
+            with torch.no_grad():
+                verdict = guarded(images)
+            return torch.stack([verdict.predictions.float(), verdict.suspicion.float()], 1)
+
+        return judged
+
+    if depends_on_others(deploy, tiny.evaluation_set().test.images):
         raise ConformanceError(
             "the verdict on an image depends on the images beside it; judge every image for "
             "itself, with what deploy learnt from the trusted ones"
@@ -183,16 +189,16 @@ def play_inverter(inverter: Inverter, watch: Watch) -> Mapping[str, Tensor]:
 
 def inverts_one_by_one(subject: Subject) -> None:
     """The trigger from one image does not depend on the images beside it."""
-    inverter, experiment = subject.repeatable().plugin, tiny.experiment()
+    inverter, images = subject.repeatable().plugin, tiny.experiment().splits.trusted.images[:4]
 
-    def reversed_from(images: Tensor) -> tuple[Tensor, bool]:
+    def reversed_from(images: Tensor, rng: Generator) -> Tensor:
         starts, model = Starts(images, torch.arange(len(images))), copy.deepcopy(tiny.suspect())
-        found = inversion.trail(inverter, model, starts, experiment.rng("batches"))
+        found = inversion.trail(inverter, model, starts, rng)
         pictures = found[max(found)].pictures.values()
-        # Random numbers are drawn for the whole batch, as for the start of a trigger.
-        return torch.cat([picture.flatten(1) for picture in pictures], 1), True
+        return torch.cat([picture.flatten(1) for picture in pictures], 1)
 
-    if depends_on_others(reversed_from, to_unit(experiment.splits.trusted.pixels[:4])):
+    # Random numbers are drawn for the whole batch, as for the start of a trigger.
+    if depends_on_others(lambda rng: lambda some: reversed_from(some, rng), images, alone=False):
         raise ConformanceError(
             "the trigger from one image depends on the images beside it; keep one loss for each "
             "and step on their sum"

@@ -14,8 +14,7 @@ from benchmark import data
 from benchmark.api import Architecture, Dataset, Source
 from benchmark.classifier import Classifier
 from benchmark.conformance import tiny
-from benchmark.conformance.subject import DoesNotApply
-from benchmark.conformance.watch import Watch
+from benchmark.conformance.subject import DoesNotApply, Watch
 from benchmark.games.checks import RuleViolation
 from benchmark.games.experiment import new_model
 from benchmark.images import to_unit

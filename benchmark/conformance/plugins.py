@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
-import os
 import re
-import subprocess
 import sys
 import typing
 from collections.abc import Iterator
-from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 
 from benchmark.api import Plugin
+from benchmark.conformance.probe import effects
 from benchmark.conformance.subject import ConformanceError, DoesNotApply, Subject
 from benchmark.errors import UserError
 from benchmark.games.checks import RuleViolation
@@ -158,7 +156,6 @@ def cheap_to_list(subject: Subject) -> None:
             "importable on its own"
         )
     own = {name.split(".")[0]} | {point.module.split(".")[0] for point in entry_points(group=GROUP)}
-    own.add(f"poisongames_file_{Path(module).stem}")  # as the fresh process calls a file
     heavy = [package for package in found["packages"] if package not in own]
     if heavy:
         raise ConformanceError(
@@ -171,31 +168,6 @@ def cheap_to_list(subject: Subject) -> None:
         raise ConformanceError(
             f"importing {module} changes {' and '.join(found['touched'])}; leave that as it is"
         )
-
-
-@cache
-def _probe() -> subprocess.Popen[str]:
-    script = Path(__file__).with_name("probe.py")
-    # The folder of the script must not hide modules, hence -P.
-    return subprocess.Popen(
-        [sys.executable, "-P", str(script)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    )
-
-
-@cache
-def effects(module: str) -> dict[str, Any]:
-    """What importing a module, by name or as a file, does in a process that has the core."""
-    probe = _probe()
-    assert probe.stdin is not None
-    assert probe.stdout is not None
-    print(module, file=probe.stdin)
-    found: dict[str, Any] = json.loads(probe.stdout.readline())
-    return found
 
 
 def plays(subject: Subject) -> None:
@@ -215,11 +187,11 @@ def plays(subject: Subject) -> None:
 
 def inputs(subject: Subject) -> None:
     """It leaves the images and labels that it is lent as they are."""
-    written = subject.round().watch.written
-    if written:
-        raise ConformanceError(
-            f"{written[0]} changed its input in place; work on a copy such as images.clone()"
-        )
+    for who, before, after in subject.round().watch.lent:
+        if not torch.equal(before, after):
+            raise ConformanceError(
+                f"{who} changed its input in place; work on a copy such as images.clone()"
+            )
 
 
 def deterministic(subject: Subject) -> None:

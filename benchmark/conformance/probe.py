@@ -1,102 +1,81 @@
-"""Imports plugin modules in fresh processes and reports what that does.
-
-Run as a script. Reads one module name or file per line and answers each with a line of JSON. The
-core is imported once; every module is imported in a fork, so that none sees another.
-"""
+"""What importing a plugin's module does; run as a script, it is the process that finds out."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import os
+import runpy
+import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+from functools import cache
 from typing import Any
 
+import torch
 
-def load(module: str) -> None:
-    """Import a module by name, or a file by its path, as the registry does."""
-    if not module.endswith(".py"):
-        importlib.import_module(module)
-        return
-    name = f"poisongames_file_{Path(module).stem}"
-    spec = importlib.util.spec_from_file_location(name, module)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
+#: Parts of the core that plugins build on or that are listed themselves: what these load is no
+#: further library.
+ROOMS = ("api", "data.named", "inversion", "metrics", "models")
+
+#: Stands before and behind what the modules print.
+MARK = "-- poisongames probe --"
 
 
-def forked(work: Callable[[], Any]) -> Any:
-    """What `work` returns in a fork; all that it prints is added as "printed"."""
-    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as printed:
-        child = os.fork()
-        if child == 0:
-            try:
-                os.dup2(printed.fileno(), 1)
-                os.dup2(printed.fileno(), 2)
-                try:
-                    found = work()
-                except Exception as error:
-                    found = {"error": f"{type(error).__name__}: {error}"}
-                sys.stdout.flush()
-                sys.stderr.flush()
-                answer.write(json.dumps(found).encode())
-                answer.flush()
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
-        answer.seek(0)
-        printed.seek(0)
-        text = answer.read()
-        found = json.loads(text) if text else {"error": "the process ended"}
-        return found | {"printed": printed.read().decode(errors="replace")}
+@cache
+def effects(*modules: str) -> dict[str, Any]:
+    """What importing modules, by name or as files, does in a fresh process that has the core.
+
+    Returns:
+        The "packages" that were loaded, the settings that were "touched", and what was "printed";
+        or the "error" that kept a module from being imported.
+    """
+    done = subprocess.run(
+        # The folder of the script must not hide modules, hence -P.
+        [sys.executable, "-P", __file__, *modules],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    printed, ended, answer = done.stdout.partition(MARK)[2].rpartition(MARK)
+    return json.loads(answer) | {"printed": printed} if ended else {"error": "the process ended"}
 
 
-def rooms(module: str) -> dict[str, Any]:
-    """The parts of the core that a module imports."""
-    before = set(sys.modules)
-    load(module)
-    return {"rooms": sorted(m for m in set(sys.modules) - before if m.startswith("benchmark."))}
+def _packages() -> set[str]:
+    return {name.split(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
 
 
-def effects(module: str, known: list[str]) -> dict[str, Any]:
-    """What importing a module does, beyond what the parts of the core in `known` do."""
-    import torch
-
-    for room in known:
-        importlib.import_module(room)
-
-    def state() -> dict[str, Any]:
-        return {
-            "torch's global random state": torch.get_rng_state().tolist(),
-            "torch's default dtype": str(torch.get_default_dtype()),
-            "torch's number of threads": torch.get_num_threads(),
-            "the GPU": torch.cuda.is_initialized(),
-        }
-
-    packages, before = {name.split(".")[0] for name in sys.modules}, state()
-    load(module)
-    after = state()
-    new = {name.split(".")[0] for name in sys.modules} - packages - set(sys.stdlib_module_names)
+def _settings() -> dict[str, Any]:
     return {
-        "packages": sorted(name for name in new if not name.startswith("_")),
-        "touched": [name for name in before if before[name] != after[name]],
+        "torch's global random state": torch.get_rng_state().tolist(),
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's number of threads": torch.get_num_threads(),
+        "the GPU": torch.cuda.is_initialized(),
     }
 
 
-def main() -> None:
-    for room in ("api", "inversion", "models"):
-        importlib.import_module(f"benchmark.{room}")
-    for line in sys.stdin:
-        module = line.strip()
-        known = forked(lambda: rooms(module)).get("rooms", [])  # noqa: B023
-        known = [room for room in known if room != module]
-        print(json.dumps(forked(lambda: effects(module, known))), flush=True)  # noqa: B023
+def _answer(modules: list[str]) -> dict[str, Any]:
+    packages, before = _packages(), _settings()
+    try:
+        for module in modules:
+            if module.endswith(".py"):
+                runpy.run_path(module, run_name="poisongames_file")
+            else:
+                importlib.import_module(module)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {
+        "packages": sorted(p for p in _packages() - packages if not p.startswith("_")),
+        "touched": [name for name, value in _settings().items() if value != before[name]],
+    }
 
 
 if __name__ == "__main__":
-    main()
+    for room in ROOMS:
+        importlib.import_module(f"benchmark.{room}")
+    print(MARK, end="", flush=True)
+    found = json.dumps(_answer(sys.argv[1:]))
+    sys.stderr.flush()
+    print(MARK + found, flush=True)
+    os._exit(0)  # nothing that runs at the end shall print behind it

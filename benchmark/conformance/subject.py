@@ -1,22 +1,31 @@
-"""The plugin under examination, and the rounds that it plays."""
+"""The plugin under examination, the rounds that it plays, and what it does in them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import SkipTest
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from benchmark.api import Plugin
-from benchmark.conformance.watch import Watch
+from benchmark.api import AttackerView, Plugin, Starts
+from benchmark.classifier import Classifier
+from benchmark.conformance import tiny
 from benchmark.errors import UserError
+from benchmark.images import ImageSet
 from benchmark.registry import Entry, Registry
 
-#: Plays one round of a plugin's game, and returns what came out of it, by name.
-Play = Callable[[Any, Watch], Mapping[str, Tensor]]
+#: How many steps of a repair or an inversion are taken.
+STEPS = 3
+
+#: Nobody seeds with this himself, so that a seeding shows.
+UNUSUAL = 0x5EED_5EED
+
+#: Sums in another order are no dependence: so much of a batch may differ by so little.
+AGREEING, TOLERANCE = 0.99, 1 / 255
 
 
 class ConformanceError(UserError, AssertionError):
@@ -27,31 +36,98 @@ class DoesNotApply(SkipTest):
     """A check that says nothing about this plugin, and why; pytest shows it as skipped."""
 
 
+@dataclass
+class Watch:
+    """Stands between a game and a plugin: lends copies, and notes what becomes of them.
+
+    Attributes:
+        seed: what torch's global random state is seeded with whenever the plugin begins.
+        decoy: whether what the plugin must not know is something else than usual.
+        lent: who was lent a tensor, as it was then, and the tensor itself.
+        moved: methods that drew from torch's global random state, or seeded it.
+        models: the private copies that were handed out.
+    """
+
+    seed: int = 0
+    decoy: bool = False
+    lent: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
+    models: list[Classifier] = field(default_factory=list)
+
+    def over(self, plugin: Plugin, *methods: str) -> None:
+        """Watch these methods of `plugin` from now on."""
+        for method in methods:
+            vars(plugin)[method] = self._watched(method, getattr(plugin, method))
+
+    def _watched(self, who: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            with self._seeded(who):
+                returned = method(*(self._lend(who, argument) for argument in arguments))
+            if isinstance(returned, Iterator):
+                return self._first_steps(who, returned)
+            # Only a guard or a smoothed classifier is a function.
+            return self._watched(who, returned) if callable(returned) else returned
+
+        return call
+
+    def _first_steps(self, who: str, steps: Iterator[Any]) -> Iterator[Any]:
+        for _ in range(STEPS):
+            with self._seeded(who):
+                try:
+                    step = next(steps)
+                except StopIteration:
+                    return
+            yield step
+
+    @contextmanager
+    def _seeded(self, who: str) -> Iterator[None]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(UNUSUAL + self.seed)
+            before = torch.get_rng_state()
+            yield
+            if not torch.equal(before, torch.get_rng_state()):
+                self.moved.append(who)
+
+    def _lend(self, who: str, argument: Any) -> Any:
+        if isinstance(argument, Tensor):
+            copy = argument.clone()
+            self.lent.append((who, argument.clone(), copy))
+            return copy
+        for kind, names in _LENT.items():
+            if isinstance(argument, kind):
+                copies = {name: self._lend(who, getattr(argument, name)) for name in names}
+                return replace(argument, **copies)
+        if isinstance(argument, Classifier):
+            self.models.append(argument)
+        return argument
+
+
+#: What has tensors in it that a plugin must not write into.
+_LENT: dict[type[Any], tuple[str, ...]] = {
+    ImageSet: ("pixels", "labels"),
+    Starts: ("images", "targets"),
+    AttackerView: ("auxiliary",),
+}
+
+#: Plays one round of a plugin's game, and returns what came out of it, by name.
+Play = Callable[[Any, Watch], Mapping[str, Tensor]]
+
+
 @dataclass(frozen=True)
 class Round:
     """What came out of a round, and what the plugin did to what it was lent."""
 
     plugin: Any
-    outputs: Mapping[str, Tensor]
+    outputs: dict[str, Tensor]
     watch: Watch
 
     def differs_from(self, other: Round) -> str | None:
         """The first output that is not bit for bit the same, None where all are."""
-        names = [*self.outputs, *(name for name in other.outputs if name not in self.outputs)]
-        for name in names:
-            both = self.outputs.get(name), other.outputs.get(name)
-            if both[0] is None or both[1] is None or not same(both[0], both[1]):
+        for name in self.outputs | other.outputs:
+            one, another = self.outputs.get(name), other.outputs.get(name)
+            if one is None or another is None or not same(one, another):
                 return name
         return None
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are equal, NaN being equal to itself."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if a.is_floating_point():
-        return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
-    return torch.equal(a, b)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,18 +160,15 @@ class Subject:
         """
         key = (again, seed, decoy)
         if key not in self._rounds:
-            self._rounds[key] = self._attempt(Watch(seed, decoy))
+            plugin, watch = self.create(), Watch(seed, decoy)
+            try:
+                self._rounds[key] = Round(plugin, dict(self.play(plugin, watch)), watch)
+            except Exception as error:
+                self._rounds[key] = error
         found = self._rounds[key]
         if isinstance(found, Exception):
             raise found
         return found
-
-    def _attempt(self, watch: Watch) -> Round | Exception:
-        plugin: Plugin = self.create()
-        try:
-            return Round(plugin, dict(self.play(plugin, watch)), watch)
-        except (Exception, SkipTest) as error:
-            return error
 
     def round(self, again: int = 0, seed: int = 0, decoy: bool = False) -> Round:
         """As `attempt`, for checks that need a round that was played to its end.
@@ -120,3 +193,45 @@ class Subject:
         if first.differs_from(self.round(again=1)):
             raise DoesNotApply("equal seeds give different results already, see there")
         return first
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal, NaN being equal to itself."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.is_floating_point():
+        return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+    return torch.equal(a, b)
+
+
+def depends_on_others(
+    begin: Callable[[Generator], Callable[[Tensor], Tensor]], images: Tensor, alone: bool = True
+) -> bool:
+    """Whether the results of one half of the images change with the other half.
+
+    The other half is exchanged, which takes no random number more or less and so must not
+    change a bit; and, where nothing is drawn, each half is asked for alone.
+
+    Args:
+        begin: is called with equal seeds every time, and returns what turns images
+            (B, C, H, W) into results (B, …).
+        alone: whether a half can be asked for alone at all.
+    """
+    drew = not alone
+
+    def ask(images: Tensor) -> Tensor:
+        nonlocal drew
+        rng = tiny.experiment().rng("batches")
+        method, before = begin(rng), rng.get_state()
+        results = method(images).detach()
+        drew |= not torch.equal(before, rng.get_state())
+        return results
+
+    first, second = images.chunk(2)
+    whole, exchanged = ask(images), ask(torch.cat([first, 1 - second]))
+    if not same(whole[: len(first)], exchanged[: len(first)]):
+        return True
+    if drew:
+        return False
+    halves = torch.cat([ask(first), ask(second)])
+    return torch.isclose(whole, halves, rtol=0, atol=TOLERANCE).float().mean().item() < AGREEING

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmark.games.base import Arrays, Claim, Game, Number, Played, Extra, Wrong, is_clean
+from benchmark.games.base import Arrays, Claim, Extra, Game, Number, Played, Wrong, is_clean
 from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.games.detectability.score import score
 from benchmark.games.shapes import SIDE, fits_protocol, known, shape

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmark import metrics
-from benchmark.games.base import Arrays, Claim, Game, Number, Played, Extra, Wrong
+from benchmark.games.base import Arrays, Claim, Extra, Game, Number, Played, Wrong
 from benchmark.games.inversion.check import check
 from benchmark.games.inversion.record import InversionRecord
 from benchmark.games.inversion.score import score

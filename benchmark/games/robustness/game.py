@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from benchmark import metrics
-from benchmark.games.base import Arrays, Claim, Game, Number, Played, Extra, Wrong
+from benchmark.games.base import Arrays, Claim, Extra, Game, Number, Played, Wrong
 from benchmark.games.robustness.check import EXAMPLES, check
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.games.robustness.score import score
