@@ -298,7 +298,8 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], object], str, str, str]] = {
         evidence("robustness-badnets-m40-none-s0", "examples", lambda old: old.astype(np.int16)),
         "(records|evidence)", "examples", "no pictures"),
     "a terminal's command in an error": ("played", lambda run: edit(record_of(run, REPAIRED),
-        lambda r: r.update(status="failed", error={"kind": "E", "message": "\x1b[2J", "where": ""})),
+        lambda r: r.update(
+            status="failed", error={"kind": "E", "message": "\x1b[2J", "where": ""})),
         "records", "error.message", "characters that names"),
     "a guard's changed score": ("played", tampered(GUARDED, "metrics.guard.auc", 0.5),
         "records", "metrics.guard.auc", "the evidence gives"),
