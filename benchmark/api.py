@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from benchmark.classifier import Classifier
-from benchmark.hooks import hookimpl
+from benchmark.hooks import Stage, hookimpl
 from benchmark.images import ImageSet, TrustedData
 from benchmark.training import Trainer
 from benchmark.triggers import Trigger
@@ -63,7 +63,6 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="above 
 Count = Annotated[int, Field(ge=1, description="at least 1")]
 
 Threat = Literal["poison-label", "clean-label", "code"]
-Stage = Literal["sanitize", "repair", "deploy", "detect", "invert"]
 
 
 class Plugin(ABC):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pluggy
 
 if TYPE_CHECKING:
     import typer
+
+#: Where in a game a defense acts, in the order in which a pipeline is played.
+Stage = Literal["sanitize", "repair", "deploy", "detect", "invert"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 #: The group of entry points in which plugins register; one line per module.
 GROUP = "poisongames"

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from benchmark.hooks import Stage
+
 NONE = "none"
-#: Where in a game a defense acts, in the order in which a pipeline is played.
-STAGES = ("sanitize", "repair", "deploy", "detect", "invert")
 
 #: Characters that the message of an error may have.
 MESSAGE_LIMIT = 10_000
@@ -50,7 +50,7 @@ class AttackRef(PluginRef):
 
 
 class StageRef(PluginRef):
-    stage: Literal["sanitize", "repair", "deploy", "detect", "invert"]
+    stage: Stage
 
 
 class DefenseRef(Part):

@@ -13,9 +13,10 @@ from benchmark.games.all import GAMES, UNDEFENDED, game_of_stage
 from benchmark.games.detectability.settings import Population
 from benchmark.games.robustness.searches import Chosen, file_name
 from benchmark.games.settings import AttackEntry
+from benchmark.hooks import STAGES
 from benchmark.protocol import Protocol
 from benchmark.records.cell import CLEAN, NO_DEFENSE, Cell, Tune, Victim
-from benchmark.records.record import STAGES, AttackRef, DefenseRef, StageRef
+from benchmark.records.record import AttackRef, DefenseRef, StageRef
 from benchmark.registry import Registry
 from benchmark.specs import (
     RegistryError,

@@ -13,8 +13,9 @@ from uuid import uuid4
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from benchmark.api import Stage, Threat
+from benchmark.api import Threat
 from benchmark.errors import UserError
+from benchmark.hooks import Stage
 from benchmark.registry import Registry
 
 Kind = Literal[Threat, Stage]

@@ -7,9 +7,10 @@ from typing import Any
 
 from benchmark import protocol as protocols
 from benchmark.games.all import GAMES, UNDEFENDED
+from benchmark.hooks import STAGES
 from benchmark.protocol import Protocol
 from benchmark.records.cell import CLEAN, Cell
-from benchmark.records.record import NONE, STAGES, PluginRef, Record
+from benchmark.records.record import NONE, PluginRef, Record
 from benchmark.records.strict import Refused
 from benchmark.specs import RegistryError, parse
 

@@ -12,8 +12,9 @@ from benchmark.games.base import Arrays, Wrong, is_clean
 from benchmark.games.robustness.curve import both_spent, held_out_count
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.games.shapes import SIDE, fits_protocol, known, shape
+from benchmark.hooks import STAGES
 from benchmark.protocol import Protocol
-from benchmark.records.record import STAGES, StageRef
+from benchmark.records.record import StageRef
 from benchmark.records.strict import Refused
 
 #: Examples of a trigger that are kept.
