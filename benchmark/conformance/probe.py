@@ -15,7 +15,10 @@ import torch
 
 #: Parts of the core that plugins build on or that are listed themselves: what these load is no
 #: further library.
-ROOMS = ("api", "data.named", "inversion", "metrics", "models")
+ROOMS = (
+    *("benchmark.api", "benchmark.data.named", "benchmark.inversion", "benchmark.metrics"),
+    "benchmark.models",
+)
 
 #: Stands before and behind what the modules print.
 MARK = "-- poisongames probe --"
@@ -73,7 +76,7 @@ def _answer(modules: list[str]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     for room in ROOMS:
-        importlib.import_module(f"benchmark.{room}")
+        importlib.import_module(room)
     print(MARK, end="", flush=True)
     found = json.dumps(_answer(sys.argv[1:]))
     sys.stderr.flush()
