@@ -177,7 +177,9 @@ class Frame:
         others = [str(key) for key in frame if key not in known]
         if others and not self.rest:
             raise KeyError(f"{self.name}: no column is declared for {others[0]}")
-        added = (Column(key, key.replace("_", " "), Unit.NUMBER, self.rest) for key in others)
+        added = (
+            Column(key, key.replace("_", " "), Unit.NUMBER, self.rest, brief=True) for key in others
+        )
         return (*self.columns, *added)
 
     def shown(self, frame: pd.DataFrame) -> list[Column]:

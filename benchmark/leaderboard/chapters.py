@@ -10,6 +10,7 @@ from benchmark.games.detectability.frames import CHAPTER as DETECTABILITY
 from benchmark.games.frames import Chapter, Frame
 from benchmark.games.inversion.frames import CHAPTER as INVERSION
 from benchmark.games.robustness.frames import CHAPTER as ROBUSTNESS
+from benchmark.games.robustness.frames import UNDEFENDED as VICTIMS
 from benchmark.leaderboard import verdict
 from benchmark.leaderboard.cells import SEARCHES, UNFINISHED
 from benchmark.leaderboard.costs import COSTS
@@ -25,10 +26,13 @@ OTHERS = (
     Chapter("Cells", (SEARCHES, UNFINISHED)),
 )
 
+#: The frame and the column of what stands first in every grid: attacks before any defense.
+UNDEFENDED = VICTIMS.frames[0].name, VICTIMS.frames[0].column("asr")
+
 #: As they are built: a frame finds those before it.
-BUILT = (*GAMES, FRONTS, *OTHERS)
+BUILT = (VICTIMS, *GAMES, FRONTS, *OTHERS)
 #: As they are shown.
-CHAPTERS = (FRONTS, *GAMES, *OTHERS)
+CHAPTERS = (FRONTS, *GAMES, VICTIMS, *OTHERS)
 
 
 def frames() -> Iterator[Frame]:
@@ -40,4 +44,4 @@ def sentences(built: Mapping[str, pd.DataFrame]) -> list[str]:
 
     Only attacks that worked undefended count. What the frames do not hold is not said.
     """
-    return [said for one in BUILT if one.verdict for said in one.verdict(built)]
+    return [said for one in CHAPTERS if one.verdict for said in one.verdict(built)]

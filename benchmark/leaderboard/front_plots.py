@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmark.games.columns import DIGITS, attack_label
 from benchmark.games.frames import Frame
-from benchmark.leaderboard.fronts import COLUMNS, KINDS, in_both, pareto, volumes
+from benchmark.leaderboard.fronts import COLUMNS, KINDS, in_both, pareto, summary
 from benchmark.leaderboard.plots import COLOURS, svg
 
 #: Titles of the axes, and whom their ends favour.
@@ -184,7 +184,7 @@ it look a little better than it is. Only where the intervals are apart on both a
 clearly dominate another.""",
     pareto,
     COLUMNS,
-    summary=volumes,
+    summary=summary,
     points=points,
     draw=draw,
     alt="Remaining ASR against ROC AUC",

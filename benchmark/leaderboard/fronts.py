@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.games.columns import ATTACK, KEYS, TRUSTED, Column, Unit, attack_label
+from benchmark.games.columns import ATTACK, KEYS, TRUSTED, Column, Unit, attack_label, joined
 from benchmark.games.detectability.frames import DETECTORS, scored
 from benchmark.games.frames import Sources
 
@@ -218,12 +218,15 @@ def pareto(sources: Sources) -> pd.DataFrame:
     return front_table(points if len(in_both(points)) else points[:0])
 
 
-def volumes(frame: pd.DataFrame) -> str:
-    """A sentence on the hypervolumes of the fronts that have points."""
+def summary(frame: pd.DataFrame) -> str:
+    """Sentences on the hypervolumes of the fronts, and on who is on none of them."""
     there = set(frame.kind[frame.front.notna()])
     found = hypervolumes(frame)
     said = [f"{found[kind]:.3f} for {kind}" for kind in KINDS if kind in there]
-    return f"Hypervolume: {'; '.join(said)}." if said else ""
+    rest = [attack_label(row) for row in frame[frame.front.isna()].to_dict("records")]
+    missing = f"Without all opponents, on no front: {joined(rest, 'attack')}." if rest else ""
+    volume = f"Hypervolume: {'; '.join(said)}." if said else ""
+    return " ".join(filter(None, (volume, missing)))
 
 
 COLUMNS = (

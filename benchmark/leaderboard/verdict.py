@@ -30,8 +30,6 @@ def fronts(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
             f"No attack stays both robust and hidden; closest is {attack_label(row)}, with "
             f"{left} % ASR left and an AUC of {area}."
         )
-    if len(rest := frame[frame.front.isna()]):
-        yield f"{_listed(rest)} did not meet all defenders and detectors."
 
 
 def _listed(frame: pd.DataFrame) -> str:

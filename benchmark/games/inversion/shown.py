@@ -6,25 +6,29 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from benchmark.games.columns import Unit, attack_label, counted, written
+from benchmark.games.columns import Unit, attack_label, counted, joined, written
 from benchmark.games.frames import Picture, Sources
 from benchmark.games.inversion.record import InversionRecord
 
 
 def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
-    """Whose triggers work best on average, over the attacks that most inverters met."""
+    """Whose triggers work best on average, among those who met most attacks."""
     if "inversions" not in frames:
         return
-    means = frames["inversions"].groupby("inverter", sort=True).asr_selected.agg(["size", "mean"])
-    means = means[means["size"] == means["size"].max()]
-    best, number = means["mean"].idxmax(), int(means["size"].max())
-    own = frames["inversions"][frames["inversions"].inverter == best]
-    if means["mean"].notna().any():
+    frame = frames["inversions"]
+    found = frame.groupby("inverter").asr_selected.agg(["count", "mean"]).round(6)
+    found = found[(found["count"] > 0) & (found["count"] == found["count"].max())]
+    best = found.index[found["mean"] == found["mean"].max()]
+    if len(best):
+        number, mean = found.loc[best[0]]
+        own = frame[frame.inverter == best[0]]
         worst = own.loc[own.asr_selected.idxmin()].to_dict()
-        left = written(worst, "asr_selected", Unit.RATE)
+        reverses = "reverses" if len(best) == 1 else "reverse"
+        lowest = written(worst, "asr_selected", Unit.RATE)
         yield (
-            f"{best} reverses triggers best: {100 * means['mean'][best]:.1f} % ASR on average over "
-            f"{counted(number, 'attack')}, {left} % at the least, of {attack_label(worst)}."
+            f"{joined(list(best), 'inverter')} {reverses} triggers best: {100 * mean:.1f} % ASR on "
+            f"average over {counted(int(number), 'attack')}; the lowest of {best[0]} is {lowest} %, "
+            f"against {attack_label(worst)}."
         )
 
 

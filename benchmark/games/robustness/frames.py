@@ -145,7 +145,7 @@ The attack success rate in percent that is left after every defense. ✓ is repa
 5 % are left in three of five seeds, but the interval reaches higher. † the chosen model is the
 untouched victim, † 2/5 in two of five seeds. ‡ the attack did not work undefended."""
 
-VICTIMS = """\
+VICTIM_TEXT = """\
 Models before any defense: their clean accuracy, how well the backdoor works, and what the same
 trigger does to a clean model of the same seed."""
 
@@ -212,9 +212,6 @@ CHAPTER = Chapter(
     "Robustness",
     (
         Frame(
-            "victims", "Victims before any defense", VICTIMS, victims, VICTIM_COLUMNS, empty=True
-        ),
-        Frame(
             "repairs",
             "Remaining ASR",
             REPAIRS,
@@ -233,10 +230,15 @@ CHAPTER = Chapter(
     RobustnessRecord,
     slim,
     verdict,
-    (
+)
+#: What every other table rests on.
+UNDEFENDED = Chapter(
+    "Victims",
+    (Frame("victims", "Before any defense", VICTIM_TEXT, victims, VICTIM_COLUMNS, empty=True),),
+    gallery=(
         "Triggers",
         "Test images above, the same with the trigger below them, and at the bottom what the "
         f"trigger changed, times {MAGNIFIED}.",
     ),
-    triggers,
+    pictures=triggers,
 )

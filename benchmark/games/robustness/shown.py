@@ -123,9 +123,9 @@ def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     who = defender_label(worst["defense"], worst["trusted_share"])
     repaired, met = int(best.repaired_paper.sum()), counted(len(best), "attack")
     left = written(worst, "asr_paper", Unit.RATE)
-    most = f"{who} repairs most: {repaired} of {met}"
-    none = f"No defense repairs any attack; {who} comes closest"
-    yield f"{most if repaired else none}, with {left} % ASR left of {attack_label(worst)}."
+    most = f"{who} repairs most: {repaired} of {met}; at worst it"
+    none = f"No defense repairs any attack; {who} comes closest: at worst it"
+    yield f"{most if repaired else none} leaves {left} % ASR, of {attack_label(worst)}."
     fallen = frame.groupby(KEYS).repaired_paper.transform("any").astype(bool)
     if repaired and len(standing := frame[~fallen].drop_duplicates(KEYS)):
         yield f"No defense repairs {_listed(standing)}."
