@@ -144,7 +144,7 @@ class Frame:
         details: for every row what its cells of the grid explain when they are pointed at.
         points: the frame as a picture of points for the page's script.
         draw: the frame as an SVG file, where `plot` cannot say it.
-        first: the rows that README.md shows, if not all.
+        order: the rows in the order of pages.
         readme: whether README.md shows its grid or its brief columns.
         empty: whether it is there without rows, too.
     """
@@ -163,7 +163,7 @@ class Frame:
     points: Callable[[pd.DataFrame], dict[str, Any]] | None = None
     draw: Callable[[pd.DataFrame], bytes] | None = None
     alt: str = ""
-    first: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame
+    order: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame
     readme: bool = True
     empty: bool = False
 

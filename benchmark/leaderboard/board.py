@@ -11,7 +11,7 @@ import pandas as pd
 
 from benchmark import protocol as protocols
 from benchmark.games.all import records
-from benchmark.games.frames import Picture, Sources
+from benchmark.games.frames import Chapter, Picture, Sources
 from benchmark.games.means import short_names
 from benchmark.games.robustness import searches as tuned
 from benchmark.leaderboard import chapters
@@ -136,7 +136,7 @@ def build(sources: Sources) -> None:
         sources.frames[frame.name] = frame.build(sources)
 
 
-def _pictures(chapter: chapters.Chapter, sources: Sources) -> Sequence[Picture]:
+def _pictures(chapter: Chapter, sources: Sources) -> Sequence[Picture]:
     return chapter.pictures(sources) if chapter.pictures else ()
 
 

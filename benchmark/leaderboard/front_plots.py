@@ -168,6 +168,14 @@ def _shared(one: _Box, other: _Box) -> float:
     return max(0.0, width) * max(0.0, height)
 
 
+def _front_first(frame: pd.DataFrame) -> pd.DataFrame:
+    """The front, then those behind it, then those that cannot be compared."""
+    place = frame.front.map({True: 0, False: 1}).fillna(2)
+    return frame.assign(place=place).sort_values(["place", "asr_paper"], ascending=[True, False])[
+        frame.columns
+    ]
+
+
 PARETO = Frame(
     "pareto",
     "Robust and hidden",
@@ -184,6 +192,7 @@ it look a little better than it is. Only where the intervals are apart on both a
 clearly dominate another.""",
     pareto,
     COLUMNS,
+    order=_front_first,
     summary=summary,
     points=points,
     draw=draw,

@@ -33,7 +33,7 @@ def _parts(board: Board, rows: int, tables: int) -> Iterator[str]:
     numbers = f"{counted(board.cells, 'cell')}, {counted(board.seeds, 'seed')}"
     yield (
         f"{numbers}, protocol `{board.protocol.sha256[:12]}`. All numbers: "
-        "[index.html](index.html) and the CSV files. Rates are in percent; brackets are 95 % intervals."
+        "[index.html](index.html) and the CSV files. Rates are in percent, brackets 95 % intervals."
     )
     for chapter in CHAPTERS:
         own = [frame for frame in chapter.frames if len(board.frames.get(frame.name, ()))]
@@ -55,7 +55,7 @@ def _frame(
     own = frames[frame.name]
     parts = list(_grid(frame, fill(frame, frames), rows, tables)) if frame.grid else []
     if frame.readme and not frame.grid:
-        for title, part in frame.parts(frame.first(own)):
+        for title, part in frame.parts(frame.order(own)):
             if len(part) and _brief(frame, part):
                 yield f"### {frame.title}{f': {title}' if title else ''}"
                 yield _table(frame, part, rows)

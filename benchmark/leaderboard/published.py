@@ -324,7 +324,13 @@ COLUMNS = (
     Column("table", "table", Unit.TEXT, "its table there"),
 )  # fmt: skip
 
+
+def _outside_first(frame: pd.DataFrame) -> pd.DataFrame:
+    order = [OUTSIDE, INSIDE, NOT_MEASURED].index
+    return frame.sort_values("verdict", key=lambda verdicts: verdicts.map(order), kind="stable")
+
+
 COMPARISON = Frame(
     "comparison", "Beside what was published", TEXT, comparison, COLUMNS, summary=summary,
-    first=lambda frame: frame[frame.verdict == OUTSIDE],
+    order=_outside_first,
 )  # fmt: skip

@@ -27,7 +27,7 @@ def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
         lowest = written(worst, "asr_selected", Unit.RATE)
         yield (
             f"{joined(list(best), 'inverter')} {reverses} triggers best: {100 * mean:.1f} % ASR on "
-            f"average over {counted(int(number), 'attack')}; the lowest of {best[0]} is {lowest} %, "
+            f"average over {counted(int(number), 'attack')}, of {best[0]} {lowest} % at the least, "
             f"against {attack_label(worst)}."
         )
 

@@ -17,7 +17,8 @@ from benchmark.games.columns import Column
 from benchmark.games.frames import Chapter, Frame
 from benchmark.games.means import settings
 from benchmark.leaderboard.board import Board
-from benchmark.leaderboard.chapters import CHAPTERS, UNFINISHED, sentences
+from benchmark.leaderboard.cells import UNFINISHED
+from benchmark.leaderboard.chapters import CHAPTERS, sentences
 from benchmark.leaderboard.page import pictures
 from benchmark.leaderboard.page.tables import matrix, table
 from benchmark.records.record import NONE
@@ -142,7 +143,7 @@ def _part(frame: Frame, frames: dict[str, pd.DataFrame]) -> Part:
         grid=matrix(frame, frames) if frame.grid else None,
         points=frame.points(own) if frame.points else None,
     )
-    for title, rows in frame.parts(own) if part.columns else ():
+    for title, rows in frame.parts(frame.order(own)) if part.columns else ():
         key = f"{frame.name}-{title}" if title else frame.name
         part.tables[key] = table(f"{frame.title}{f': {title}' if title else ''}", frame, rows)
         part.titles[key] = title.capitalize()
