@@ -99,18 +99,21 @@ def read_sources(folder: Path, beside: Path | None = None) -> tuple[Sources, Pro
     kept: dict[str, Any] = {}
     found: dict[str, list[Record]] = {"ok": [], "unfinished": []}
     for one in folders:
-        count = len(seen)
+        others = set(seen)
         for record in records(one):
-            if record.key in seen:
+            if record.key in others:
                 continue
             seen[record.key] = record.protocol
             if take := slim.get(type(record)):
                 record, kept[record.key] = take(record)
             found["ok" if record.status == "ok" else "unfinished"].append(record)
-        if len(seen) == count and not any((one / "records").glob("*.json")):
+        if not any((one / "records").glob("*.json")):
             raise StoreError(
                 f"{one / 'records'} holds no records; play a protocol with `poisongames run` first"
             )
+    for group in found.values():
+        # Sums depend on the order of what is summed; it shall not be that of the files' names.
+        group.sort(key=lambda record: (record.seed, record.key))
     named = {protocol.sha256: protocol for protocol in seen.values()}
     if len(named) > 1:
         names = ", ".join(f"{p.name} {p.sha256[:12]}" for _, p in sorted(named.items()))

@@ -23,11 +23,12 @@ def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
         number, mean = found.loc[best[0]]
         own = frame[frame.inverter == best[0]]
         worst = own.loc[own.asr_selected.idxmin()].to_dict()
+        whose = f"of {best[0]} " if len(best) > 1 else ""
         reverses = "reverses" if len(best) == 1 else "reverse"
         lowest = written(worst, "asr_selected", Unit.RATE)
         yield (
             f"{joined(list(best), 'inverter')} {reverses} triggers best: {100 * mean:.1f} % ASR on "
-            f"average over {counted(int(number), 'attack')}, of {best[0]} {lowest} % at the least, "
+            f"average over {counted(int(number), 'attack')}, {whose}{lowest} % at the least, "
             f"against {attack_label(worst)}."
         )
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from benchmark.leaderboard.page.charts import matrix
 from made_records import played
 from playwright.sync_api import Browser, Page, expect
 
 from benchmark.leaderboard.board import Board, read_board
 from benchmark.leaderboard.page import render
-from benchmark.leaderboard.page.charts import matrix
 from benchmark.records.record import AttackRef, StageRef
 
 Opener = Callable[..., Page]
