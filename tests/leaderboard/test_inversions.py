@@ -269,7 +269,7 @@ def test_the_text_has_grids_and_plots_and_no_markup_of_names(tmp_path: Path) -> 
     for name in ("radii.svg", "configurations.svg", "smoothed.svg"):
         assert f"]({name})" in text
         assert (tmp_path / name).read_bytes().startswith(b"<?xml")
-    assert len(pd.read_csv(tmp_path / "inversions.csv")) == 3
+    assert len(pd.read_csv(tmp_path / "inversions.csv")) == 4
 
 
 def test_without_smoothed_classifiers_there_is_no_plot_of_them(tmp_path: Path) -> None:
