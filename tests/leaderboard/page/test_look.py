@@ -50,7 +50,7 @@ CONTRASTS = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_stands_out(scheme: str, open_page: Opener, both_games: Board) -> None:
     page = open_page(both_games, color_scheme=scheme)
-    page.locator("#repairs-matrices [data-curve]").first.hover()
+    page.locator("#repairs-matrices [data-row]").first.hover()
     expect(page.locator("#tip")).to_be_visible()
     found = dict(page.evaluate(CONTRASTS))
     assert len(found) > 300

@@ -92,11 +92,11 @@ def test_pointing_at_a_number_shows_the_curves_behind_it(
 ) -> None:
     board = board_of(*(record("badnets", "repairer", seed, 9 * seed) for seed in range(3)))
     page = open_page(board)
-    tip, number = page.locator("#tip"), page.locator("#repairs-tables [data-curve]").first
+    tip, number = page.locator("#tip"), page.locator("#repairs-matrices [data-row]").first
     expect(tip).to_be_hidden()
     number.hover()
     expect(tip).to_be_visible()
-    expect(tip).to_contain_text("badnets (m=50) under repairer r=5%")
+    expect(tip).to_contain_text("badnets (m=50), repairer r=5%")
     expect(tip.locator("li")).to_have_text(
         [f"seed {seed} both: step 50, ASR {10 * seed:.1f} %, 1.0 points lost" for seed in range(3)]
     )
@@ -115,8 +115,8 @@ def test_pointing_at_a_number_shows_the_curves_behind_it(
 
 def test_the_budget_of_a_released_protocol_is_drawn(open_page: Opener, both_games: Board) -> None:
     page = open_page(both_games)
-    expect(page.locator(".how")).to_contain_text("2 points")
-    page.locator("#repairs-matrices [data-curve]").first.hover()
+    expect(page.locator(".facts")).to_contain_text("2 points")
+    page.locator("#repairs-matrices [data-row]").first.hover()
     tip = page.locator("#tip")
     line, tick = tip.locator("path.budget"), tip.locator("text", has_text=re.compile("^2$"))
     at, wanted = line.bounding_box(), tick.bounding_box()
@@ -130,7 +130,7 @@ def test_focus_shows_the_curves_and_escape_closes_them(
 ) -> None:
     page = open_page(both_games)
     tip = page.locator("#tip")
-    cells = page.locator("#repairs-matrices [data-curve]")
+    cells = page.locator("#repairs-matrices [data-row]")
     cells.first.focus()
     expect(tip).to_be_visible()
     expect(cells.first).to_have_attribute("aria-describedby", "tip")
@@ -148,7 +148,7 @@ def test_focus_shows_the_curves_and_escape_closes_them(
 def test_a_tap_shows_the_curves(open_page: Opener, both_games: Board) -> None:
     page = open_page(both_games, viewport={"width": 390, "height": 844}, has_touch=True)
     tip = page.locator("#tip")
-    page.locator("#repairs-matrices [data-curve]").first.tap()
+    page.locator("#repairs-matrices [data-row]").first.tap()
     expect(tip).to_be_visible()
     box = tip.bounding_box()
     assert box is not None
@@ -159,7 +159,7 @@ def test_a_tap_shows_the_curves(open_page: Opener, both_games: Board) -> None:
     # On a small screen it may cover what lies around it: a tap on itself closes it too.
     tip.tap()
     expect(tip).to_be_hidden()
-    page.locator("#repairs-matrices [data-curve]").nth(1).tap()
+    page.locator("#repairs-matrices [data-row]").nth(1).tap()
     expect(tip).to_be_visible()
     page.touchscreen.tap(195, 4 if box["y"] > 8 else 840)
     expect(tip).to_be_hidden()
@@ -203,22 +203,22 @@ def test_the_matrix_changes_its_reading(open_page: Opener, both_games: Board) ->
         button = matrix.get_by_role("button", name=name)
         button.click()
         expect(button).to_have_attribute("aria-pressed", "true")
-        for cell in matrix.locator("[data-curve]").all():
-            row = frame.iloc[int(cell.get_attribute("data-curve") or "")]
+        for cell in matrix.locator("[data-row]").all():
+            row = frame.iloc[int(cell.get_attribute("data-row") or "")]
             repaired = row.worked and row[f"asr_{reading}_high"] <= 0.05
             text = cell.inner_text()
             assert text.startswith("✓ ") == repaired
             value = f"{100 * row[f'asr_{reading}']:.1f}"
             assert text.removeprefix("✓ ").split()[0] == value
-            assert ("†" in text) == (row[f"untouched_{reading}"] > 0)
+            assert ("†" in text) == (row.worked and row[f"untouched_{reading}"] > 0)
             said = cell.get_attribute("aria-label") or ""
             assert said.startswith(f"{row.attack} (m={row.m})")
             assert ("repaired" in said) == repaired
-    expect(matrix.locator("[data-curve]")).to_have_count(len(frame))
+    expect(matrix.locator("[data-row]")).to_have_count(len(frame))
     # Across by name, then by share.
     names = sorted(set(zip(frame.defense, frame.trusted_share.fillna(0), strict=True)))
     heads = matrix.locator("thead th").all_inner_texts()
-    assert heads == [name + (f" r={100 * share:g}%" if share else "") for name, share in names]
+    assert heads[1:] == [name + (f" r={100 * share:g}%" if share else "") for name, share in names]
 
 
 def test_thousands_of_rows(open_page: Opener, board_of: Any, record: Any) -> None:
@@ -228,7 +228,8 @@ def test_thousands_of_rows(open_page: Opener, board_of: Any, record: Any) -> Non
     frame["attack"] = [f"attack-{7919 * number % rows}" for number in range(rows)]
     frame["asr_paper"] = [104729 * number % rows / rows for number in range(rows)]
     frames = {"victims": small.frames["victims"], "repairs": frame}
-    board = dataclasses.replace(small, frames=frames, curves=small.curves * rows)
+    details = {"repairs": list(small.details["repairs"]) * rows}
+    board = dataclasses.replace(small, frames=frames, details=details)
     begun = time.perf_counter()
     content = render(board)
     print(f"rendered {rows} rows to {len(content) / 1e6:.1f} MB in {_since(begun)}")
@@ -239,8 +240,8 @@ def test_thousands_of_rows(open_page: Opener, board_of: Any, record: Any) -> Non
     expect(count).to_have_text(f"{rows} of {rows} rows")
     print(f"opened in {_since(begun)}")
     for title, wanted in (
-        ("attack", [f"attack-{number}" for number in range(200)]),
-        ("ASR left, paper", [f"{100 * (1 - (n + 1) / rows):.1f}" for n in range(200)]),
+        ("attack", [f"attack-{number}" for number in range(50)]),
+        ("ASR left, paper", [f"{100 * (1 - (n + 1) / rows):.1f}" for n in range(50)]),
     ):
         head = table.get_by_role("columnheader", name=title)
         took = head.get_by_role("button").evaluate(
@@ -249,17 +250,16 @@ def test_thousands_of_rows(open_page: Opener, board_of: Any, record: Any) -> Non
         )
         print(f"sorted by {title} in {took:.0f} ms")
         assert [text.split()[0] for text in column(table, title)] == wanted
-    expect(more).to_have_text(f"Show 200 more of {rows - 200}")
+    expect(more).to_have_text(f"Show 50 more of {rows - 50}")
     more.click()
-    expect(table.locator("tbody tr")).to_have_count(400)
+    expect(table.locator("tbody tr")).to_have_count(100)
     took = host.get_by_role("searchbox").evaluate(
         "box => { const t = performance.now(); box.value = 'attack-99';"
         " box.dispatchEvent(new Event('input')); return performance.now() - t }"
     )
     print(f"filtered in {took:.0f} ms")
     expect(count).to_have_text(f"111 of {rows} rows")
-    expect(table.locator("tbody tr")).to_have_count(111)
-    expect(more).to_be_hidden()
+    expect(more).to_have_text("Show 50 more of 61")
 
 
 def _since(begun: float) -> str:
