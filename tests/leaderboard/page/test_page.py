@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from benchmark.games.columns import attack_label
 from benchmark.leaderboard.board import Board
 from benchmark.leaderboard.page import render
 
@@ -45,12 +46,15 @@ def test_a_heading_sorts_by_mouse_and_by_keys(open_page: Opener, both_games: Boa
     button.press("Space")
     expect(head).to_have_attribute("aria-sort", "descending")
     table.get_by_role("columnheader", name="attack").get_by_role("button").click()
-    assert column(table, "attack") == sorted(frame.attack)
+    ordered = frame.sort_values(["attack", "m"], kind="stable").to_dict("records")
+    assert column(table, "attack") == list(map(attack_label, ordered))
     expect(head).not_to_have_attribute("aria-sort", re.compile(".*"))
 
 
 def test_what_was_not_measured_comes_last_either_way(open_page: Opener, both_games: Board) -> None:
-    table = open_page(both_games).locator("#examinations-tables table")
+    page = open_page(both_games)
+    page.locator("#detectability-tables .all").click()
+    table = page.locator("#detectability-tables table")
     button = table.get_by_role("columnheader", name="coin game").get_by_role("button")
     missing = int(both_games.frames["detectability"].coin_game.isna().sum())
     assert missing
@@ -72,11 +76,11 @@ def test_words_and_menus_filter_together(open_page: Opener, both_games: Board) -
     wanted = frame[frame.threat.str.contains("label") & (frame.defense == "strip")]
     assert 0 < len(wanted) < len(frame)
     expect(count).to_have_text(f"{len(wanted)} of {len(frame)} rows")
-    assert column(table, "attack") == list(wanted.attack)
-    host.get_by_label("attack", exact=True).select_option("badnets")
-    wanted = wanted[wanted.attack == "badnets"]
+    assert column(table, "attack") == list(map(attack_label, wanted.to_dict("records")))
+    host.get_by_label("attack", exact=True).select_option("badnets (m=50)")
+    wanted = wanted[(wanted.attack == "badnets") & (wanted.m == 50)]
     expect(count).to_have_text(f"{len(wanted)} of {len(frame)} rows")
-    assert set(column(table, "attack")) == {"badnets"}
+    assert set(column(table, "attack")) == {"badnets (m=50)"}
     host.get_by_role("searchbox").fill("no such row")
     expect(count).to_have_text(f"0 of {len(frame)} rows")
     host.get_by_role("searchbox").fill("")
@@ -84,7 +88,24 @@ def test_words_and_menus_filter_together(open_page: Opener, both_games: Board) -
     expect(count).to_have_text(f"{len(frame)} of {len(frame)} rows")
     # Other tables are not touched by it.
     detectors = len(both_games.frames["detectability"])
-    expect(page.locator("#examinations-tables .count")).to_contain_text(f"of {detectors}")
+    expect(page.locator("#detectability-tables .count")).to_contain_text(f"of {detectors}")
+
+
+def test_the_first_view_has_the_columns_that_matter_and_fits(
+    open_page: Opener, shown_board: Board
+) -> None:
+    """Without scrolling sideways; a switch brings all columns."""
+    page = open_page(shown_board)
+    if "pareto" in shown_board.frames:
+        heads = page.locator("#pareto-tables thead th:visible").all_inner_texts()
+        assert {"ASR left", "AUC"} < {head.strip() for head in heads}
+    for host in page.locator("[id$=-tables]").all():
+        area = host.locator(".scroll")
+        assert area.evaluate("one => one.scrollWidth <= one.clientWidth"), host.inner_text()
+        before = len(host.locator("thead th:visible").all())
+        if host.locator(".all").count():
+            host.locator(".all").click()
+            assert len(host.locator("thead th:visible").all()) > before
 
 
 def test_pointing_at_a_number_shows_the_curves_behind_it(
