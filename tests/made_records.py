@@ -14,9 +14,13 @@ from PIL import Image
 
 from benchmark import protocol as protocols
 from benchmark.games.detectability.record import DetectabilityRecord
+from benchmark.games.frames import Sources
 from benchmark.games.inversion.record import InversionRecord
+from benchmark.games.means import short_names
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.games.robustness.searches import Search, file_name
+from benchmark.leaderboard.board import build
+from benchmark.leaderboard.published import inverted as inverted_in_papers
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 
@@ -53,7 +57,6 @@ def _common(attack: str, defense: str | None, seed: int, stage: str, m: int) -> 
     ]
     name = attack.split(":")[0]
     return {
-        "key": f"{random.Random(f'{attack}{m}{defense}{seed}').getrandbits(256):064x}",
         "protocol": MADE_UP,
         "attack": {"label": attack, "name": name, "m": m, "boost": 1, **plugin}
         | {"threat": "none" if attack == "none" else "poison-label"},
@@ -73,7 +76,9 @@ def _common(attack: str, defense: str | None, seed: int, stage: str, m: int) -> 
 
 def _changed(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     content["attack"]["threat"] = changes.pop("threat", content["attack"]["threat"])
-    return content | changes
+    content |= changes
+    named = [content[part] for part in ("attack", "defense", "trusted_share", "seed", "protocol")]
+    return content | {"key": f"{random.Random(repr(named)).getrandbits(256):064x}"} | changes
 
 
 def played(
@@ -172,7 +177,15 @@ def inverted(attack: str, inverter: str, seed: int, hits: int, picture: bytes) -
         "uses": {"denoiser": "e" * 64},
         "picture": {"file": file, "sha256": hashlib.sha256(picture).hexdigest()},
     }
-    return InversionRecord.model_validate(content)
+    return InversionRecord.model_validate(_changed(content, {}))
+
+
+def frames_of(records: Sequence[Record], searches: Sequence[Search] = ()) -> dict[str, Any]:
+    """All frames of these records by name, those without rows among them."""
+    ok, others = ([r for r in records if (r.status == "ok") == wanted] for wanted in (True, False))
+    sources = Sources(ok, {}, others, searches, short_names(records), inverted_in_papers)
+    build(sources)
+    return sources.frames
 
 
 def save(folder: Path, records: Iterable[Record]) -> Path:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
 from rich.markup import escape
 
 from benchmark.cli.shared import DataDir, Device, PluginFiles, err, load_registry, one_sentence, out
+from benchmark.errors import UserError
 
 if TYPE_CHECKING:
     from benchmark.records.strict import Finding
@@ -18,41 +19,77 @@ if TYPE_CHECKING:
 #: How a replay's verdict is shown.
 VERDICTS = {"equal": "equal", "agrees": "agrees", "differs": "[red]differs[/red]"}
 
+BOARDS = Path("leaderboards")
 Progress = Callable[[int, int], None]
 
 
 def build_board(
-    folder: Annotated[Path, typer.Argument(help="A run's folder, with records/ inside.")],
+    folder: Annotated[
+        Optional[Path],
+        typer.Argument(help="A run's folder, with records/ inside; all of leaderboards/ if none."),
+    ] = None,
+    beside: Annotated[
+        Optional[Path],
+        typer.Argument(help="A board whose records are shown with them; nothing is written there."),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; fail when a file is not up to date.")
     ] = False,
 ) -> None:
     """Write README.md, CSV tables, plots and index.html from records, and print the tables.
 
-    The same records give the same bytes.
+    The same records give the same bytes. With a second folder, a run's rows stand among those of a
+    board; without any, all boards and what lists them are made anew.
     """
     with one_sentence():
+        from benchmark.leaderboard import index
         from benchmark.leaderboard.build import build, stale
 
+        folders = [folder] if folder else sorted(p.parent for p in BOARDS.glob("*/records"))
+        if not folders:
+            raise UserError("there is no board in leaderboards/; name the folder of a run")
+        lists = [] if beside else sorted({one.parent for one in folders})
+        lists = [one for one in lists if folder is None or index.has_index(one)]
         if check:
-            names = stale(folder)
-            for name in names:
-                err.print(
-                    f"{folder / name} is not what the records make; run "
-                    f"`poisongames board build {folder}`",
-                    soft_wrap=True,
-                )
-            if not names:
-                out.print(f"{folder} is up to date", soft_wrap=True)
-            raise typer.Exit(1 if names else 0)
-        text = build(folder)
+            found = [one / name for one in folders for name in stale(one, beside)]
+            found += [one / name for one in lists for name in index.stale(one)]
+            _check_built(found, [*folders, *lists])
+        texts = [build(one, beside) for one in folders]
+        for one in lists:
+            index.write(one)
+    if folder is not None:
+        _show(texts[0])
+    for one in folders:
+        out.print(f"written to {one}: README.md, index.html, *.csv, *.svg", soft_wrap=True)
+    for one in lists:
+        out.print(f"written to {one}: README.md, index.html", soft_wrap=True)
+    if beside:
+        out.print(
+            f"they show the records of {beside}, too; `poisongames board build {folder}` makes "
+            "those of the run alone",
+            soft_wrap=True,
+        )
+
+
+def _check_built(found: Sequence[Path], folders: Sequence[Path]) -> NoReturn:
+    for path in found:
+        err.print(
+            f"{path} is not what the records make; run `poisongames board build {path.parent}`",
+            soft_wrap=True,
+        )
+    for folder in folders:
+        if folder not in {path.parent for path in found}:
+            out.print(f"{folder} is up to date", soft_wrap=True)
+    raise typer.Exit(1 if found else 0)
+
+
+def _show(text: str) -> None:
     if out.is_terminal:
         from rich.markdown import Markdown
 
         out.print(Markdown(text))
     else:
         out.print(text, soft_wrap=True, markup=False, highlight=False)
-    out.print(f"written to {folder}: README.md, index.html, *.csv, *.svg", soft_wrap=True)
 
 
 def verify(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.markup import escape
@@ -15,8 +15,10 @@ from benchmark.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchmark.leaderboard.rows import Rows
-    from benchmark.leaderboard.tables import Namer
+    from benchmark.games.frames import Frame
+    from benchmark.records.record import ProtocolRef, Record
+
+Lines = list[dict[str, str]]
 
 BOARDS = Path("leaderboards")
 
@@ -73,81 +75,123 @@ def _folders(given: list[Path], protocol: str | None) -> list[Path]:
 def _compare(
     folder: Path, wanted: list[str], against: Path | None, csv: Path | None, svg: Path | None
 ) -> None:
-    from benchmark.leaderboard import front_plots, fronts, fronts_text
-    from benchmark.leaderboard.board import read_rows
-    from benchmark.leaderboard.tables import short_names
+    from benchmark.games.columns import attack_label
+    from benchmark.games.means import short_names
+    from benchmark.leaderboard import board, front_plots, fronts
+    from benchmark.leaderboard.defenders import DEFENDERS
     from benchmark.records.store import write_whole
 
-    rows = read_rows(folder)
-    old_rows = read_rows(against) if against else None
-    if old_rows and old_rows.protocols.keys() != rows.protocols.keys():
-        raise UserError(
-            f"{against} holds records of {_protocol(old_rows)}, {folder} of {_protocol(rows)}; "
-            "fronts of different protocols cannot be compared"
-        )
+    sources, protocol = board.read_sources(folder)
+    every = [*sources.records, *sources.unfinished]
+    before = None
+    if against:
+        before, other = board.read_sources(against)
+        every += [*before.records, *before.unfinished]
+        if other.sha256 != protocol.sha256:
+            raise UserError(
+                f"{against} holds records of {_named(other)}, {folder} of {_named(protocol)}; "
+                "fronts of different protocols cannot be compared"
+            )
     # What is called by its whole label depends on who else is there: one name for both.
-    name = short_names([*rows, *(old_rows or ())])
-    _check(wanted, {name(row.attack) for row in [*rows, *(old_rows or ())]})
-    played = _frames(rows, name, wanted)
-    table = fronts.front_table(fronts.attack_points(*played))
-    there = not fronts.in_both(table).empty
-    if svg and not there:
+    name = short_names(every)
+    _check(wanted, every)
+    for one in filter(None, (sources, before)):
+        one.name = name
+        one.records = [record for record in one.records if _is_wanted(record, wanted)]
+        board.build(one)
+    table = sources.frames["pareto"]
+    if svg and table.empty:
         raise UserError(f"{folder}: no attack was played in both games, there is no front to draw")
-    old = None
-    out.print(f"\n[b]{_protocol(rows)}[/b], {escape(str(folder))}", soft_wrap=True)
-    if old_rows:
-        old = fronts.front_table(fronts.attack_points(*_frames(old_rows, name, wanted)))
+    out.print(f"\n[b]{_named(protocol)}[/b], {escape(str(folder))}", soft_wrap=True)
+    old = before.frames["pareto"] if before else None
+    if old is not None:
         changes = fronts.compare(old, table)
-        _print(f"Against {against}", fronts_text.change_rows(changes, str))
-        _print("Fronts", fronts_text.volume_rows(old, table))
+        _print(f"Against {against}", _changes(changes))
+        _print("Fronts", _volumes(old, table))
     else:
-        attackers = fronts_text.front_rows(table, str)
-        above = {row["attack"]: row.pop("dominated by") for row in attackers}
-        _print("Attacks, each against the best defenders", attackers)
-        for attack, others in above.items():
-            if others:
-                out.print(f"{attack} is dominated by {others}.", markup=False, highlight=False)
-        if there:
-            out.print(fronts_text.volume_text(table))
-        defenders = fronts.defense_points(*played)
-        for game, own in defenders.groupby("game", sort=False):
-            _print(f"Defenders in the worst case: {game}", fronts_text.defender_rows(own, str))
-    if not there:
+        _print("Attacks, each against the best defenders", _lines(front_plots.PARETO, table))
+        for row in table.to_dict("records"):
+            if row["dominated_by"]:
+                said = f"{attack_label(row)} is dominated by {row['dominated_by']}."
+                out.print(said, markup=False, highlight=False)
+        if not table.empty:
+            out.print(fronts.summary(table))
+        for title, own in DEFENDERS.parts(sources.frames[DEFENDERS.name]):
+            _print(f"{DEFENDERS.title}: {title}", _lines(DEFENDERS, own))
+    if table.empty:
         out.print("No attack was played in both games, so that there is no front.")
     if csv:
-        text = (changes if old_rows else table).to_csv(index=False, float_format="%.6f")
+        text = (table if old is None else changes).to_csv(index=False, float_format="%.6f")
         write_whole(csv, text.encode())
     if svg:
-        write_whole(svg, front_plots.pareto(table, old))
+        write_whole(svg, front_plots.draw(table, old))
 
 
-def _protocol(rows: Rows) -> str:
-    (found,) = rows.protocols.values()
-    return f"{found.name} {found.sha256[:12]}"
+def _named(protocol: ProtocolRef) -> str:
+    return f"{protocol.name} {protocol.sha256[:12]}"
 
 
-def _check(wanted: list[str], known: set[str]) -> None:
-    names = {attack.split(":")[0] for attack in known} - {"none"}
+def _is_wanted(record: Record, wanted: list[str]) -> bool:
+    return not wanted or record.attack.name in wanted or record.attack.threat == "none"
+
+
+def _check(wanted: list[str], records: list[Record]) -> None:
+    names = {record.attack.name for record in records if record.attack.threat != "none"}
     if unknown := [attack for attack in wanted if attack not in names]:
         raise UserError(
             f"no attack {unknown[0]!r} was played here; there are {', '.join(sorted(names))}"
         )
 
 
-def _frames(rows: Rows, name: Namer, wanted: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Repairs and detectability, of the wanted attacks or of all."""
-    from benchmark.leaderboard.board import games
-
-    def chosen(frame: pd.DataFrame) -> pd.DataFrame:
-        if not wanted or frame.empty:
-            return frame
-        return frame[frame.attack.str.split(":").str[0].isin(wanted)]
-
-    _, repairs, detectability = games(rows, name)
-    return chosen(repairs), chosen(detectability)
+def _lines(frame: Frame, table: pd.DataFrame) -> Lines:
+    """The brief columns of a frame as text."""
+    columns = [column for column in frame.shown(table) if column.brief]
+    rows = table.to_dict("records")
+    return [{column.title: column.text(row) for column in columns} for row in rows]
 
 
-def _print(title: str, rows: list[dict[str, str]]) -> None:
+def _volumes(old: pd.DataFrame, new: pd.DataFrame) -> Lines:
+    """Hypervolume of each front in two sets of records."""
+    from benchmark.leaderboard.fronts import hypervolumes
+
+    after = hypervolumes(new)
+    return [
+        {
+            "front": front,
+            "hypervolume before": f"{before:.3f}",
+            "after": f"{after[front]:.3f}",
+            "change": f"{after[front] - before:+.3f}",
+        }
+        for front, before in hypervolumes(old).items()
+    ]
+
+
+def _changes(frame: pd.DataFrame) -> Lines:
+    """One line per attack of `fronts.compare`."""
+    from benchmark.games.columns import attack_label
+    from benchmark.leaderboard.fronts import COLUMNS
+
+    def moved(row: dict[str, Any], key: str) -> str:
+        column = next(column for column in COLUMNS if column.key == key)
+        before, after = (column.text({key: row[f"{key}_{side}"]}) for side in ("before", "after"))
+        return before if before == after else f"{before} → {after}"
+
+    return [
+        {
+            "attack": attack_label(row),
+            "kind": row["kind"].split()[0],
+            "change": row["change"],
+            "ASR left": moved(row, "asr_paper"),
+            "AUC": moved(row, "auc"),
+            "front": moved(row, "front"),
+            "dominates": row["dominates"],
+            "dominated by": row["dominated_by"],
+        }
+        for row in frame.to_dict("records")
+    ]
+
+
+def _print(title: str, rows: Lines) -> None:
     """A table without the columns that say nothing, as several where it is too wide for one."""
     from rich.table import Table
     from rich.text import Text

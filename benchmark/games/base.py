@@ -15,6 +15,7 @@ from benchmark.records.record import NONE, Reason, Record
 
 if TYPE_CHECKING:
     from benchmark.games.experiment import Progress
+    from benchmark.games.frames import Chapter
     from benchmark.runs.context import RunContext
     from benchmark.runs.plan import Planner
 
@@ -132,6 +133,10 @@ class Game(ABC, Generic[R]):
     def claims(self, record: R, evidence: Arrays) -> Iterator[Claim]:
         """What a record says of things that it shares with others, which must say the same."""
         yield from ()
+
+    @abstractmethod
+    def chapter(self) -> Chapter:
+        """Its tables on boards."""
 
     @abstractmethod
     def headline(self, record: R) -> dict[str, Number]:

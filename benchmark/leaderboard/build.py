@@ -6,32 +6,21 @@ import hashlib
 import re
 from pathlib import Path
 
-from benchmark.leaderboard import front_plots, markdown, page, plots
+from benchmark.leaderboard import markdown, page, plots
 from benchmark.leaderboard.board import Board, read_board
+from benchmark.leaderboard.chapters import frames
 from benchmark.records.store import write_whole
-
-#: Tables that a board may have, and plots of them.
-TABLES = (
-    *("victims", "repairs", "detectability", "norms", "classscores", "curves", "pareto"),
-    *("costs", "defenders", "comparison"),
-    *("inversions", "radii", "configurations", "smoothed"),
-)
-PLOTS = {
-    "curves": plots.curves,
-    "classscores": plots.class_scores,
-    "pareto": front_plots.pareto,
-    "radii": plots.radii,
-    "configurations": plots.configurations,
-    "smoothed": plots.smoothed,
-}
 
 #: What a plot never holds: scripts, handlers, and links to elsewhere.
 _ACTIVE = re.compile(rb"<script|\son\w+\s*=|href=[\"'](?!#)|<(foreignObject|image|iframe)", re.I)
 _DRAWN_BY = re.compile(rb"<dc:title>Matplotlib v.*?</dc:title>")
 
 
-def build(folder: Path) -> str:
+def build(folder: Path, beside: Path | None = None) -> str:
     """Write README.md, index.html, CSV files and plots beside the records of `folder`.
+
+    Args:
+        beside: a board whose records are shown together with them; its files stay as they are.
 
     Returns:
         The Markdown text.
@@ -40,7 +29,7 @@ def build(folder: Path) -> str:
         StoreError: no records, damaged ones, or records of more than one protocol; explanations
             that cannot be shown or that explain nothing.
     """
-    files = files_of(read_board(folder))
+    files = files_of(read_board(folder, beside))
     for name, content in files.items():
         write_whole(folder / name, content)
     for name in generated() - files.keys():
@@ -48,25 +37,26 @@ def build(folder: Path) -> str:
     return files["README.md"].decode()
 
 
-def stale(folder: Path) -> list[str]:
-    """Names of files that are missing, left over, or not what the records of `folder` make.
+def stale(folder: Path, beside: Path | None = None) -> list[str]:
+    """Names of files that are missing, left over, or not what the records make.
 
     Raises:
         StoreError: as `build`.
     """
-    files = files_of(read_board(folder))
+    files = files_of(read_board(folder, beside))
     return sorted(
         name
         for name in generated() | files.keys()
-        if not _same(_content(folder / name), files.get(name))
+        if not same(content(folder / name), files.get(name))
     )
 
 
-def _content(path: Path) -> bytes | None:
+def content(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
 
-def _same(there: bytes | None, made: bytes | None) -> bool:
+def same(there: bytes | None, made: bytes | None) -> bool:
+    """Whether a file is what was made, but for the version of what drew it."""
     if there is None or made is None or there == made:
         return there == made
     # Another version of matplotlib draws the same table with other bytes.
@@ -78,17 +68,21 @@ def _same(there: bytes | None, made: bytes | None) -> bool:
 def files_of(board: Board) -> dict[str, bytes]:
     """Content by file name."""
     files = {"README.md": markdown.page(board).encode(), "index.html": page.render(board)}
-    for title, frame in board.frames.items():
-        text = frame.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode()
-        files[f"{title}.csv"] = text
-        if title in PLOTS:
+    for frame in frames():
+        if frame.name not in board.frames:
+            continue
+        table = board.frames[frame.name]
+        text = table.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode()
+        files[f"{frame.name}.csv"] = text
+        if frame.plot or frame.draw:
+            drawn = plots.draw(frame.plot, table) if frame.plot else b""
+            drawn = frame.draw(table) if frame.draw else drawn
             digest = hashlib.sha256(text).hexdigest()
-            files[f"{title}.svg"] = (
-                PLOTS[title](frame) + f"<!-- {title}.csv {digest} -->\n".encode()
-            )
+            files[f"{frame.name}.svg"] = drawn + f"<!-- {frame.name}.csv {digest} -->\n".encode()
     return files
 
 
 def generated() -> set[str]:
     """All names that the files of a board may have."""
-    return {"README.md", "index.html", *(f"{t}.csv" for t in TABLES), *(f"{t}.svg" for t in PLOTS)}
+    drawn = {f"{frame.name}.svg" for frame in frames() if frame.plot or frame.draw}
+    return {"README.md", "index.html", *drawn, *(f"{frame.name}.csv" for frame in frames())}

@@ -3,98 +3,84 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from benchmark import metrics
-from benchmark.games.robustness.searches import Search
-from benchmark.leaderboard.rows import Examined, Played, Rows
-from benchmark.leaderboard.tables import (
-    KEYS,
-    READINGS,
-    Namer,
+from benchmark.games.columns import KEYS, TRUSTED, Column, Unit
+from benchmark.games.detectability.frames import false_alarms
+from benchmark.games.detectability.record import DetectabilityRecord
+from benchmark.games.frames import Frame, Sources
+from benchmark.games.means import (
     attack_columns,
     average,
-    cda_losses,
-    defended,
     defense_name,
     failures,
     grouped,
-    left,
-    mean_columns,
     spread_columns,
 )
-from benchmark.records.record import NONE
+from benchmark.games.robustness.frames import cda_losses
+from benchmark.games.robustness.record import RobustnessRecord
+from benchmark.games.robustness.shown import READINGS, defended, left_at, measured
+from benchmark.records.record import NONE, Record
 
 
-def costs(
-    rows: Rows,
-    victims: pd.DataFrame,
-    repairs: pd.DataFrame,
-    searches: Sequence[Search],
-    name: Namer,
-) -> pd.DataFrame:
-    """One row per defender of either game, trusted share and recipe.
-
-    Of clean models: how many, what accuracy a repair or guard takes of them in both readings
-    (`clean_loss`), and how often a detector flags one (`false_alarms`). `overhead` is the mean
-    of a defense's seconds over those of training its victim, `instability` that of the search for
-    its settings. Of the `attacks` that worked, over all their seeds: how many are `repaired`, in
-    how many cells the ASR is (`cells_repaired`) and the victim stays as it was (`untouched`),
-    lost accuracy, and `success`, the mean of CDA - ASR, which is 1 for a perfect defender.
-
-    Args:
-        victims, repairs: as `tables.victims` and `tables.judged` make them, of the same rows.
-        searches: what defenders found for themselves.
-    """
-    failed = failures(victims)
-    unstable = {(one.defense, one.trusted_share): one.instability for one in searches}
+def costs(sources: Sources) -> pd.DataFrame:
+    """One row per defender of either game, trusted share and recipe; see `COLUMNS`."""
+    failed = failures(sources.frames["victims"])
+    unstable = {(one.defense, one.trusted_share): one.instability for one in sources.searches}
     repaired = Counter(
         (*_defender(row["recipe"], row["defense"], row["trusted_share"]), reading)
-        for row in repairs.to_dict("records")
+        for row in sources.frames["repairs"].to_dict("records")
         for reading in READINGS
         if row["worked"] and row[f"repaired_{reading}"]
     )
+
+    def worked(group: list[RobustnessRecord]) -> bool:
+        columns = attack_columns(group[0], sources.name)
+        return tuple(columns[key] for key in KEYS) not in failed
+
     found = []
     for _, group in grouped(
-        (row for row in rows.played if row.defense.stages),
-        lambda r: (r.recipe, tuple(s.label for s in r.defense.stages), r.trusted_share),
-    ):
+        (one for one in measured(sources) if one.defense.stages),
+        lambda one: (
+            one.protocol.recipe, tuple(s.label for s in one.defense.stages), one.trusted_share,
+        ),
+    ):  # fmt: skip
         first = group[0]
         stages = "+".join(stage.name for stage in first.defense.stages)
-        defense = defense_name(first.defense, name)
-        own = _defender(first.recipe, defense, first.trusted_share)
+        defense = defense_name(first.defense, sources.name)
+        own = _defender(first.protocol.recipe, defense, first.trusted_share)
         found.append(
-            {"game": "robustness", "defender": defense}
-            | {"trusted_share": first.trusted_share, "recipe": first.recipe}
+            _who(first, defense)
             | _on_clean(group)
-            | {"overhead": average(map(_overhead, group))}
+            | {"overhead": average(_overhead(one, one.cost.defense_seconds) for one in group)}
             | {"instability": unstable.get((stages, first.trusted_share or 0.0), float("nan"))}
             | {f"repaired_{reading}": repaired[*own, reading] for reading in READINGS}
-            | _against([cells for cells in defended(group) if _key(cells[0], name) not in failed])
+            | _against([cells for cells in defended(group) if worked(cells)])
         )
     for _, examined in grouped(
-        rows.examined, lambda r: (r.recipe, r.defense.stages[0].label, r.trusted_share)
+        sources.of(DetectabilityRecord),
+        lambda one: (one.protocol.recipe, one.defense.stages[0].label, one.trusted_share),
     ):
-        one = examined[0]
-        clean = [row for row in examined if row.attack.threat == NONE]
+        clean = [one for one in examined if one.attack.threat == NONE]
+        seconds = (fmean(scan.seconds for scan in one.scans) for one in examined)
+        times = [_overhead(one, own) for one, own in zip(examined, seconds, strict=True)]
         found.append(
-            {"game": "detectability", "defender": name(one.defense.stages[0])}
-            | {"trusted_share": one.trusted_share, "recipe": one.recipe}
+            _who(examined[0], sources.name(examined[0].defense.stages[0]))
             | {"clean_models": len(clean)}
             | false_alarms(clean)
-            | {"overhead": average(map(_overhead, examined))}
+            | {"overhead": average(times)}
         )
     return pd.DataFrame(found)
 
 
-def false_alarms(clean: Iterable[Examined]) -> dict[str, float]:
-    """How often a detector flags clean models at its native threshold, with an interval."""
-    answers = [[scan.flagged for scan in row.scans if scan.flagged is not None] for row in clean]
-    return mean_columns("false_alarms", (metrics.Rate(sum(own), len(own)) for own in answers))
+def _who(record: Record, defender: str) -> dict[str, Any]:
+    found = {"game": record.game, "defender": defender, "trusted_share": record.trusted_share}
+    return found | {"recipe": record.protocol.recipe}
 
 
 def _defender(recipe: str, defense: str, share: float | None) -> tuple[str, str, float]:
@@ -102,50 +88,88 @@ def _defender(recipe: str, defense: str, share: float | None) -> tuple[str, str,
     return recipe, defense, 0.0 if share is None or pd.isna(share) else share
 
 
-def _on_clean(group: Sequence[Played]) -> dict[str, float]:
-    clean = [row for row in group if row.attack.threat == NONE]
+def _on_clean(group: Sequence[RobustnessRecord]) -> dict[str, float]:
+    clean = [one for one in group if one.attack.threat == NONE]
     found: dict[str, float] = {"clean_models": len(clean)}
     for reading in READINGS:
         found |= spread_columns(f"clean_loss_{reading}", cda_losses(clean, reading))
     return found
 
 
-def _against(attacks: Sequence[list[Played]]) -> dict[str, Any]:
+def _against(attacks: Sequence[list[RobustnessRecord]]) -> dict[str, Any]:
     cells = [cell for group in attacks for cell in group]
     found: dict[str, Any] = {"attacks": len(attacks), "cells": len(cells)}
     for reading in READINGS:
         found |= {
             f"cells_repaired_{reading}": sum(
-                left(cell, reading).asr.value <= metrics.REPAIRED for cell in cells
+                left_at(cell, reading).asr.value <= metrics.REPAIRED for cell in cells
             ),
-            f"untouched_{reading}": sum(left(cell, reading).untouched for cell in cells),
+            f"untouched_{reading}": sum(left_at(cell, reading).stage == "victim" for cell in cells),
             f"cda_loss_{reading}": average(cda_losses(cells, reading)),
         }
         found |= _success(attacks, reading)
     return found
 
 
-def _success(attacks: Sequence[list[Played]], reading: str) -> dict[str, float]:
+def _success(attacks: Sequence[list[RobustnessRecord]], reading: str) -> dict[str, float]:
     """Mean over attacks, with its spread over seeds where all attacks have the same ones."""
     by_seed: dict[int, list[float]] = {}
     for group in attacks:
         for cell in group:
-            chosen = left(cell, reading)
-            by_seed.setdefault(cell.seed, []).append(chosen.cda.value - chosen.asr.value)
+            chosen = left_at(cell, reading)
+            gained = chosen.cda.value - chosen.asr.value
+            by_seed.setdefault(cell.seed, []).append(gained)
     name = f"success_{reading}"
     if any(len(values) != len(attacks) for values in by_seed.values()):
         return spread_columns(name, [average(v for own in by_seed.values() for v in own)])
     return spread_columns(name, [fmean(values) for values in by_seed.values()])
 
 
-def _overhead(row: Played | Examined) -> float | None:
-    if isinstance(row, Examined):
-        seconds: float | None = fmean(scan.seconds for scan in row.scans)
-    else:
-        seconds = row.defense_seconds
-    return seconds / row.victim_seconds if seconds is not None and row.victim_seconds else None
+def _overhead(record: Record, seconds: float | None) -> float | None:
+    """Seconds as a multiple of those of training the record's victim."""
+    trained = record.cost.victim_seconds
+    return seconds / trained if seconds is not None and trained else None
 
 
-def _key(row: Played, name: Namer) -> tuple[Any, ...]:
-    columns = attack_columns(row, name)
-    return tuple(columns[key] for key in KEYS)
+TEXT = """\
+What defenders take of models without a backdoor, how long they take, and what remains of the
+attacks that worked. CDA - ASR is what a defender may expect, 100 at best."""
+
+
+def _readings(key: str, title: str, unit: Unit, doc: str, **options: Any) -> tuple[Column, ...]:
+    """A column for each reading; the headline alone is brief."""
+    return tuple(
+        Column(f"{key}_{reading}", f"{title}, {reading}", unit, f"{doc}, {reading} reading",
+               **options | {"brief": reading == READINGS[0] and options.get("brief", False)})
+        for reading in READINGS
+    )  # fmt: skip
+
+
+COLUMNS = (
+    Column("game", "game", Unit.TEXT, "the game that the defender plays", hidden=True),
+    Column("defender", "defender", Unit.TEXT, "the defender with its trusted share r",
+           brief=True, menu=True, names="defender", share="trusted_share"),
+    TRUSTED,
+    Column("recipe", "recipe", Unit.TEXT, "how victims were trained"),
+    Column("attacks", "attacks", Unit.COUNT, "attacks that worked and that it met", brief=True),
+    *_readings("repaired", "repaired", Unit.COUNT, "attacks that are repaired", brief=True),
+    *_readings("success", "CDA - ASR", Unit.POINTS, "mean of CDA - ASR with the interval of its "
+               "mean over seeds", interval=True, brief=True, digits=1),
+    *_readings("clean_loss", "CDA lost on clean models", Unit.POINTS,
+               "accuracy that clean models lose, with Student's interval over them",
+               interval=True, brief=True, digits=1),
+    Column("false_alarms", "false alarms", Unit.RATE, "how often the detector's own answer to a "
+           "clean model is yes", interval=True, brief=True),
+    Column("clean_models", "clean models", Unit.COUNT, "models without a backdoor", brief=True),
+    Column("overhead", "time / training", Unit.NUMBER, "mean seconds of the defender as a "
+           "multiple of those of training its victim", brief=True, digits=-3),
+    Column("instability", "over the grid (±)", Unit.RATE, "mean absolute difference of what is "
+           "left of the own backdoor between any two settings that the search tried"),
+    Column("cells", "cells", Unit.COUNT, "cells of these attacks, one per seed"),
+    *_readings("cells_repaired", "cells repaired", Unit.COUNT, "cells with 5 % ASR at most"),
+    *_readings("untouched", "untouched", Unit.COUNT,
+               "cells whose chosen model is the victim as it was"),
+    *_readings("cda_loss", "CDA loss", Unit.POINTS, "mean loss of accuracy"),
+)  # fmt: skip
+
+COSTS = Frame("costs", "What defenders cost", TEXT, costs, COLUMNS, split="game")

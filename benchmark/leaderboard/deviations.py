@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from benchmark.leaderboard.published import OUTSIDE
 from benchmark.records.store import StoreError
 from benchmark.specs import FORBIDDEN
+
+#: What a comparison says of a published number.
+INSIDE, OUTSIDE, NOT_MEASURED = "inside", "outside", "not measured"
 
 FILE = "explanations.csv"
 COLUMNS = ["recipe", "quantity", "attack", "defense", "share", "text"]
@@ -25,21 +27,25 @@ OPEN = "open"
 Key = tuple[str, ...]
 
 
-def explained(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
+def explained(frame: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
     """A comparison with the column `explanation`: for what is `OUTSIDE` the text that
-    `FILE` in a board's folder has for it, else `OPEN`.
+    `FILE` in one of the folders has for it, else `OPEN`.
 
     Raises:
         StoreError: the file is not as it should be, or explains what does not disagree.
     """
-    texts = _explanations(folder / FILE)
     rows = frame.to_dict("records")
     keys = [_key(row) if row["verdict"] == OUTSIDE else None for row in rows]
-    if unused := sorted(texts.keys() - set(keys)):
-        raise StoreError(
-            f"{folder / FILE}: no disagreement of this board is {_written(unused[0])}; "
-            "remove the line"
-        )
+    texts: dict[Key, str] = {}
+    for path in (folder / FILE for folder in folders):
+        own = _explanations(path)
+        if unused := sorted(own.keys() - set(keys)):
+            raise StoreError(
+                f"{path}: no disagreement of this board is {_written(unused[0])}; remove the line"
+            )
+        texts |= own
+    if frame.empty:
+        return frame
     return frame.assign(explanation=["" if key is None else texts.get(key, OPEN) for key in keys])
 
 

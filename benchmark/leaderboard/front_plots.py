@@ -1,13 +1,21 @@
-"""Both Pareto fronts of a board in one picture."""
+"""Both Pareto fronts of a board in one picture, as an SVG file and for a page's script."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmark.leaderboard.fronts import KINDS, attack_label, in_both
+from benchmark.games.columns import DIGITS, attack_label
+from benchmark.games.frames import Frame
+from benchmark.leaderboard.fronts import COLUMNS, KINDS, in_both, pareto, summary
 from benchmark.leaderboard.plots import COLOURS, svg
+
+#: Titles of the axes, and whom their ends favour.
+X = ("ASR left by the best defense", "removed: defenders win", "stays: attackers win")
+Y = ("AUC of the best detector", "hidden: attackers win", "found: defenders win")
 
 _Box = tuple[float, float, float, float]
 _SIZE = (6.4, 4.6)
@@ -19,14 +27,41 @@ _PLACES = [
 ]
 
 
-def pareto(frame: pd.DataFrame, old: pd.DataFrame | None = None) -> bytes:
-    """ASR under the best repair against AUC of the best detector, and a step line per front.
+def opponents(row: dict[str, Any]) -> str:
+    """How many opponents a point met, where others of its kind met more."""
+    pairs = [(row[f"{what}_met"], row[what], what) for what in ("defenses", "detectors")]
+    return ", ".join(f"{met} of {every} {what}" for met, every, what in pairs if met < every)
 
-    A hollow point met fewer defenders than others of its kind, so that what it shows is flattered:
-    it is on no front. Shaded is what a front dominates.
+
+def points(frame: pd.DataFrame) -> dict[str, Any]:
+    """What the page's script draws: points with intervals on both axes, which span [0, 1]."""
+    by_key = {column.key: column for column in COLUMNS}
+
+    def spread(row: dict[str, Any], key: str) -> list[float]:
+        return [round(float(v), DIGITS) for v in (row[key], *by_key[key].bounds(row))]
+
+    def point(row: dict[str, Any]) -> dict[str, Any]:
+        text = {key: column.text(row) for key, column in by_key.items()}
+        lines = [
+            f"ASR left {text['asr_paper']} % by {text['defense']}",
+            f"deployable {text['asr_deployable']} %",
+            f"AUC {text['auc']} by {text['detector']}",
+        ]
+        found = {"name": attack_label(row), "threat": row["threat"], "kind": row["kind"]}
+        found |= {"x": spread(row, "asr_paper"), "y": spread(row, "auc"), "lines": lines}
+        return found | {"front": row["front"], "met": opponents(row)}
+
+    return {"x": X, "y": Y, "points": [point(row) for row in in_both(frame).to_dict("records")]}
+
+
+def draw(frame: pd.DataFrame, old: pd.DataFrame | None = None) -> bytes:
+    """SVG: ASR under the best defense against AUC of the best detector, a step line per front.
+
+    A hollow point met fewer opponents than others of its kind: it is biased upward and on no front.
+    Shaded is what a front dominates.
 
     Args:
-        frame: as `fronts.front_table` returns it, with a point that was played in both games.
+        frame: as `front_table` returns it, with a point that was played in both games.
         old: another one to compare with, whose fronts are drawn as dashed lines.
     """
     figure = Figure(figsize=_SIZE)
@@ -39,13 +74,11 @@ def pareto(frame: pd.DataFrame, old: pd.DataFrame | None = None) -> bytes:
         if old is not None:
             _line(axis, old[old.kind == kind], colour, "--", f"{kind}, before")
     if points.front.isna().any():
-        axis.scatter(
-            [], [], s=26, facecolor="white", edgecolor="grey", label="met some defenders only"
-        )
+        axis.scatter([], [], s=26, facecolor="white", edgecolor="grey", label="met fewer opponents")
     _label(axis, points)
     axis.axhline(0.5, color="grey", linewidth=0.6, linestyle=":", zorder=0)
-    axis.set_xlabel("remaining ASR under the best repair, guard or sanitizer")
-    axis.set_ylabel("ROC AUC of the best detector")
+    for named, (title, low, high) in ((axis.set_xlabel, X), (axis.set_ylabel, Y)):
+        named(f"← {low}    {title}    {high} →", fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(
         loc="upper center", ncols=3, fontsize=8, frameon=False, bbox_to_anchor=(0.5, 0.97)
@@ -102,14 +135,15 @@ def _label(axis: matplotlib.axes.Axes, points: pd.DataFrame) -> None:
     left, bottom, right, top = (scale * value for value in axis.bbox.extents)
     taken: list[_Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in spots]
     for row, (x, y) in zip(points.to_dict("records"), spots, strict=True):
-        text = attack_label(row)
+        text = _name(row)
         width = _WIDTH * len(text)
         candidates = []
         for place, (right_by, up, side) in enumerate(_PLACES):
             start = x + right_by - side * width
             box = (start, y + up, start + width, y + up + _HEIGHT)
             outside = box[0] < left or box[1] < bottom or box[2] > right or box[3] > top + 8
-            candidates.append((outside, sum(_shared(box, other) for other in taken), place, box))
+            covered = sum(_shared(box, other) for other in taken)
+            candidates.append((outside, covered, place, box))
         *_, place, box = min(candidates)
         taken.append(box)
         right_by, up, side = _PLACES[place]
@@ -118,8 +152,13 @@ def _label(axis: matplotlib.axes.Axes, points: pd.DataFrame) -> None:
             textcoords="offset points", fontsize=_FONT, ha="right" if side else "left",
             bbox={"facecolor": "white", "alpha": 0.6, "linewidth": 0, "pad": 0.3},
             arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "grey"}
-            if abs(up) > 12 else None,
+            if place > 1 else None,
         )  # fmt: skip
+
+
+def _name(row: dict[str, Any]) -> str:
+    met = opponents(row)
+    return attack_label(row) + (f", met {met}" if met else "")
 
 
 def _shared(one: _Box, other: _Box) -> float:
@@ -127,3 +166,35 @@ def _shared(one: _Box, other: _Box) -> float:
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     return max(0.0, width) * max(0.0, height)
+
+
+def _front_first(frame: pd.DataFrame) -> pd.DataFrame:
+    """The front, then those behind it, then those that cannot be compared."""
+    place = frame.front.map({True: 0, False: 1}).fillna(2)
+    return frame.assign(place=place).sort_values(["place", "asr_paper"], ascending=[True, False])[
+        frame.columns
+    ]
+
+
+PARETO = Frame(
+    "pareto",
+    "Robust and hidden",
+    """\
+What an attacker whose attack worked is left with: the ASR after the repair, guard or sanitizer that
+helps most against this attack, in the paper's reading, and the AUC of the detector that finds it
+best. An attack is on the front if no other of its kind is as robust and as hidden. One that met
+fewer opponents than others of its kind is biased upward when fewer opponents were played: it is
+drawn hollow and is on no front. The hypervolume is the area that a front dominates: 0 for attackers
+without a chance, 1 for one that nobody repairs or finds.
+
+Brackets are 95 % intervals of the defender that was chosen; that it was chosen among several makes
+it look a little better than it is. Only where the intervals are apart on both axes does one attack
+clearly dominate another.""",
+    pareto,
+    COLUMNS,
+    order=_front_first,
+    summary=summary,
+    points=points,
+    draw=draw,
+    alt="Remaining ASR against ROC AUC",
+)

@@ -1,24 +1,25 @@
-"""Pareto fronts: what attackers are left with, and defenders in their worst case."""
+"""Pareto fronts: how robust and how hidden attacks stay against the best defenders."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from benchmark.leaderboard.populations import SCORE
-from benchmark.leaderboard.tables import KEYS, share_text
+from benchmark.games.columns import ATTACK, KEYS, TRUSTED, Column, Unit, attack_label, joined
+from benchmark.games.detectability.frames import DETECTORS, scored
+from benchmark.games.frames import Sources
 
 #: Attackers who own the training can do more, so that they have a front of their own.
 KINDS = ("data poisoning", "code poisoning")
 
-_ASR = ["asr_paper", "asr_paper_low", "asr_paper_high"]
-_DEPLOYABLE = ["asr_deployable", "asr_deployable_low", "asr_deployable_high"]
-_AUC = ["auc", "auc_low", "auc_high"]
+ASR = ["asr_paper", "asr_paper_low", "asr_paper_high"]
+DEPLOYABLE = ["asr_deployable", "asr_deployable_low", "asr_deployable_high"]
+AUC = ["auc", "auc_low", "auc_high"]
 _POINT = [
-    *(*KEYS, "threat", "kind", "detector", "detector_share", *_AUC, "models"),
-    *("detectors_met", "detectors", "defense", "trusted_share", "asr_before", *_ASR, *_DEPLOYABLE),
+    *(*KEYS, "threat", "kind", "detector", "detector_share", *AUC, "models"),
+    *("detectors_met", "detectors", "defense", "trusted_share", "asr_before", *ASR, *DEPLOYABLE),
     *("seeds", "defenses_met", "defenses"),
 ]
 _COUNTS = ["models", "detectors_met", "detectors", "seeds", "defenses_met", "defenses"]
@@ -35,16 +36,15 @@ def attack_points(repairs: pd.DataFrame, detectability: pd.DataFrame) -> pd.Data
     there are, and its interval is that of the chosen responder alone.
 
     Args:
-        repairs: as `tables.repairs` and `tables.judged` make it; the paper's reading counts, the
-            deployable one is that of the same responder.
-        detectability: as `populations.detectability` and `tables.judged` make it; a detector's
-            own score counts.
+        repairs: the frame of that name; the paper's reading counts, the deployable one is that
+            of the same responder.
+        detectability: the frame of that name; a detector's own score counts.
 
     Returns:
         One row per attack, m, boost and recipe; what a game that it was not played in would
         tell is NaN or None. `defenses_met` of the `defenses` (at a trusted share each) that any
-        attack of its kind met and `detectors_met` of such `detectors` responded: who met fewer
-        is flattered.
+        attack of its kind met and `detectors_met` of such `detectors` responded; the point is
+        biased upward when fewer opponents were played.
     """
     robust, detected = that_worked(repairs), that_worked(scored(detectability))
     rows: dict[Key, Row] = {}
@@ -52,14 +52,14 @@ def attack_points(repairs: pd.DataFrame, detectability: pd.DataFrame) -> pd.Data
         best = robust.sort_values(
             ["asr_paper", "cda_loss_paper", "defense", "trusted_share"], kind="stable"
         )
-        wanted = ["threat", "defense", "trusted_share", "asr_before", *_ASR, *_DEPLOYABLE, "seeds"]
+        wanted = ["threat", "defense", "trusted_share", "asr_before", *ASR, *DEPLOYABLE, "seeds"]
         _collect(rows, best, wanted, ("defense", "trusted_share"), "defenses")
     if not detected.empty:
         detected = detected.rename(columns={"trusted_share": "detector_share"})
         best = detected.sort_values(
             ["auc", "detector", "detector_share"], ascending=[False, True, True], kind="stable"
         )
-        wanted = ["threat", "detector", "detector_share", *_AUC, "models"]
+        wanted = ["threat", "detector", "detector_share", *AUC, "models"]
         _collect(rows, best, wanted, ("detector", "detector_share"), "detectors")
     found = [rows[key] | {"kind": _kind(rows[key]["threat"])} for key in sorted(rows)]
     return pd.DataFrame(found, columns=_POINT).astype(dict.fromkeys(_COUNTS, "Int64"))
@@ -70,13 +70,8 @@ def _kind(threat: str) -> str:
 
 
 def that_worked(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of attacks that worked undefended, see `tables.judged`."""
+    """Rows of attacks that worked undefended."""
     return frame if frame.empty else frame[frame.worked]
-
-
-def scored(detectability: pd.DataFrame) -> pd.DataFrame:
-    """Rows of "detectability" that are a detector's own score."""
-    return detectability if detectability.empty else detectability[detectability.reading == SCORE]
 
 
 def _collect(
@@ -91,17 +86,6 @@ def _collect(
         met = {f"{count}_met": len(group), count: everyone[_kind(first.threat)]}
         own = rows.setdefault(key, dict(zip(KEYS, key, strict=True)))
         own |= {name: first[name] for name in wanted} | met
-
-
-def attack_label(row: Mapping[str, Any]) -> str:
-    """An attack with its m, boosting and recipe, the last two only where they are unusual."""
-    boost = "" if row["boost"] == 1 else f", b={row['boost']}"
-    recipe = "" if row["recipe"] == "standard" else f", {row['recipe']}"
-    return f"{row['attack']} (m={row['m']}{boost}{recipe})"
-
-
-def defender_label(name: str, share: float | None) -> str:
-    return name if pd.isna(share) else f"{name} r={share_text(share)}"
 
 
 def front_table(points: pd.DataFrame) -> pd.DataFrame:
@@ -185,67 +169,6 @@ def hypervolumes(points: pd.DataFrame) -> dict[str, float]:
     return {kind: hypervolume(own.asr_paper, own.auc) for kind, own in groups.items()}
 
 
-def defense_points(repairs: pd.DataFrame, detectability: pd.DataFrame) -> pd.DataFrame:
-    """Every defender in its worst case over the attacks that worked.
-
-    Args:
-        repairs, detectability: as for `attack_points`.
-
-    Returns:
-        One row per pipeline or detector and trusted share. `game` is "robustness", with the
-        highest remaining ASR in either reading and the mean loss of CDA in the paper's, or
-        "detectability", with the lowest AUC; `worst_attack` is the attack behind the ASR of the
-        paper's reading or the AUC. An interval is that of one attack alone. `attacks` of the
-        game's `of` attacks were played. Only who met all of them, and did not leave every victim
-        as it was (`idle`), can be `front`: no other pipeline has as low a worst ASR at as low a
-        loss of CDA, no other detector a higher worst AUC. It is None for others.
-    """
-    rows = []
-    for game, frame, name, value in (
-        ("robustness", that_worked(repairs), "defense", "asr_paper"),
-        ("detectability", that_worked(scored(detectability)), "detector", "auc"),
-    ):
-        if frame.empty:
-            continue
-        everyone = len(frame[KEYS].drop_duplicates())
-        for (defender, share), group in frame.groupby([name, "trusted_share"], dropna=False):
-            worst = _worst(group, value, game)
-            row = {"game": game, "defender": defender, "trusted_share": share}
-            row |= {"attacks": len(group), "of": everyone, "idle": False}
-            row |= {"worst_attack": attack_label(worst)}
-            row |= {column: worst.get(column) for column in (*_ASR, *_AUC)}
-            if game == "robustness":
-                row["idle"] = bool((group.untouched_paper == group.seeds).all())
-                row["cda_loss"] = group.cda_loss_paper.mean()
-                deployable = _worst(group, "asr_deployable", game)
-                row |= {column: deployable[column] for column in _DEPLOYABLE}
-            rows.append(row)
-    numbers = [*_ASR, *_DEPLOYABLE, *_AUC, "cda_loss"]
-    columns = ["game", "defender", "trusted_share", "attacks", "of", "idle", "worst_attack"]
-    found = pd.DataFrame(rows, columns=[*columns, *numbers]).astype(dict.fromkeys(numbers, float))
-    return found.assign(front=pd.Series(_on_front(found), found.index, dtype=object))
-
-
-def _worst(group: pd.DataFrame, value: str, game: str) -> Row:
-    """The row of the attack that does most to a defender."""
-    ordered = group.sort_values(KEYS).sort_values(
-        value, ascending=game == "detectability", kind="stable"
-    )
-    return {str(column): found for column, found in ordered.iloc[0].items()}
-
-
-def _on_front(defenders: pd.DataFrame) -> list[bool | None]:
-    fair = (defenders.attacks == defenders.of) & ~defenders.idle.astype(bool)
-    # What a game does not have is the same for all its players.
-    costs = defenders[["asr_paper", "cda_loss"]].assign(auc=-defenders.auc).fillna(0)
-    found: list[bool | None] = []
-    for own in defenders.index:
-        others = costs[fair & (defenders.game == defenders.game[own])]
-        better = (others <= costs.loc[own]).all(axis=1) & (others < costs.loc[own]).any(axis=1)
-        found.append(not better.any() if fair[own] else None)
-    return found
-
-
 def compare(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     """What became of every point of two sets of records, which name their attacks alike.
 
@@ -287,3 +210,56 @@ def _change(was: Row | None, now: Row | None) -> str:
         return "gone" if now is None else "new"
     same = all(was[column] == now[column] for column in ("asr_paper", "auc"))
     return "same" if same else "moved"
+
+
+def pareto(sources: Sources) -> pd.DataFrame:
+    """The front table, without rows where no attack was played in both games."""
+    points = attack_points(sources.frames["repairs"], sources.frames[DETECTORS])
+    return front_table(points if len(in_both(points)) else points[:0])
+
+
+def summary(frame: pd.DataFrame) -> str:
+    """Sentences on the hypervolumes of the fronts, and on who is on none of them."""
+    there = set(frame.kind[frame.front.notna()])
+    found = hypervolumes(frame)
+    said = [f"{found[kind]:.3f} for {kind}" for kind in KINDS if kind in there]
+    rest = [attack_label(row) for row in frame[frame.front.isna()].to_dict("records")]
+    missing = f"Without all opponents, on no front: {joined(rest, 'attack')}." if rest else ""
+    volume = f"Hypervolume: {'; '.join(said)}." if said else ""
+    return " ".join(filter(None, (volume, missing)))
+
+
+COLUMNS = (
+    *ATTACK,
+    Column("kind", "kind", Unit.TEXT, "whether the attacker owns the data or the training code",
+           menu=True),
+    Column("front", "front", Unit.YES_NO, "whether no other attack of its kind is as robust and as "
+           "hidden; empty where opponents are missing", brief=True, menu=True),
+    Column("asr_before", "ASR before", Unit.RATE, "attack success rate without a defense"),
+    Column("asr_paper", "ASR left", Unit.RATE, "attack success rate under the defense that helps "
+           "most, in the paper's reading", interval=True, brief=True, favours="attacker"),
+    Column("asr_deployable", "deployable", Unit.RATE, "what the same defense leaves in the "
+           "deployable reading", interval=True, favours="attacker"),
+    Column("defense", "best defense", Unit.TEXT, "the defense that leaves least", brief=True,
+           menu=True, names="defender", share="trusted_share"),
+    TRUSTED,
+    Column("auc", "AUC", Unit.AREA, "ROC AUC of the detector that finds the attack best",
+           interval=True, brief=True, favours="defender"),
+    Column("detector", "best detector", Unit.TEXT, "that detector", brief=True, menu=True,
+           names="defender", share="detector_share"),
+    Column("detector_share", "r of the detector", Unit.SHARE, "its trusted images", hidden=True),
+    Column("dominated_by", "dominated by", Unit.TEXT, "attacks that are at least as robust and as "
+           "hidden"),
+    Column("clearly_dominated_by", "clearly by", Unit.TEXT, "those of them whose intervals are "
+           "apart on both axes"),
+    Column("defenses_met", "defenses met", Unit.COUNT, "defenses that the attack met"),
+    Column("defenses", "defenses", Unit.COUNT, "defenses that any attack of its kind met"),
+    Column("detectors_met", "detectors met", Unit.COUNT, "detectors that the attack met"),
+    Column("detectors", "detectors", Unit.COUNT, "detectors that any attack of its kind met"),
+    Column("seeds", "seeds", Unit.COUNT, "repetitions behind the ASR"),
+    Column("models", "models", Unit.COUNT, "poisoned models behind the AUC"),
+    Column("dominates", "dominates", Unit.TEXT, "attacks that are less robust and less hidden",
+           hidden=True),
+    Column("clearly_dominates", "clearly dominates", Unit.TEXT, "those with intervals apart",
+           hidden=True),
+)  # fmt: skip

@@ -1,162 +1,146 @@
-"""The Markdown page of a board, which GitHub shows."""
+"""README.md of a board, which GitHub shows: what matters most, in fewer than 200 lines."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from statistics import fmean
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from benchmark.games.robustness.searches import Search
-from benchmark.leaderboard import costs_text, detectors_text, fronts_text, published_text
+from benchmark.games.columns import MISSING, Column, counted, share_text
+from benchmark.games.frames import Chapter, Frame
 from benchmark.leaderboard.board import Board
-from benchmark.leaderboard.inversion_text import inversion_sections
-from benchmark.leaderboard.tables import share_text
-from benchmark.leaderboard.text import (
-    attack_text,
-    cell_text,
-    marks,
-    number,
-    percent,
-    table,
-    yes_or_no,
-)
-from benchmark.leaderboard.verdict import sentences
+from benchmark.leaderboard.chapters import CHAPTERS, UNDEFENDED, sentences
+from benchmark.leaderboard.grids import Filled, fill
 
-INTRODUCTION = """\
-ASR is the share of triggered test images of other classes that the model puts into the
-target class; CDA is its accuracy on clean test images. A cell shows the ASR that remains
-after the best the defense may do within the budget of clean accuracy. The paper's reading, the
-headline, takes the lowest ASR of any checkpoint before accuracy on the test images left the
-budget, as Pick your Poison does. The deployable reading takes what a defender can really choose:
-the last checkpoint within the budget on trusted images that he holds out, where the answers of
-suspect and repaired model are compared image by image. Whatever helps him counts towards r, the
-number of trusted images as a share of the training set. A backdoor that worked is repaired if
-the upper end of the interval is at most 5 %. Rates are in percent and means over seeds; brackets
-are 95 % intervals, the wider of Wilson's over all images and Student's t over seeds.
-"""
-WORKED = """\
-An attack worked if its ASR is above 5 % and its interval above that of what the same trigger does
-to clean models. One that did not is left out of every count, mean, worst case and front.
-"""
-MARKS = """\
-Bold is repaired. ✓ 3/5: no more than 5 % are left in three of five seeds, but the interval reaches
-higher. † the chosen model is the untouched victim, † 2/5 in two of five seeds. ‡ the attack did
-not work undefended.
-"""
-
-TUNING = """\
-What defenders found with trusted images only, on a clean model that they poisoned themselves:
-the point of the grid that leaves the lowest ASR of their own trigger within the budget, on
-held-out trusted images. `tuning/` holds every point of every grid.
-"""
+#: Lines of the whole file, and columns of a table.
+LINES, COLUMNS = 200, 8
+#: Rows of a table, and tables of a grid: the most that leave the file short enough.
+LIMITS = ((30, 12), (20, 8), (12, 6), (8, 4), (5, 2), (3, 1), (1, 1))
 
 
 def page(board: Board) -> str:
-    """The whole text; sections without records are left out."""
-    frames = board.frames
-    parts = [
-        f"# {board.protocol.name}",
-        f"{board.cells} cells, {board.seeds} seed{'s' if board.seeds > 1 else ''}, "
-        f"protocol `{board.protocol.sha256[:12]}`.",
-        "\n".join(f"- {cell_text(sentence)}" for sentence in sentences(frames)),
-        INTRODUCTION.rstrip(),
-        "## Victims before any defense",
-        WORKED.rstrip(),
-        _victims_table(frames["victims"]),
-    ]
-    if "repairs" in frames:
-        parts += _repairs(frames["repairs"])
-    if "detectability" in frames:
-        parts += detectors_text.sections(frames)
-    if "costs" in frames:
-        parts += costs_text.sections(frames["costs"])
-    parts += fronts_text.sections(frames)
-    if "inversions" in frames:
-        parts += inversion_sections(board)
-    if "comparison" in frames:
-        parts += published_text.sections(frames["comparison"])
-    if board.searches:
-        parts += ["## Settings that defenders chose", TUNING.rstrip(), _searches(board.searches)]
-    if board.problems:
-        rows = [{key: cell_text(value) for key, value in row.items()} for row in board.problems]
-        parts += ["## Failed and invalid cells", table(rows)]
-    return "\n\n".join(parts) + "\n"
+    """The whole text; parts without records are left out, and what is too much is cut."""
+    for limits in LIMITS:
+        text = "\n\n".join(_parts(board, *limits)) + "\n"
+        if text.count("\n") < LINES:
+            break
+    return text
 
 
-def _repairs(frame: pd.DataFrame) -> list[str]:
-    return [
-        "## Remaining ASR, the paper's reading",
-        _grid(frame, "paper"),
-        MARKS.rstrip(),
-        "## Remaining ASR, deployable reading",
-        _grid(frame, "deployable"),
-    ]
-
-
-def _searches(searches: Sequence[Search]) -> str:
-    rows = []
-    for found in searches:
-        before = fmean(own.poisoned.asr.value for own in found.poisonings)
-        held_out, unseen = found.cost(found.best)
-        params = ", ".join(f"{key}={value}" for key, value in found.best.params.items())
-        rows.append(
-            {
-                "repair": cell_text(found.defense),
-                "r": share_text(found.trusted_share),
-                "points": str(len(found.trials)),
-                "own ASR before": number(100 * before),
-                "own ASR left": number(100 * found.best.asr),
-                "over the grid (±)": number(100 * found.instability),
-                "cost (points)": number(100 * held_out),
-                "on unseen images": number(100 * unseen),
-                "chosen": cell_text(params),
-            }
-        )
-    return table(rows)
-
-
-def _victims_table(frame: pd.DataFrame) -> str:
-    return table(
-        [
-            {
-                "attack": cell_text(row["attack"]),
-                "threat": row["threat"],
-                "m": str(row["m"]),
-                "CDA": percent(row, "cda"),
-                "ASR": percent(row, "asr"),
-                "ASR as in the game": number(100 * row["asr_game"]),
-                "ASR on clean model": percent(row, "asr_clean"),
-                "worked": yes_or_no(row["worked"]),
-                "target confidence": number(row["target_confidence"], 3),
-            }
-            for row in frame.to_dict("records")
-        ]
+def _parts(board: Board, rows: int, tables: int) -> Iterator[str]:
+    yield f"# {board.protocol.name}"
+    yield "\n".join(f"- {escaped(sentence)}" for sentence in sentences(board.frames))
+    numbers = f"{counted(board.cells, 'cell')}, {counted(board.seeds, 'seed')}"
+    yield (
+        f"{numbers}, protocol `{board.protocol.sha256[:12]}`. All numbers: "
+        "[index.html](index.html) and the CSV files. Rates are in percent, brackets 95 % intervals."
     )
+    for chapter in CHAPTERS:
+        own = [frame for frame in chapter.frames if len(board.frames.get(frame.name, ()))]
+        parts = [part for frame in own for part in _frame(frame, board.frames, rows, tables)]
+        if parts:
+            yield f"## {chapter.title}"
+            yield from parts
+            yield details("How to read", _explained(chapter, own))
 
 
-def _grid(frame: pd.DataFrame, reading: str) -> str:
-    """Attacks down, defenses with their trusted shares across."""
-    lines: dict[str, dict[str, str]] = {}
-    columns: dict[str, None] = {}
-    for row in frame.to_dict("records"):
-        share = "" if pd.isna(row["trusted_share"]) else f" r={share_text(row['trusted_share'])}"
-        column = cell_text(row["defense"]) + share
-        attack = attack_text(row) + ("" if row["worked"] else " ‡")
-        lines.setdefault(attack, {})[column] = _left(row, reading)
-        columns[column] = None
-    return table(
-        [
-            {"attack": attack} | {column: line.get(column, "–") for column in columns}
-            for attack, line in lines.items()
-        ]
-    )
+def _explained(chapter: Chapter, frames: Sequence[Frame]) -> str:
+    said = [chapter.how, *(frame.text for frame in frames if frame.readme)]
+    return "\n\n".join(escaped(part.replace("\n\n", " ")) for part in said if part)
 
 
-def _left(row: Mapping[str, Any], reading: str) -> str:
-    """A cell of a grid with its marks."""
-    text = percent(row, f"asr_{reading}")
-    if row["worked"] and row[f"repaired_{reading}"]:
-        text = f"**{text}**"
-    return text + marks(row, reading)
+def _frame(
+    frame: Frame, frames: Mapping[str, pd.DataFrame], rows: int, tables: int
+) -> Iterator[str]:
+    own = frames[frame.name]
+    parts = list(_grid(frame, fill(frame, frames), rows, tables)) if frame.grid else []
+    if frame.readme and not frame.grid:
+        for title, part in frame.parts(frame.order(own)):
+            if len(part) and _brief(frame, part):
+                yield f"### {frame.title}{f': {title}' if title else ''}"
+                yield _table(frame, part, rows)
+    elif frame.readme:
+        yield f"### {frame.title}"
+        yield from parts
+    if frame.summary and (said := frame.summary(own)):
+        yield escaped(said)
+    if frame.plot or frame.draw:
+        yield f"![{frame.plot.alt if frame.plot else frame.alt}]({frame.name}.svg)"
+
+
+def _table(frame: Frame, table: pd.DataFrame, most: int) -> str:
+    columns = _brief(frame, table)
+    lines = [
+        {column.title: escaped(column.text(row)) for column in columns}
+        for row in table.head(most).to_dict("records")
+    ]
+    return _cut(markdown(lines), len(table) - most)
+
+
+def _brief(frame: Frame, table: pd.DataFrame) -> list[Column]:
+    return [column for column in frame.shown(table) if column.brief][:COLUMNS]
+
+
+def _grid(frame: Frame, filled: Filled, rows: int, tables: int) -> Iterator[str]:
+    """Tables of the headline and, folded away, of other readings; one per trusted share."""
+    assert frame.grid is not None
+    for number, (title, key) in enumerate(frame.grid.readings):
+        made = list(_tables(frame, frame.column(key), filled, rows))
+        shown = [f"{name}:\n\n{text}" for name, text in made[:tables]]
+        if len(made) > tables:
+            shown.append(f"{counted(len(made) - tables, 'more table')}: see index.html.")
+        if number == 0:
+            yield from shown
+        elif rows >= LIMITS[1][0]:
+            yield details(title.capitalize(), "\n\n".join(shown))
+
+
+def _tables(frame: Frame, column: Column, filled: Filled, most: int) -> Iterator[tuple[str, str]]:
+    """A table for every trusted share, of as many defenders as are narrow enough."""
+    assert frame.grid is not None
+    wide = COLUMNS - 2
+    for share in sorted({share for _, share in filled.defenders}):
+        across = [key for key in filled.defenders if key[1] == share]
+        named = f"r = {share_text(share)}" if share else "without trusted images"
+        for start in range(0, len(across), wide):
+            lines = []
+            for attack, label in list(filled.attacks.items())[:most]:
+                before = filled.before.get(attack, {})
+                line = {"attack": escaped(label)}
+                line[f"no defense ({UNDEFENDED[1].title})"] = UNDEFENDED[1].short(before)
+                for who in across[start : start + wide]:
+                    text = MISSING
+                    if (attack, who) in filled.failed:
+                        text = "failed"
+                    elif (attack, who) in filled.cells:
+                        row = filled.cells[attack, who][1]
+                        look, note = frame.grid.mark(row, column.key)
+                        style = "**{}**" if look == "repaired" else "{}"
+                        text = style.format(column.short(row)) + note
+                    line[escaped(filled.defenders[who][0])] = text
+                lines.append(line)
+            text = _cut(markdown(lines), len(filled.attacks) - most)
+            yield f"{column.title}, {named}", text
+
+
+def _cut(text: str, left: int) -> str:
+    return f"{text}\n\nAnd {left} more in index.html." if left > 0 else text
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table without the blanks that align it."""
+    heads = list(rows[0])
+    lines = [heads, [":--"] * len(heads), *(list(row.values()) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def details(title: str, text: str) -> str:
+    """Folded away."""
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
+
+
+def escaped(text: str) -> str:
+    """Without what would break a Markdown table or turn into markup."""
+    for mark in "\\|<>*_`[]":
+        text = text.replace(mark, f"\\{mark}")
+    return text.replace("\n", " ")

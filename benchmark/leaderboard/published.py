@@ -12,24 +12,24 @@ from typing import Any, NamedTuple
 import pandas as pd
 from pydantic import BaseModel
 
-from benchmark.games.robustness.searches import Chosen, Search
-from benchmark.leaderboard.fronts import scored
-from benchmark.leaderboard.rows import Rows
-from benchmark.leaderboard.tables import Namer, settings
+from benchmark.games.columns import ATTACK, TRUSTED, Column, Unit
+from benchmark.games.detectability.frames import DETECTORS, scored
+from benchmark.games.frames import Frame, Sources
+from benchmark.games.means import settings
+from benchmark.games.robustness.searches import Chosen
+from benchmark.leaderboard.deviations import INSIDE, NOT_MEASURED, OPEN, OUTSIDE, explained
 from benchmark.protocol import Protocol
 from benchmark.records.record import PluginRef
 from benchmark.specs import parse
-
-INSIDE, OUTSIDE, NOT_MEASURED = "inside", "outside", "not measured"
 
 #: For each quantity the table that has it and its column there. What remains is the paper's
 #: reading, as the papers publish no other.
 _MEASURED = {
     "cda": ("victims", "cda"),
     "asr": ("victims", "asr"),
-    "auc": ("detectability", "auc"),
-    "accuracy": ("detectability", "native_accuracy"),
-    "ap": ("detectability", "average_precision"),
+    "auc": (DETECTORS, "auc"),
+    "accuracy": (DETECTORS, "native_accuracy"),
+    "ap": (DETECTORS, "average_precision"),
     "asr_left": ("repairs", "asr_paper"),
 }
 _DEPLOYABLE = ("asr_deployable", "asr_deployable_low", "asr_deployable_high")
@@ -120,13 +120,7 @@ def inverted(attack: str, inverter: str) -> float:
     return float("nan")
 
 
-def comparison(
-    protocol: Protocol | None,
-    rows: Rows,
-    frames: Mapping[str, pd.DataFrame],
-    searches: Sequence[Search],
-    name: Namer,
-) -> pd.DataFrame:
+def comparison(sources: Sources) -> pd.DataFrame:
     """Every published number for a protocol's data and architecture, and what was measured.
 
     Compared is an attack with the protocol's or its default settings, at the paper's m and
@@ -134,23 +128,25 @@ def comparison(
     settings those count that contradict fewest of the protocol's, where those of a search go
     before; of equals the shortest label. Nothing is chosen by its result.
 
-    Args:
-        frames: the tables of `rows`, whose plugins they call as `name` does.
-        searches: what defenders found for themselves.
-
     Returns:
         One row per recipe and published number, none where the board has nothing to compare
-        or the protocol is unknown. `verdict` is `INSIDE` if the number, as it is rounded, lies in
-        the interval of the measured mean, `OUTSIDE` or `NOT_MEASURED`; what was not measured
-        is NaN. `attack_played` and `defense_played` are the labels behind a measurement.
+        or the protocol is unknown; see `COLUMNS`.
+
+    Raises:
+        StoreError: explanations that cannot be shown or that explain nothing.
     """
+    return explained(_comparison(sources), sources.folders)
+
+
+def _comparison(sources: Sources) -> pd.DataFrame:
+    protocol = sources.protocol
     lines = [] if protocol is None else [line for line in published() if _fits(line, protocol)]
     if protocol is None or not lines:
         return pd.DataFrame()
     own = _own_settings(protocol)
-    searched = {(one.defense, one.trusted_share): one.best.params for one in searches}
+    searched = {(one.defense, one.trusted_share): one.best.params for one in sources.searches}
     found: defaultdict[tuple[Any, ...], list[_Found]] = defaultdict(list)
-    for one in _measurements(rows, frames, name):
+    for one in _measurements(sources):
         if _as_prescribed(one.attack, own.get(one.attack.name, ())):
             found[one.key].append(one)
 
@@ -191,15 +187,18 @@ def _own_settings(protocol: Protocol) -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def _measurements(rows: Rows, frames: Mapping[str, pd.DataFrame], name: Namer) -> Iterator[_Found]:
-    """What the tables hold; `defense` is None where there is none, or several."""
-    attacks = {name(row.attack): row.attack for row in rows}
+def _measurements(sources: Sources) -> Iterator[_Found]:
+    """What the frames hold; `defense` is None where there is none, or several."""
+    name = sources.name
+    attacks = {name(one.attack): one.attack for one in sources.records}
     stages = {
-        (name(stage), row.trusted_share): stage for row in rows for stage in row.defense.stages
+        (name(stage), one.trusted_share): stage
+        for one in sources.records
+        for stage in one.defense.stages
     }
     for quantity, (table, column) in _MEASURED.items():
-        frame = frames.get(table, pd.DataFrame())
-        for row in (scored(frame) if table == "detectability" else frame).to_dict("records"):
+        frame = sources.frames[table]
+        for row in (scored(frame) if table == DETECTORS else frame).to_dict("records"):
             by = row.get("defense") or row.get("detector")
             stage = stages.get((by, row["trusted_share"])) if by else None
             # A pipeline is called by no single stage, and no number was published of one.
@@ -272,3 +271,66 @@ def _compared(recipe: str, line: Published, found: _Found | None, train: int) ->
         "defense_played": found.defense.label if found and found.defense else "",
         "note": line.note,
     }
+
+
+def summary(frame: pd.DataFrame) -> str:
+    """How many of the published numbers hold up, for each recipe, and what is known of them."""
+    said = []
+    for recipe, own in frame.groupby("recipe"):
+        counts = own.verdict.value_counts()
+        said.append(
+            f"Recipe {recipe}: {len(own) - counts.get(NOT_MEASURED, 0)} of {len(own)} published "
+            f"numbers measured, {counts.get(INSIDE, 0)} inside, {counts.get(OUTSIDE, 0)} outside, "
+            f"of which {(own.explanation == OPEN).sum()} open."
+        )
+    return " ".join(said)
+
+
+TEXT = """\
+What papers printed for this data set, Pick your Poison for this kind of network as well: single
+runs or means without intervals, on all training images, with triggers and seeds of their own. A
+published number is inside if, as it is rounded, it lies in the 95 % interval of the mean that was
+measured here. That says only that both may be true, as few models make a wide interval; and a
+single run may well lie outside where nothing is wrong. So what is outside is a difference to
+explain, and no refutation: it has its explanation, or is open. Numbers are shares from 0 to 1."""
+
+
+def _share(key: str, title: str, doc: str, **options: Any) -> Column:
+    return Column(key, title, Unit.AREA, doc, digits=3, **options)
+
+
+COLUMNS = (
+    *ATTACK,
+    Column("quantity", "number", Unit.TEXT, "cda or asr before any defense; asr_left in the "
+           "paper's reading; auc, ap (average precision) or accuracy of a detector", brief=True,
+           menu=True),
+    Column("defense", "defense", Unit.TEXT, "the defense or detector with its trusted share r",
+           brief=True, menu=True, names="defender", share="trusted_share"),
+    TRUSTED,
+    _share("published", "published", "as a paper prints it", brief=True),
+    _share("measured", "measured", "mean of this board", interval=True, brief=True),
+    Column("verdict", "verdict", Unit.TEXT, "whether the published number lies in the interval",
+           brief=True, menu=True),
+    Column("explanation", "explanation", Unit.TEXT, "what people wrote on a number that is outside",
+           brief=True),
+    _share("difference", "difference", "measured less published"),
+    Column("models", "models", Unit.COUNT, "models or seeds that were measured"),
+    _share("asr_before", "ASR before", "attack success rate without the defense"),
+    _share("asr_deployable", "deployable", "ASR left in the deployable reading", interval=True),
+    Column("attack_played", "attack as played", Unit.TEXT, "its whole label"),
+    Column("defense_played", "defense as played", Unit.TEXT, "its whole label"),
+    Column("note", "notes", Unit.TEXT, "what is known to contradict the published number"),
+    Column("paper", "paper", Unit.TEXT, "where it was published"),
+    Column("table", "table", Unit.TEXT, "its table there"),
+)  # fmt: skip
+
+
+def _outside_first(frame: pd.DataFrame) -> pd.DataFrame:
+    order = [OUTSIDE, INSIDE, NOT_MEASURED].index
+    return frame.sort_values("verdict", key=lambda verdicts: verdicts.map(order), kind="stable")
+
+
+COMPARISON = Frame(
+    "comparison", "Beside what was published", TEXT, comparison, COLUMNS, summary=summary,
+    order=_outside_first,
+)  # fmt: skip

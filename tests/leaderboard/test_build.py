@@ -24,10 +24,13 @@ def run(tmp_path: Path) -> Path:
     return save(tmp_path / "run", records)
 
 
+PAPER, DEPLOYABLE = (f"ASR left, {reading}, r = 5%" for reading in ("paper", "deployable"))
+
+
 def grid(text: str, title: str) -> list[str]:
-    """The lines of the first table under a heading."""
-    lines = text.split(f"## {title}\n")[1].split("\n## ")[0].splitlines()
-    return [line for line in lines if line.startswith("|")][2:]
+    """The lines of the table under a line."""
+    table = text.split(f"{title}:\n\n")[1].split("\n\n")[0]
+    return table.splitlines()[2:]
 
 
 def test_numbers_follow_from_counts(run: Path) -> None:
@@ -48,25 +51,24 @@ def test_numbers_follow_from_counts(run: Path) -> None:
     assert (row.repaired_paper, row.repaired_deployable) == (True, False)
     assert (row.seeds_repaired_paper, row.seeds_repaired_deployable) == (3, 1)
     # The paper's reading is the headline, and comes first.
-    assert text.index("the paper's reading\n") < text.index("deployable reading\n")
-    (paper,), (later,) = (
-        grid(text, f"Remaining ASR, {name}")
-        for name in ("the paper's reading", "deployable reading")
-    )
-    assert "**1.1 [" in paper
+    assert text.index(PAPER) < text.index(DEPLOYABLE)
+    (paper,), (later,) = grid(text, PAPER), grid(text, DEPLOYABLE)
+    assert "| **1.1 [" in paper
     assert "✓" not in paper
-    assert "6.7 [" in later
+    assert "| 6.7 [" in later
     assert later.rstrip("| ").endswith("] ✓ 1/3")
-    spent = grid(text, "Accuracy spent and backdoors repaired")
-    assert ["1 of 1" in line for line in spent] == [True, False]
-    assert ["3 of 3" in line for line in spent] == [True, False]
+    # What the attack does undefended comes first.
+    assert "| 100 [" in paper.partition("**")[0]
+    costs = pd.read_csv(run / "costs.csv").iloc[0]
+    assert (costs.repaired_paper, costs.repaired_deployable, costs.attacks) == (1, 0, 1)
+    assert (costs.cells_repaired_paper, costs.cells_repaired_deployable) == (3, 1)
 
 
 def test_an_interval_above_five_percent_is_not_repaired(tmp_path: Path) -> None:
     """One seed with 4 of 90 left is below 5 %, and may as well be above it."""
     assert Rate(4, TRIGGERED).value < 0.05 < Rate(4, TRIGGERED).interval()[1]
     text = build(save(tmp_path, [played("badnets"), played("badnets", "repairer", 0, 4)]))
-    (line,) = grid(text, "Remaining ASR, the paper's reading")
+    (line,) = grid(text, PAPER)
     assert "✓ 1/1" in line
     assert "**" not in line
     costs = pd.read_csv(tmp_path / "costs.csv").iloc[0]
@@ -85,8 +87,8 @@ def test_an_untouched_victim_is_said_to_be_one(tmp_path: Path) -> None:
     frame = pd.read_csv(tmp_path / "repairs.csv").set_index("defense")
     assert dict(frame.untouched_paper) == {"all": 3, "some": 1, "one reading": 0}
     assert dict(frame.untouched_deployable) == {"all": 3, "some": 1, "one reading": 3}
-    (line,) = grid(text, "Remaining ASR, the paper's reading")
-    every, other, some = (cell.strip() for cell in line.strip("|").split("|")[1:])
+    (line,) = grid(text, PAPER)
+    every, other, some = (cell.strip() for cell in line.strip("|").split("|")[2:])
     assert every.endswith("] †")
     assert other.endswith("]")
     assert some.endswith("] † 1/3")
@@ -139,10 +141,10 @@ def test_an_attack_worked_if_it_is_clearly_above_clean_models(
     text = build(save(tmp_path, records))
     victims = pd.read_csv(tmp_path / "victims.csv").set_index("attack")
     assert dict(victims.worked) == {"badnets": True, "other": worked}
-    _, line = grid(text, "Remaining ASR, the paper's reading")
+    _, line = grid(text, PAPER)
     assert ("‡" in line) == (not worked)
     # Without a mark nobody would know that 0 % of it were no repair.
-    assert ("**0.0" in line) == worked
+    assert ("**0 [" in line) == worked
     costs = pd.read_csv(tmp_path / "costs.csv").iloc[0]
     assert (costs.attacks, costs.repaired_paper) == ((2, 1) if worked else (1, 0))
     defender = pd.read_csv(tmp_path / "defenders.csv").iloc[0]
@@ -221,8 +223,8 @@ def test_what_was_never_counted_is_a_dash(tmp_path: Path) -> None:
         records.append(played("badnets", defense, metrics=one["metrics"], curve=one["curve"]))
     text = build(save(tmp_path, records))
     assert "nan" not in text
-    (line,) = grid(text, "Remaining ASR, the paper's reading")
-    assert line.split("|")[2].strip() == "–"
+    (line,) = grid(text, PAPER)
+    assert [cell.strip() for cell in line.split("|")[2:4]] == ["–", "–"]
 
 
 @pytest.mark.parametrize(

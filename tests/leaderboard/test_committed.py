@@ -11,6 +11,7 @@ import pytest
 
 import benchmark
 from benchmark.games.robustness import searches as tuned
+from benchmark.leaderboard import index
 from benchmark.leaderboard.build import stale
 from benchmark.protocol import load, tuned_folder
 from benchmark.registry import Registry
@@ -27,6 +28,19 @@ def test_every_number_follows_from_the_evidence(board: Path, registry: Registry)
     assert found.findings == []
     assert len(found.records) == len(list((board / "records").iterdir()))
     assert stale(board) == []
+
+
+def test_the_list_of_boards_is_that_of_the_boards() -> None:
+    assert index.stale(ROOT / "leaderboards") == []
+    listed = (ROOT / "leaderboards" / "README.md").read_text()
+    assert all(f"]({board.name}/README.md)" in listed for board in BOARDS)
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
+def test_a_readme_is_short_and_its_tables_are_narrow(board: Path) -> None:
+    lines = (board / "README.md").read_text().splitlines()
+    assert len(lines) < 200
+    assert max(line.count(" | ") for line in lines if line.startswith("|")) < 8
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)

@@ -6,24 +6,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_records import examined, played, save, search
+from made_records import examined, frames_of, played, save, search
 from scipy import stats
 
-from benchmark.leaderboard.board import games
 from benchmark.leaderboard.build import build
-from benchmark.leaderboard.costs import costs
-from benchmark.leaderboard.rows import Rows
-from benchmark.leaderboard.tables import short_names
 from benchmark.metrics import Rate, mean_interval
 from benchmark.records.record import Record
 
 
 def made(records: list[Record]) -> pd.DataFrame:
-    rows = Rows.of(records)
-    name = short_names(rows)
-    searches = [search([40, 10, 25])]
-    undefended, repairs, _ = games(rows, name)
-    return costs(rows, undefended, repairs, searches, name).set_index("defender")
+    return frames_of(records, [search([40, 10, 25])])["costs"].set_index("defender")
 
 
 def test_accuracy_lost_on_clean_models_in_both_readings() -> None:

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made_records import examined
+from made_records import examined, frames_of, save
 
-from benchmark.leaderboard import plots
-from benchmark.leaderboard.populations import SCORE, class_scores, detectability
-from benchmark.leaderboard.rows import Rows
-from benchmark.leaderboard.tables import short_names
+from benchmark.games.detectability.frames import SCORE
+from benchmark.leaderboard.build import build
 from benchmark.metrics import Rate, mean_interval
+from benchmark.records.record import Record
 
 MODELS, CLASSES, REPEATS = 5, 4, 2
 RNG = np.random.default_rng(4)
@@ -25,7 +24,7 @@ TARGETS = [0, 2, 0, 1, 2]
 
 
 @pytest.fixture(scope="module")
-def rows() -> Rows:
+def records() -> list[Record]:
     found = []
     for seed, target in enumerate(TARGETS):
         common: dict[str, Any] = {"target": target}
@@ -35,12 +34,12 @@ def rows() -> Rows:
             found.append(
                 examined(attack, "finder", seed, scores.tolist(), flagged=flagged, m=m, **common)
             )
-    return Rows.of(found)
+    return found
 
 
 @pytest.fixture(scope="module")
-def row(rows: Rows) -> pd.Series:
-    frame = detectability(rows.examined, short_names(rows))
+def row(records: list[Record]) -> pd.Series:
+    frame = frames_of(records)["detectability"]
     return frame[frame.reading == SCORE].iloc[0]
 
 
@@ -62,7 +61,7 @@ def test_a_target_that_another_class_hides_shows_to_the_oracle() -> None:
     for seed in range(6):
         found.append(examined("none", "finder", seed, [[0.0, 1 + 0.1 * seed]], m=0, target=0))
         found.append(examined("badnets", "finder", seed, [[0.5, 1 + 0.1 * seed]], target=0))
-    frame = detectability(Rows.of(found).examined, lambda ref: ref.name)
+    frame = frames_of(found)["detectability"]
     own = frame[frame.reading == SCORE].iloc[0]
     assert own.auc == 0.5
     assert own.oracle_auc == 1
@@ -90,14 +89,16 @@ def test_nothing_to_tell_apart_is_right_half_of_the_time() -> None:
         for attack, m in (("none", 0), ("badnets", 50))
         for seed in range(3)
     ]
-    frame = detectability(Rows.of(found).examined, lambda ref: ref.name)
+    frame = frames_of(found)["detectability"]
     assert (frame.best_accuracy == 0.5).all()
     assert frame.native_accuracy.isna().all()  # no decisions
     assert frame.false_alarms.isna().all()
 
 
-def test_scores_of_classes_are_means_over_models_with_and_without_the_target(rows: Rows) -> None:
-    frame = class_scores(rows.examined, short_names(rows))
+def test_scores_of_classes_are_means_over_models_with_and_without_the_target(
+    records: list[Record],
+) -> None:
+    frame = frames_of(records)["classscores"]
     assert list(frame["class"]) == list(range(CLASSES))
     assert list(frame.targets) == [2, 1, 2, 0]
     assert (frame.models == MODELS).all()
@@ -114,12 +115,11 @@ def test_scores_of_classes_are_means_over_models_with_and_without_the_target(row
 
 
 def test_the_picture_has_a_panel_per_population_and_the_same_bytes(
-    rows: Rows, tmp_path: Path
+    records: list[Record], tmp_path: Path
 ) -> None:
-    frame = class_scores(rows.examined, short_names(rows))
-    both = pd.concat([frame, frame.assign(detector="other")])
-    drawn = plots.class_scores(both)
-    assert drawn == plots.class_scores(both)
-    for words in ("badnets (m=50)", "finder", "other", "poisoned, the target", "clean models"):
+    build(save(tmp_path, records))
+    drawn = (tmp_path / "classscores.svg").read_bytes()
+    build(tmp_path)
+    assert (tmp_path / "classscores.svg").read_bytes() == drawn
+    for words in ("badnets (m=50)", "finder", "poisoned, the target", "clean models"):
         assert words.encode() in drawn
-    assert plots.class_scores(frame.iloc[:0]).startswith(b"<?xml")

@@ -11,15 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.leaderboard import front_plots, fronts_text
+from benchmark.games.columns import attack_label
+from benchmark.leaderboard import front_plots
+from benchmark.leaderboard.defenders import defense_points
 from benchmark.leaderboard.fronts import (
-    attack_label,
     attack_points,
     compare,
-    defense_points,
     front_table,
     hypervolume,
     hypervolumes,
+    summary,
 )
 
 GRID = 20
@@ -238,9 +239,13 @@ def test_who_met_fewer_defenders_than_others_of_its_kind_is_on_no_front() -> Non
     assert (found.defenses["whole"], found.defenses["owner"]) == (3, 2)
     volumes = hypervolumes(found.reset_index())
     assert volumes == pytest.approx({"data poisoning": 0.25, "code poisoning": 0.15})
-    rows = {row["attack"]: row for row in fronts_text.front_rows(found.reset_index())}
-    assert [rows[f"{name} (m=50)"]["front"] for name in ("whole", "spared")] == ["yes", "–"]
-    assert rows["spared (m=50)"]["by"].endswith("(2/3)")
+    assert "on no front: spared (m=50) and unseen (m=50)." in summary(found.reset_index())
+    shown = {one["name"]: one for one in front_plots.points(found.reset_index())["points"]}
+    assert shown["spared (m=50)"]["met"] == "2 of 3 defenses"
+    assert shown["unseen (m=50)"]["met"] == "1 of 2 detectors"
+    assert shown["whole (m=50)"]["met"] == ""
+    drawn = front_plots.draw(found.reset_index())
+    assert b"spared (m=50), met 2 of 3 defenses" in drawn
 
 
 def test_one_game_or_none_is_no_error() -> None:
@@ -338,11 +343,6 @@ def test_what_became_of_the_points() -> None:
     back = compare(new, old).set_index("attack")
     assert back.change["gone"] == "new"
     assert back.dominated_by["moved"] == "new (m=50); same (m=50)"
-    rows = fronts_text.volume_rows(old, new)
-    before = hypervolume([0.4, 0.6], [0.5, 0.7])
-    after = hypervolume([0.5, 0.65], [0.4, 0.65])
-    assert rows[0]["change"] == f"{after - before:+.3f}"
-    assert rows[1]["change"] == "+0.000"
 
 
 def test_kinds_are_compared_apart() -> None:
@@ -352,33 +352,31 @@ def test_kinds_are_compared_apart() -> None:
     assert found.dominates["data"] == ""
 
 
-def test_text_says_clearly_and_marks_who_met_few() -> None:
-    frame = table({"good|": (0.9, 0.2), "bad": (0.1, 0.9), "close": (0.85, 0.25)})
-    rows = {row["attack"]: row for row in fronts_text.front_rows(frame)}
-    assert list(rows) == ["good\\| (m=50)", "close (m=50)", "bad (m=50)"]
-    assert rows["bad (m=50)"]["dominated by"] == ("close (m=50), clearly; good\\| (m=50), clearly")
-    assert rows["close (m=50)"]["dominated by"] == "good\\| (m=50)"
-    assert rows["bad (m=50)"]["by"] == "r r=10% (1/1)"
-    assert fronts_text.volume_text(frame) == "data poisoning: hypervolume 0.720."
+def test_pages_show_the_front_first_and_gaps_last() -> None:
+    frame = table({"good": (0.9, 0.2), "bad": (0.1, 0.9), "close": (0.85, 0.25)})
+    rows = front_plots.PARETO.order(frame.sort_values("asr_paper"))
+    assert list(rows.attack) == ["good", "close", "bad"]
+    assert list(rows.clearly_dominated_by) == ["", "", "close (m=50); good (m=50)"]
+    assert summary(frame) == "Hypervolume: 0.720 for data poisoning."
 
 
 def test_the_picture_is_the_same_bytes_and_holds_every_point() -> None:
     points = {"one": (0.9, 0.2), "two": (0.1, 0.9), "three": (0.85, 0.25)}
     frame = pd.concat([table(points), table({"four": (0.3, 0.8)}, threat="code")])
-    drawn = front_plots.pareto(frame)
-    assert drawn == front_plots.pareto(frame)
+    drawn = front_plots.draw(frame)
+    assert drawn == front_plots.draw(frame)
     for words in (*(f"{name} (m=50)" for name in (*points, "four")), *frame.kind):
         assert words.encode() in drawn
     assert b"before" not in drawn
-    assert b"met some defenders only" not in drawn
+    assert b"met fewer opponents" not in drawn
     few = front_table(
         frame[frame.columns[: list(frame.columns).index("front")]].assign(detectors=2)
     )
     assert few.front.isna().all()
-    both = front_plots.pareto(few, table({"two": (0.1, 0.9)}))
+    both = front_plots.draw(few, table({"two": (0.1, 0.9)}))
     assert b"data poisoning, before" in both
     assert b"code poisoning, before" not in both
-    assert b"met some defenders only" in both
+    assert b"met fewer opponents" in both
 
 
 def test_fronts_of_random_points_agree_with_sampling() -> None:

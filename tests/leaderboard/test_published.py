@@ -6,7 +6,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,13 @@ import pandas as pd
 import pytest
 from made_records import COST
 from made_records import search as made_search
-from playwright.sync_api import Page
 
 from benchmark import protocol as protocols
 from benchmark.api import Attack, Defense
 from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.games.robustness.searches import Search
-from benchmark.leaderboard.board import Board, read_board
+from benchmark.leaderboard.board import read_board
 from benchmark.leaderboard.build import build, stale
 from benchmark.leaderboard.deviations import TEXT_LIMIT
 from benchmark.leaderboard.published import Published, inverted, published
@@ -496,32 +495,22 @@ def test_every_recipe_is_compared_by_itself(tmp_path: Path) -> None:
     assert "Recipe table-iv: 2 of 109" in text
 
 
-def test_the_page_for_readers_shows_what_holds_up(tmp_path: Path) -> None:
-    text = build(demonstration(tmp_path)).split("## Beside what was published")[1]
+def test_the_text_for_readers_shows_what_does_not_hold_up(tmp_path: Path) -> None:
+    text = build(demonstration(tmp_path)).split("## Published")[1]
     assert "13 of 109 published numbers measured, 6 inside, 7 outside, of which 7 open" in text
-    grid = {
-        tuple(cell.strip() for cell in row.strip("|").split("|")[:2]): row
-        for row in text.splitlines()
-        if row.startswith("|")
-    }
-    row = grid["badnets (m=50, fast)", "5%"]
-    assert re.search(r"\| 40\.0 \[[\d., ]+\] ≠ 3 ", row)
-    assert "| – / 60 " in row
-    assert re.search(r"\| 3\.1 \[[\d., ]+\] / 3 ", grid["badnets (m=50, fast)", "1%"])
-    assert "| – / 98 " in grid["badnets (m=50, fast)", "1%"]
-    listed = text.split("### Outside the interval")[1]
-    assert listed.count("**open**") == 7
-    assert "C18, C24, C25" in listed
-    assert "- C24: " in listed
-    assert "- C27: " in listed
-    assert "- C20: " in listed
-    assert "- C19: " not in listed
+    lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    outside = [line for line in lines if "| outside | open |" in line]
+    # They come first, and what there is no room for is on the page.
+    assert outside == lines[1:8]
+    (own,) = [line for line in outside if "pivotal-tuning r=5%" in line]
+    assert re.search(r"asr.*left \| pivotal-tuning r=5% \| 0\.030 \| 0\.400 \\\[", own)
+    assert re.search(r"And \d+ more in index\.html\.", text)
 
 
-def test_where_all_holds_up_nothing_is_listed(tmp_path: Path) -> None:
+def test_where_all_holds_up_nothing_is_open(tmp_path: Path) -> None:
     text = build(save(tmp_path, played("none", cda=0.953, m=0)))
-    assert "1 of 109 published numbers measured, 1 inside, 0 outside" in text
-    assert "Outside the interval" not in text
+    assert "1 of 109 published numbers measured, 1 inside, 0 outside, of which 0 open" in text
+    assert "| outside |" not in text
 
 
 # What people write beside a board.
@@ -612,46 +601,25 @@ def test_the_page_has_the_tables(tmp_path: Path) -> None:
     page = (folder / "index.html").read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
     frame = compared(folder)
-    rates, areas = (data["tables"][f"published-{name}"] for name in ("measured", "auc"))
-    assert (len(rates["rows"]), len(areas["rows"])) == (103, 6)
-    heads = [column["title"] for column in rates["columns"]]
-    shown = dict(zip(heads, rates["rows"][0], strict=True))
+    table = data["tables"]["comparison"]
+    assert len(table["rows"]) == len(frame) == 109
+    heads = [column["title"] for column in table["columns"]]
+    rows = [dict(zip(heads, row, strict=True)) for row in table["rows"]]
+    shown = next(row for row in rows if row["explanation"] not in (None, "open"))
     own = line(frame, "cda", "none")
-    assert shown["published"] == [95.3, "95.3"]
+    assert shown["published"] == [0.953, "0.953"]
     value, text, low, high = shown["measured"]
     assert (value, low, high) == (own.measured, own.measured_low, own.measured_high)
-    assert text.startswith("94.7 [")
+    assert text.startswith("0.947 [")
     assert shown["explanation"] == "{{ 7*7 }} ${x} %s [a](b)"
-    assert shown["verdict"] == "outside"
-    heads = [column["title"] for column in areas["columns"]]
-    shown = dict(zip(heads, areas["rows"][0], strict=True))
-    assert shown["published"] == [0.65, "0.65"]
-    assert shown["measured"][1].startswith("1.00 [")
-    assert shown["notes"] == "C2, C20"
-    assert "<p>C20: " in page
+    notes = [row["notes"] for row in rows if row["number"] == "auc"]
+    assert any(note and note.startswith("C2: ") and "C20: " in note for note in notes)
     # What disagrees comes first.
-    verdicts = [row[heads.index("verdict")] for row in areas["rows"]]
-    assert verdicts == ["outside", "inside", *["not measured"] * 4]
-    assert "comparison-frame" not in page
+    verdicts = [row["verdict"] for row in rows]
+    assert verdicts == [*["outside"] * 7, *["inside"] * 6, *["not measured"] * 96]
     # What was not played is no fact of the board.
     assert "<dt>attacks</dt><dd>2</dd>" in page
     assert "<dt>defenses</dt><dd>3</dd>" in page
-
-
-def test_the_tables_of_the_page_sort_and_filter(
-    tmp_path: Path, open_page: Callable[[Board], Page]
-) -> None:
-    page = open_page(read_board(demonstration(tmp_path)))
-    table = page.locator("#published-measured-tables")
-    column = [text.strip() for text in table.locator("thead th").all_inner_texts()]
-    table.get_by_label("verdict").select_option("outside")
-    table.get_by_role("button", name="difference").click()
-    place = column.index("difference")
-    cells = table.locator(f"tbody tr > :nth-child({place + 1})").all_inner_texts()
-    assert len(cells) == 6
-    values = [float(cell) for cell in cells]
-    assert values == sorted(values, reverse=True)
-    assert values[0] == 37
 
 
 def test_another_paper_is_compared_at_shares_of_the_training_images(
@@ -712,4 +680,4 @@ def test_another_paper_is_compared_at_shares_of_the_training_images(
     found = line(frame, "accuracy", "badnets", "abs")
     assert (found.m, found.published, found.measured, found.models) == (1000, 0.91, 7 / 8, 4)
     assert found.verdict == "inside"
-    assert "badnets (m=1000, fast)" in (tmp_path / "README.md").read_text()
+    assert "badnets (m=1000, fast)" in (tmp_path / "index.html").read_text()

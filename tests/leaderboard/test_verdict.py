@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmark.leaderboard.verdict import sentences
+from benchmark.leaderboard.chapters import sentences
 
 WHO = {"m": 50, "boost": 1, "recipe": "standard", "threat": "poison-label"}
 
@@ -20,7 +20,8 @@ def victims(**worked: bool | None) -> pd.DataFrame:
 
 def repair(attack: str, defense: str, left: float, repaired: bool, worked: bool = True) -> Any:
     row = {"attack": attack, **WHO, "defense": defense, "trusted_share": 0.05, "worked": worked}
-    return row | {"asr_paper": left, "repaired_paper": repaired}
+    row |= {"asr_paper": left, "asr_paper_low": left / 2, "asr_paper_high": 1.0}
+    return row | {"repaired_paper": repaired}
 
 
 def detector(attack: str, name: str, auc: float, reading: str = "score") -> Any:
@@ -57,16 +58,18 @@ def test_who_repairs_most_and_of_equals_who_leaves_least() -> None:
     )
     _, best, standing = sentences({"victims": victims(one=True), "repairs": frame})
     assert best == (
-        "strong r=5% repairs most: 1 of the 2 attacks it met, with 20 % ASR left on average."
+        "strong r=5% repairs most: 1 of 2 attacks; at worst it leaves 40.0 [20.0, 100.0] % ASR, "
+        "of two (m=50)."
     )
-    assert standing == "Nobody repairs two (m=50)."
+    assert standing == "No defense repairs two (m=50)."
 
 
 def test_that_nobody_repairs_anything_is_said() -> None:
     frame = pd.DataFrame([repair("one", "a", 0.9, False), repair("one", "b", 0.3, False)])
     _, only = sentences({"victims": victims(one=True), "repairs": frame})
     assert only == (
-        "No defense repairs any of 1 attack; b r=5% comes closest, with 30 % ASR left on average."
+        "No defense repairs any attack; b r=5% comes closest: at worst it leaves "
+        "30.0 [15.0, 100.0] % ASR, of one (m=50)."
     )
 
 
@@ -83,7 +86,7 @@ def test_the_best_detector_is_judged_in_its_worst_case_by_its_own_score() -> Non
     )
     *_, said = sentences({"victims": victims(one=True), "detectability": frame})
     assert said == (
-        "steady r=5% finds attacks best: its lowest AUC is 0.75 [0.55, 1.00], against two (m=50)."
+        "steady r=5% detects best: its lowest AUC is 0.75 [0.55, 1.00], against two (m=50)."
     )
 
 
@@ -99,16 +102,29 @@ def test_robust_and_hidden_needs_both_with_their_intervals(
     left: float, auc: float, stays: bool
 ) -> None:
     frame = pd.DataFrame([point("one", True, left, auc), point("two", None, 1.0, 0.5)])
-    _, said, missing = sentences({"victims": victims(one=True), "pareto": frame})
+    said, _ = sentences({"victims": victims(one=True), "pareto": frame})
     if stays:
         assert said == "one (m=50) stays robust and hidden."
     else:
         assert said.startswith("No attack stays both robust and hidden; closest is one (m=50), ")
-    assert missing == "two (m=50) did not meet all defenders and detectors."
 
 
 def test_few_models_make_nobody_hidden() -> None:
     """An interval that reaches 0.5 around an AUC of 1 says that nobody knows."""
     frame = pd.DataFrame([point("one", True, 0.9, 1.0) | {"auc_low": 0.2}])
-    *_, said = sentences({"victims": victims(one=True), "pareto": frame})
+    said, _ = sentences({"victims": victims(one=True), "pareto": frame})
     assert said.startswith("No attack stays")
+
+
+def test_the_inverter_whose_triggers_work_best_on_average() -> None:
+    rows = [
+        {"attack": attack, **WHO, "inverter": inverter, "asr_selected": asr}
+        | {"asr_selected_low": asr / 2, "asr_selected_high": 1.0}
+        for inverter, hits in {"a": (0.9, 0.5), "b": (0.6, 0.7), "c": (1.0,)}.items()
+        for attack, asr in zip(("one", "two"), hits, strict=False)
+    ]
+    _, said = sentences({"victims": victims(one=True), "inversions": pd.DataFrame(rows)})
+    assert said == (
+        "a reverses triggers best: 70.0 % ASR on average over 2 attacks, 50.0 [25.0, 100.0] % at "
+        "the least, against two (m=50)."
+    )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from benchmark.games.answers import Labels
     from benchmark.games.detectability.play import Scan
     from benchmark.games.experiment import Progress
+    from benchmark.games.frames import Chapter
     from benchmark.runs.context import RunContext
     from benchmark.runs.plan import Planner
 
@@ -136,6 +137,11 @@ class DetectabilityGame(Game[DetectabilityRecord]):
         norms = "without" if scan.norms is None else "with"
         said = f"{len(scan.class_scores)} classes {norms} norms, other readings: {readings}"
         yield Claim("scans", record.defense.stages[0].label, said)
+
+    def chapter(self) -> Chapter:
+        from benchmark.games.detectability.frames import CHAPTER
+
+        return CHAPTER
 
     def headline(self, record: DetectabilityRecord) -> dict[str, Number]:
         scores = [scan.score for scan in record.scans]

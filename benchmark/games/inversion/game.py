@@ -20,6 +20,7 @@ from benchmark.specs import RegistryError, parse, with_settings
 if TYPE_CHECKING:
     from benchmark.api import Inverter
     from benchmark.games.experiment import Progress
+    from benchmark.games.frames import Chapter
     from benchmark.runs.context import RunContext
     from benchmark.runs.plan import Planner
 
@@ -132,6 +133,11 @@ class InversionGame(Game[InversionRecord]):
         said = hashlib.sha256(scale).hexdigest()[:12]
         yield Claim("scale", f"the digest of the trigger of {victim}", said)
         yield Claim("swept", "the number of classes", str(len(record.swept[0].classes[0])))
+
+    def chapter(self) -> Chapter:
+        from benchmark.games.inversion.frames import CHAPTER
+
+        return CHAPTER
 
     def headline(self, record: InversionRecord) -> dict[str, Number]:
         counts = [

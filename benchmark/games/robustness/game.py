@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from benchmark.games.experiment import Progress
+    from benchmark.games.frames import Chapter
     from benchmark.games.robustness.play import Outcome
     from benchmark.runs.context import RunContext
     from benchmark.runs.plan import Planner
@@ -110,6 +111,11 @@ class RobustnessGame(Game[RobustnessRecord]):
             first = b"".join(evidence[name][:1].tobytes() for name in ("test", "triggered"))
             about = f"the digest of the answers of model {str(record.victim_sha256)[:12]}"
             yield Claim("curve.0", about, hashlib.sha256(first).hexdigest()[:12])
+
+    def chapter(self) -> Chapter:
+        from benchmark.games.robustness.frames import CHAPTER
+
+        return CHAPTER
 
     def headline(self, record: RobustnessRecord) -> dict[str, Number]:
         found = record.metrics

@@ -5,49 +5,100 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from benchmark.leaderboard.board import Board, played
-from benchmark.leaderboard.markdown import INTRODUCTION
-from benchmark.leaderboard.page.charts import curve
-from benchmark.leaderboard.page.parts import Section
-from benchmark.leaderboard.page.sections import sections
-from benchmark.leaderboard.tables import settings
-from benchmark.leaderboard.verdict import sentences
+from benchmark.games.columns import Column
+from benchmark.games.frames import Chapter, Frame
+from benchmark.games.means import settings
+from benchmark.leaderboard.board import Board
+from benchmark.leaderboard.cells import UNFINISHED
+from benchmark.leaderboard.chapters import CHAPTERS, sentences
+from benchmark.leaderboard.page import pictures
+from benchmark.leaderboard.page.tables import matrix, table
 from benchmark.records.record import NONE
 
 #: In the order in which they are run.
 SCRIPTS = ("elements.js", "charts.js", "tables.js", "page.js")
-#: Frames with a plot beside the page.
-PLOTS = ("curves", "classscores", "pareto", "radii", "configurations", "smoothed")
 
 
 @dataclass(frozen=True)
-class Plugin:
-    """A plugin as it was played; `key` is its anchor, `kind` its threat or stage."""
+class Part:
+    """A frame on the page; what the script draws is found by the keys of `tables` and `grid`."""
+
+    frame: Frame
+    summary: str
+    columns: list[Column]
+    tables: dict[str, dict[str, Any]] = field(default_factory=dict)
+    titles: dict[str, str] = field(default_factory=dict)
+    grid: dict[str, Any] | None = None
+    points: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """A chapter with what the board has of it."""
 
     key: str
-    label: str
-    name: str
-    version: int
-    kind: str
-    params: dict[str, str]
+    chapter: Chapter
+    parts: list[Part]
+    pictures: list[tuple[str, str, str, str | None]]
 
 
 def render(board: Board) -> bytes:
     """The page as UTF-8; the same records and pictures give the same bytes."""
-    shown = sections(board)
-    plugins = _plugins(board)
-    protocol = played(board.protocol)
-    budget = protocol.robustness.budget if protocol and protocol.robustness else None
+    sections = [found for chapter in CHAPTERS if (found := _section(chapter, board)) is not None]
+    parts = [part for section in sections for part in section.parts]
+    plugins = [
+        {
+            "key": f"plugin-{number}",
+            "label": ref.label,
+            "name": ref.name,
+            "version": ref.version,
+            "kind": getattr(ref, "threat", "") or getattr(ref, "stage", ""),
+            "params": settings(ref),
+        }
+        for number, ref in enumerate(board.plugins, 1)
+    ]
+    robustness = board.released.robustness if board.released else None
+    budget = robustness.budget if robustness else None
+    return html(
+        "board.html.jinja",
+        title=f"{board.protocol.name} · PoisonGames",
+        board=board,
+        facts=_facts(board),
+        files=[*(f"{part.frame.name}.csv" for part in parts), *_plots(parts)],
+        budget=budget,
+        verdict=sentences(board.frames),
+        hero=next((part for part in parts if part.points), None),
+        sections=sections,
+        problems=len(board.frames.get(UNFINISHED.name, ())),
+        plugins=plugins,
+        data={
+            "tables": {key: made for part in parts for key, made in part.tables.items()},
+            "matrices": {part.frame.name: part.grid for part in parts if part.grid},
+            "scatters": {part.frame.name: part.points for part in parts if part.points},
+            "details": {name: rows for name, rows in board.details.items() if rows},
+            "budget": budget,
+            # Names are shared by settings of a plugin; the first is as good as the others.
+            "plugins": {
+                text: one["key"]
+                for one in reversed(plugins)
+                for text in (one["label"], one["name"])
+            },
+        },
+    )
+
+
+def html(template: str, **values: Any) -> bytes:
+    """A template with the style and, where there are `data`, the script, both named by hash."""
     style = _read("style.css")
-    script = "\n".join(map(_read, SCRIPTS))
+    script = "\n".join(map(_read, SCRIPTS)) if "data" in values else ""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -56,90 +107,68 @@ def render(board: Board) -> bytes:
         "allow_nan": False,
         "separators": (",", ":"),
     }
-    environment.filters["prose"] = _prose
-    environment.filters["breakable"] = _breakable
-    text = environment.from_string(_read("index.html.jinja")).render(
-        board=board,
-        facts=_facts(board),
-        files=_files(board),
-        summary=protocol.summary if protocol else "",
-        budget=budget,
-        introduction=INTRODUCTION,
-        verdict=sentences(board.frames),
-        sections=shown,
-        plugins=plugins,
-        data=_data(board, shown, plugins, budget),
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
+    environment.filters |= {"prose": _prose, "breakable": _breakable}
+    hashes = {"style_hash": _hash(style), "script_hash": _hash(script)}
+    text = environment.from_string(_read(template)).render(
+        style=style, script=script, **hashes, **values
     )
     return text.encode()
 
 
+def _section(chapter: Chapter, board: Board) -> Section | None:
+    there = [frame for frame in chapter.frames if len(board.frames.get(frame.name, ()))]
+    shown = [
+        (picture.title, picture.alt, picture.file, _uri(picture, board))
+        for picture in board.pictures.get(chapter.title, ())
+    ]
+    if not there:
+        return None
+    parts = [_part(frame, board.frames) for frame in there]
+    return Section(chapter.title.lower(), chapter, parts, shown)
+
+
+def _uri(picture: Any, board: Board) -> str | None:
+    if picture.pixels is not None:
+        return pictures.triggered(picture.pixels)
+    found = board.sources.evidence(picture.file)
+    return pictures.png(found) if found else None
+
+
+def _part(frame: Frame, frames: dict[str, pd.DataFrame]) -> Part:
+    own = frames[frame.name]
+    part = Part(
+        frame,
+        frame.summary(own) if frame.summary else "",
+        frame.shown(own),
+        grid=matrix(frame, frames) if frame.grid else None,
+        points=frame.points(own) if frame.points else None,
+    )
+    for title, rows in frame.parts(frame.order(own)) if part.columns else ():
+        key = f"{frame.name}-{title}" if title else frame.name
+        part.tables[key] = table(f"{frame.title}{f': {title}' if title else ''}", frame, rows)
+        part.titles[key] = title.capitalize()
+    return part
+
+
 def _facts(board: Board) -> list[tuple[str, int]]:
     """What was played, in numbers."""
-    kinds = {"attacks": "attack", "defenses": "defense"}
-    kinds |= {"detectors": "detector", "inverters": "inverter"}
     facts = [("cells", board.cells), ("seeds", board.seeds)]
-    for title, column in kinds.items():
-        # What was published need not have been played.
-        frames = [f for name, f in board.frames.items() if column in f and name != "comparison"]
-        names = {name for frame in frames for name in frame[column].dropna()} - {NONE}
-        facts += [(title, len(names))] if names else []
+    kinds = [getattr(ref, "stage", NONE) for ref in board.plugins]
+    stages = {"attacks": {NONE}, "defenses": {"sanitize", "repair", "deploy"}}
+    stages |= {"detectors": {"detect"}, "inverters": {"invert"}}
+    for title, wanted in stages.items():
+        number = sum(kind in wanted for kind in kinds)
+        facts += [(title, number)] if number else []
     return facts
 
 
-def _files(board: Board) -> list[str]:
-    """Files beside the page that show the same."""
-    tables = [f"{name}.csv" for name in board.frames]
-    return tables + [f"{name}.svg" for name in PLOTS if name in board.frames]
-
-
-def _data(
-    board: Board, shown: Sequence[Section], plugins: Sequence[Plugin], budget: float | None
-) -> dict[str, Any]:
-    """What the page's script draws, by the keys of the parts."""
-    parts = [part for section in shown for part in section.parts]
-    return {
-        "tables": {part.key: vars(part.table) for part in parts if part.table},
-        "matrices": {part.key: vars(part.matrix) for part in parts if part.matrix},
-        "scatters": {part.key: vars(part.scatter) for part in parts if part.scatter},
-        # Not in the order of the files, whatever they are called.
-        "curves": [
-            [curve(seed, found) for seed, found in sorted(group, key=lambda one: one[0])]
-            for group in board.curves
-        ],
-        "budget": budget,
-        # Names are shared by settings of a plugin; the first is as good as the others.
-        "plugins": {
-            text: plugin.key for plugin in reversed(plugins) for text in (plugin.label, plugin.name)
-        },
-    }
-
-
-def _plugins(board: Board) -> list[Plugin]:
-    return [
-        Plugin(
-            key=f"plugin-{number}",
-            label=ref.label,
-            name=ref.name,
-            version=ref.version,
-            kind=getattr(ref, "threat", "") or getattr(ref, "stage", ""),
-            params=settings(ref),
-        )
-        for number, ref in enumerate(board.plugins, 1)
-    ]
+def _plots(parts: list[Part]) -> list[str]:
+    return [f"{part.frame.name}.svg" for part in parts if part.frame.plot or part.frame.draw]
 
 
 def _prose(text: str) -> Markup:
-    """Paragraphs of plain text in which backticks mark code."""
-    return Markup("").join(
-        Markup("<p>{}</p>").format(
-            Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(part))))
-        )
-        for part in text.strip().split("\n\n")
-    )
+    """Paragraphs of plain text."""
+    return Markup("").join(Markup("<p>{}</p>").format(part) for part in text.strip().split("\n\n"))
 
 
 def _breakable(text: str) -> Markup:

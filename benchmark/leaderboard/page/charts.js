@@ -11,8 +11,7 @@ const SHAPES = ["circle", "square", "triangle", "diamond"];
 const COLOURS = 7;
 
 /** A plane with grid, ticks and titles; `ticks` are [value, text]. */
-function plane({ width, height, x, y, title, label }) {
-  const edge = { left: 52, right: 16, top: 12, bottom: 44 };
+function plane({ width, height, x, y, title, label, edge = { left: 52, right: 16, top: 12, bottom: 44 } }) {
   const scale = ({ domain: [from, to] }, start, end) => (value) =>
     start + ((value - from) / (to - from)) * (end - start);
   const place = {
@@ -46,60 +45,75 @@ function plane({ width, height, x, y, title, label }) {
 const fifths = (text) => [0, 0.2, 0.4, 0.6, 0.8, 1].map((value) => [value, text(value)]);
 const percents = fifths((value) => `${Math.round(100 * value)} %`);
 
-/** Points with error bars on both axes; a name beside each where there is room. */
+/** Points with error bars on both axes, their names beside them; `x` and `y` are a title and
+ * whom the low and the high end favour. */
 function scatter(host, { x, y, points }) {
   // Letters keep their size on a phone.
   const width = Math.max(320, Math.min(760, host.clientWidth));
   const chart = plane({
     width,
-    height: Math.max(300, 0.62 * width),
+    height: Math.max(400, 0.68 * width),
+    edge: { left: 74, right: 16, top: 12, bottom: 64 },
     x: { domain: [-0.02, 1.02], ticks: percents },
     y: { domain: [-0.02, 1.04], ticks: fifths((value) => value.toFixed(1)) },
-    title: { x, y },
-    label: `${y} over ${x}`,
+    title: { x: x[0], y: y[0] },
+    label: `${y[0]} over ${x[0]}`,
   });
+  const { left, right, top, bottom } = chart;
+  // Without what stands before whom it favours, where there is no room for both.
+  const end = (words) => (width < 480 ? words.split(": ").at(-1) : words);
+  const turned = (at) => `translate(32 ${at}) rotate(-90)`;
+  chart.root.append(
+    svg("text", { class: "end", x: left, y: bottom + 36 }, `← ${end(x[1])}`),
+    svg("text", { class: "end", x: right, y: bottom + 36, "text-anchor": "end" }, `${end(x[2])} →`),
+    svg("text", { class: "end", transform: turned(bottom) }, `← ${y[1]}`),
+    svg("text", { class: "end", transform: turned(top), "text-anchor": "end" }, `${y[2]} →`),
+    svg("text", { class: "end", x: right - 6, y: bottom - 8, "text-anchor": "end" }, "best for attackers ↘"),
+  );
   for (const kind of new Set(points.map((point) => point.kind)))
     chart.root.append(svg("path", { class: "front-line", d: front(points, kind, chart.place) }));
   const threats = [...new Set(points.map((point) => point.threat))].sort();
-  const taken = points.map((point) => box(chart.place.x(point.x[0]) - 7, chart.place.y(point.y[0]) - 7, 14, 14));
+  const spots = points.map((point) => [chart.place.x(point.x[0]), chart.place.y(point.y[0])]);
+  const taken = spots.map(([px, py]) => box(px - 7, py - 7, 14, 14));
+  taken.push(box(right - 140, bottom - 20, 140, 20));
   points.forEach((point, number) => {
     const kind = threats.indexOf(point.threat);
     const [[px, x0, x1], [py, y0, y1]] = [point.x.map(chart.place.x), point.y.map(chart.place.y)];
-    const words = `${point.name}, ${point.threat}: ${point.lines.join(", ")}`;
+    const name = point.met ? `${point.name}, met ${point.met}` : point.name;
+    const place = point.front ? ", on the Pareto front" : "";
     const mark = svg(
       "g",
       {
-        class: `point c${kind % COLOURS}${point.front ? "" : " behind"}`,
+        class: `point c${kind % COLOURS}${point.met ? " few" : ""}`,
         tabindex: 0,
         role: "img",
-        "aria-label": words + (point.front ? ", on the Pareto front" : ""),
+        "aria-label": `${name}, ${point.threat}: ${point.lines.join(", ")}${place}`,
         "data-point": number,
       },
       svg("path", { class: "error", d: `M${x0} ${py}H${x1}M${px} ${y0}V${y1}` }),
       MARKS[SHAPES[kind % SHAPES.length]](px, py),
       svg("circle", { class: "reach", cx: px, cy: py, r: 14 }),
     );
-    const spot = room(taken, px, py, 6.6 * point.name.length, chart);
-    if (spot) {
-      taken.push(spot.box);
-      mark.append(svg("text", { class: "name", x: spot.x, y: spot.y, "text-anchor": spot.side }, point.name));
-    }
+    const spot = room(taken, spots, number, 6.6 * name.length, chart);
+    taken.push(spot.box);
+    if (spot.far) mark.append(svg("path", { class: "leader", d: `M${px} ${py}L${spot.x} ${spot.y - 4}` }));
+    mark.append(svg("text", { class: "name", x: spot.x, y: spot.y, "text-anchor": spot.side }, name));
     chart.root.append(mark);
   });
   const legend = threats.map((threat, kind) =>
     el("li", {}, key(SHAPES[kind % SHAPES.length], `point c${kind % COLOURS}`), threat),
   );
   legend.push(el("li", {}, key("line", "front-line"), "Pareto fronts"));
-  if (points.some((point) => !point.front))
-    legend.push(el("li", {}, key("circle", "point c6 behind"), "hollow: on no front"));
+  if (points.some((point) => point.met))
+    legend.push(el("li", {}, key("circle", "point c6 few"), "hollow: met fewer opponents, on no front"));
   host.append(el("ul", { class: "legend" }, ...legend), chart.root);
   tip.explain(`#${host.id} [data-point]`, (mark) => {
     const point = points[mark.dataset.point];
-    const front = point.front ? [el("p", {}, "on the Pareto front")] : [];
+    const lines = [...point.lines, ...(point.met ? [`met ${point.met}: biased upward`] : [])];
+    if (point.front) lines.push("on the Pareto front");
     return [
       el("p", { class: "head" }, point.name, el("span", {}, point.threat)),
-      ...point.lines.map((line) => el("p", {}, line)),
-      ...front,
+      ...lines.map((line) => el("p", {}, line)),
     ];
   });
 }
@@ -116,19 +130,27 @@ const key = (shape, kind) =>
   svg("svg", { viewBox: "0 0 16 16", class: `key ${kind}`, "aria-hidden": true }, MARKS[shape](8, 8));
 
 const box = (x, y, width, height) => ({ x, y, width, height });
-const meet = (a, b) =>
-  a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height;
+const shared = (a, b) =>
+  Math.max(0, Math.min(a.x + a.width, b.x + b.width) - Math.max(a.x, b.x)) *
+  Math.max(0, Math.min(a.y + a.height, b.y + b.height) - Math.max(a.y, b.y));
 
-/** Where a name of this width stands free beside a point, null where it does not. */
-function room(taken, px, py, width, chart) {
-  for (const [dy, side] of [[-9, 1], [-9, -1], [19, 1], [19, -1], [-24, 1], [-24, -1], [34, 1], [34, -1]]) {
-    const x = px + 9 * side;
-    const found = box(side > 0 ? x : x - width, py + dy - 11, width, 14);
-    const inside = found.x > chart.left && found.x + width < chart.right && found.y > chart.top - 8;
-    if (inside && found.y + 14 < chart.bottom && !taken.some((other) => meet(found, other)))
-      return { x, y: py + dy, side: side > 0 ? "start" : "end", box: found };
-  }
-  return null;
+/** Where a name of this width covers least, the nearest such place first; `far` where a line must
+ * lead to it, as it does not touch its point or stands nearer to another. */
+function room(taken, spots, number, width, chart) {
+  const [px, py] = spots[number];
+  const found = [];
+  for (const dy of [-9, 19, -24, 34, -39, 49, -54, 64, -69, 79])
+    for (const side of [1, -1]) {
+      const x = Math.min(Math.max(px + 9 * side, chart.left + (side < 0 ? width : 2)), chart.right - (side > 0 ? width : 2));
+      const y = py + dy;
+      const own = box(side > 0 ? x : x - width, y - 11, width, 14);
+      const outside = own.x < chart.left || own.y < chart.top - 8 || own.y + 14 > chart.bottom;
+      const nearest = spots.every(([ox, oy], other) => other === number || (ox - x) ** 2 + (oy - y + 4) ** 2 >= (px - x) ** 2 + (py - y + 4) ** 2);
+      const cost = taken.reduce((sum, other) => sum + shared(own, other), outside ? 1e6 : 0);
+      const far = Math.abs(dy) > 20 || Math.abs(x - px) > 20 || !nearest;
+      found.push({ x, y, side: side > 0 ? "start" : "end", box: own, far, cost });
+    }
+  return found.reduce((best, one) => (one.cost < best.cost ? one : best));
 }
 
 /** The trade-off curves behind a number: one per seed, with what both readings choose. */

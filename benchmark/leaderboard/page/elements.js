@@ -62,9 +62,9 @@ function rove(table) {
     const chosen = next(event);
     if (!chosen) return;
     event.preventDefault();
-    // What is focused must not hide behind the headings, which stay in place.
+    // What is focused must not hide behind the first column, which stays in place.
     const [corner] = table.tHead.rows[0].cells;
-    table.parentElement.style.scrollPadding = `${corner.offsetHeight}px 0 0 ${corner.offsetWidth}px`;
+    table.parentElement.style.scrollPadding = `0 0 0 ${corner.offsetWidth}px`;
     chosen.focus();
     // Focus alone leaves what is in sight by a hair where it is.
     chosen.scrollIntoView({ block: "nearest", inline: "nearest" });

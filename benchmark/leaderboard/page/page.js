@@ -5,17 +5,11 @@ for (const [kind, draw] of [
 ])
   for (const [key, spec] of Object.entries(data[kind])) draw(document.getElementById(`${key}-${kind}`), spec);
 
-tip.explain("[data-curve]", (cell) => {
-  const table = data.tables.repairs;
-  const row = table.rows[cell.dataset.curve];
-  const at = (title) => text(row[table.columns.findIndex((column) => column.title === title)] ?? null);
-  const share = at("r") === "–" ? "" : ` r=${at("r")}`;
-  return curves(data.curves[cell.dataset.curve], `${at("attack")} (m=${at("m")}) under ${at("defense")}${share}`);
+tip.explain("[data-of]", (cell) => {
+  const { of, said, frame, row } = cell.dataset;
+  if (row !== undefined) return curves(data.details[frame][row], `${of}: ${said}`);
+  return [el("p", { class: "head" }, ...breakable(of)), el("p", {}, said)];
 });
-tip.explain("[data-said]", (cell) => [
-  el("p", { class: "head" }, ...breakable(cell.dataset.of)),
-  el("p", {}, cell.dataset.said),
-]);
 
 /** Light or dark as the system says, until one is chosen; storage may be forbidden. */
 const theme = {

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-#: How much the difference of a triggered image from the clean one is magnified.
-MAGNIFIED = 5
+from benchmark.games.frames import MAGNIFIED
 
 
 def _uri(kind: str, content: bytes) -> str:

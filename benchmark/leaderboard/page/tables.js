@@ -1,16 +1,18 @@
 /** Rows that are put on the page at once; sorting and filtering act on all. */
-const ROWS = 200;
+const ROWS = matchMedia("(max-width: 40rem)").matches ? 10 : 50;
 const collator = new Intl.Collator("en", { numeric: true });
-const value = (cell) => (Array.isArray(cell) ? cell[0] : cell);
-const text = (cell) => (cell === null ? "–" : Array.isArray(cell) ? cell[1] : cell);
+const value = (cell) => (Array.isArray(cell) ? cell[0] : text(cell));
+const text = (cell) =>
+  cell === null ? "–" : Array.isArray(cell) ? cell[1] : typeof cell === "string" ? cell : cell.name + cell.rest;
 
 /** Numbers by size, words by their order, and what was not measured at the end. */
-function sorted(rows, keys, descending) {
+function sorted(rows, cells, descending) {
   const sign = descending ? -1 : 1;
   return rows.sort((a, b) => {
-    const [left, right] = [keys[a], keys[b]];
+    const [left, right] = [cells[a], cells[b]];
     if (left === null || right === null) return (left === null) - (right === null) || a - b;
-    const order = typeof left === "number" ? left - right : collator.compare(left, right);
+    const [one, other] = [value(left), value(right)];
+    const order = typeof one === "number" ? one - other : collator.compare(one, other);
     return sign * order || a - b;
   });
 }
@@ -19,7 +21,6 @@ class Table {
   constructor(host, { caption, columns, rows }) {
     Object.assign(this, { host, columns, rows, shown: ROWS, order: null, words: [], picked: new Map() });
     this.haystack = rows.map((row) => row.map((cell) => (cell === null ? "" : text(cell))).join(" ").toLowerCase());
-    this.numeric = columns.map((_, number) => rows.some((row) => Array.isArray(row[number])));
     this.count = el("output", { class: "count", "aria-live": "polite" });
     this.more = el("button", { type: "button", class: "more" });
     this.more.addEventListener("click", () => {
@@ -27,13 +28,14 @@ class Table {
       this.draw();
     });
     this.heads = columns.map((column, number) => this.head(column, number));
-    this.body = el("tbody");
+    this.body = el("tbody", { role: "rowgroup" });
     const label = `${host.id}-caption`;
+    // On a small screen rows are cards, which browsers would not call a table any more.
     const table = el(
       "table",
-      { "aria-describedby": "keys" },
+      { class: "cards", role: "table", "aria-describedby": "keys" },
       el("caption", { id: label }, caption),
-      el("thead", {}, el("tr", {}, ...this.heads)),
+      el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, ...this.heads)),
       this.body,
     );
     const area = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-labelledby": label }, table);
@@ -43,30 +45,34 @@ class Table {
   }
 
   /** A heading that sorts. */
-  head({ title }, number) {
-    const button = el("button", { type: "button" }, title);
+  head({ title, doc, number, brief }, place) {
+    const button = el("button", { type: "button", title: doc }, title);
     button.addEventListener("click", () => {
-      const again = this.order?.number === number;
+      const again = this.order?.place === place;
       // Names from A, numbers from the largest.
-      const descending = again ? !this.order.descending : this.numeric[number];
-      this.order = { number, descending };
+      const descending = again ? !this.order.descending : number;
+      this.order = { place, descending };
       this.heads.forEach((head, other) => {
-        if (other === number) head.setAttribute("aria-sort", descending ? "descending" : "ascending");
+        if (other === place) head.setAttribute("aria-sort", descending ? "descending" : "ascending");
         else head.removeAttribute("aria-sort");
       });
       this.filter();
     });
-    return el("th", { scope: "col", class: this.numeric[number] ? "number" : null }, button);
+    return el("th", { scope: "col", role: "columnheader", class: this.kind({ number, brief }) }, button);
   }
 
-  /** The text box and the drop-downs. */
+  kind({ number, brief }) {
+    return [number && "number", !brief && "extra"].filter(Boolean).join(" ") || null;
+  }
+
+  /** The text box, the drop-downs, and the switch between the most important columns and all. */
   controls(caption) {
     const search = el("input", { type: "search", placeholder: "all of these words", "aria-label": `Filter: ${caption}` });
     search.addEventListener("input", () => {
       this.words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
       this.filter();
     });
-    const menus = this.columns.flatMap(({ title, menu }, number) => {
+    const menus = this.columns.flatMap(({ title, menu, brief }, number) => {
       const found = menu ? [...new Set(this.rows.map((row) => text(row[number])))] : [];
       if (found.length < 2) return [];
       const options = found.sort(collator.compare).map((name) => el("option", {}, name));
@@ -76,9 +82,15 @@ class Table {
         else this.picked.delete(number);
         this.filter();
       });
-      return [el("label", {}, title, select)];
+      return [el("label", { class: brief ? null : "extra" }, title, select)];
     });
-    return el("div", { class: "controls" }, el("label", {}, "filter", search), ...menus, this.count);
+    const extra = this.columns.some(({ brief }) => !brief);
+    const all = el("button", { type: "button", class: "all", "aria-pressed": "false" }, `All ${this.columns.length} columns`);
+    all.addEventListener("click", () => {
+      const whole = this.host.classList.toggle("whole");
+      all.setAttribute("aria-pressed", String(whole));
+    });
+    return el("div", { class: "controls" }, el("label", {}, "filter", search), ...menus, extra ? all : null, this.count);
   }
 
   filter() {
@@ -89,8 +101,8 @@ class Table {
       kept.push(index);
     });
     if (this.order) {
-      const keys = this.rows.map((row) => value(row[this.order.number]));
-      sorted(kept, keys, this.order.descending);
+      const cells = this.rows.map((row) => row[this.order.place]);
+      sorted(kept, cells, this.order.descending);
     }
     this.kept = kept;
     this.shown = ROWS;
@@ -109,22 +121,21 @@ class Table {
 
   row(index) {
     const cells = this.rows[index].map((cell, number) => {
-      const long = typeof cell === "string" && cell.length > 40;
-      const kind = { class: this.numeric[number] ? "number" : long ? "long" : null };
+      const column = this.columns[number];
+      const long = typeof cell === "string" && cell.length > 40 ? " long" : "";
+      const kind = { class: `${this.kind(column) ?? ""}${long}`.trim() || null, "data-title": column.title };
       return number === 0
-        ? el("th", { scope: "row", ...kind }, ...this.content(cell, number, index))
-        : el("td", kind, ...this.content(cell, number, index));
+        ? el("th", { scope: "row", role: "rowheader", ...kind }, ...this.content(cell))
+        : el("td", { role: "cell", ...kind }, el("span", { class: "cell" }, ...this.content(cell)));
     });
-    return el("tr", {}, ...cells);
+    return el("tr", { role: "row" }, ...cells);
   }
 
-  content(cell, number, index) {
-    const { plugin, curve } = this.columns[number];
+  content(cell) {
     if (cell === null) return [el("span", { class: "none" }, "–")];
-    if (!Array.isArray(cell)) return plugin ? linked(cell) : breakable(cell);
-    const shown = el("span", {}, cell[1]);
-    const parts = cell.length > 2 ? [shown, bar(cell)] : [shown];
-    return curve ? [el("button", { type: "button", class: "curve-of", "data-curve": index }, ...parts)] : parts;
+    if (typeof cell === "string") return breakable(cell);
+    if (!Array.isArray(cell)) return [...linked(cell.name), cell.rest];
+    return [el("span", {}, cell[1]), ...(cell.length > 2 ? [bar(cell)] : [])];
   }
 }
 
@@ -135,27 +146,29 @@ function bar([mean, , low, high]) {
   return made;
 }
 
-/** Attacks down, defenses across; one reading at a time. */
-function matrix(host, { caption, lines, columns, readings, scale, mark }) {
+/** Attacks down, defenders across; one reading at a time. */
+function matrix(host, { caption, lines, columns, readings, looks }) {
+  const frame = host.id.replace(/-matrices$/, "");
   const grid = lines.map((line) => {
     const cells = columns.map(() => el("td", {}));
     return { cells, row: el("tr", {}, el("th", { scope: "row" }, ...breakable(line)), ...cells) };
   });
   const draw = (cells) => {
     for (const { cells: line } of grid) for (const cell of line) cell.replaceChildren(el("span", { class: "none" }, "–"));
-    for (const [line, column, short, whole, strength, marked, curve] of cells) {
-      const said = `${lines[line]}, ${columns[column]}: ${whole}${marked ? `, ${mark}` : ""}`;
+    for (const [line, column, short, whole, strength, look, row] of cells) {
+      const of = `${lines[line]}, ${columns[column]}`;
       const found = el(
         "button",
         {
           type: "button",
-          class: marked ? "heat marked" : "heat",
-          "data-curve": curve,
-          "data-said": curve === null ? whole : null,
-          "data-of": `${lines[line]}, ${columns[column]}`,
-          "aria-label": said,
+          class: `heat ${look}`.trim(),
+          "data-of": of,
+          "data-said": whole,
+          "data-frame": row === null ? null : frame,
+          "data-row": row,
+          "aria-label": `${of}: ${whole}`,
         },
-        marked ? `✓ ${short}` : short,
+        short,
       );
       found.style.setProperty("--strength", strength);
       grid[line].cells[column].replaceChildren(found);
@@ -181,10 +194,10 @@ function matrix(host, { caption, lines, columns, readings, scale, mark }) {
   const legend = el(
     "p",
     { class: "scale" },
-    scale[0],
+    "good for the defender",
     el("span", { class: "ramp", "aria-hidden": true }),
-    scale[1],
-    mark ? el("span", { class: "marked" }, `✓ ${mark}`) : null,
+    "good for the attacker",
+    ...Object.entries(looks).map(([look, words]) => el("span", { class: `sample ${look}` }, words)),
   );
   const controls = el("div", { class: "controls" }, choice.length > 1 ? el("div", { class: "choice", role: "group", "aria-label": "Reading" }, ...choice) : null, legend);
   host.append(controls, el("div", { class: "scroll" }, table));

@@ -10,13 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from made_records import played
 from playwright.sync_api import Browser, Page, expect
 
+from benchmark.leaderboard import markdown
 from benchmark.leaderboard.board import Board, read_board
 from benchmark.leaderboard.page import render
-from benchmark.leaderboard.page.charts import matrix
 from benchmark.records.record import AttackRef, StageRef
 
 Opener = Callable[..., Page]
@@ -40,7 +39,7 @@ def test_the_same_records_give_the_same_bytes(board_of: Any, record: Any, tmp_pa
     first = render(board)
     other = tmp_path / "other"
     (other / "records").mkdir(parents=True)
-    files = list((board.folder / "records").iterdir())
+    files = list((board.sources.folders[0] / "records").iterdir())
     random.Random(1).shuffle(files)
     for number, file in enumerate(files):
         shutil.copy(file, other / "records" / f"{number}.json")
@@ -103,11 +102,11 @@ def test_names_are_text(open_page: Opener, board_of: Any, record: Any) -> None:
     error = {"kind": "ValueError", "message": HOSTILE, "where": "x.py:3"}
     failed = record(HOSTILE, "other", 0, 9, status="failed", error=error, metrics=None, curve=[])
     page = open_page(board_of(record(HOSTILE, None, 0, 9), record(HOSTILE, HOSTILE, 0, 9), failed))
-    page.locator("#repairs-tables [data-curve]").first.hover()
-    expect(page.locator("#tip")).to_contain_text(f"{HOSTILE} (m=50) under {HOSTILE}")
-    page.locator("#repairs-matrices [data-curve]").first.hover()
-    assert column(page, "repairs", "attack") == column(page, "repairs", "defense") == [HOSTILE]
-    assert HOSTILE in page.locator("#problems-tables").inner_text()
+    page.locator("#repairs-matrices .heat").last.hover()
+    expect(page.locator("#tip")).to_contain_text(f"{HOSTILE} (m=50), {HOSTILE}")
+    assert column(page, "repairs", "attack") == [f"{HOSTILE} (m=50)"]
+    assert column(page, "repairs", "defense") == [f"{HOSTILE} r=5%"]
+    assert HOSTILE in page.locator("#unfinished-tables").inner_text()
     page.locator("#repairs-tables").get_by_role("searchbox").fill(HOSTILE)
     expect(page.locator("#repairs-tables .count")).to_have_text("1 of 1 row")
     assert page.evaluate("window.hacked") is None
@@ -128,10 +127,10 @@ def test_failed_and_invalid_cells_are_shown_first_and_with_their_reason(
     notice = page.locator("header .notice")
     expect(notice).to_contain_text("2 cells failed or were refused")
     notice.get_by_role("link").click()
-    expect(page.locator("#problems-tables")).to_be_in_viewport()
-    assert column(page, "problems", "status") == ["failed", "invalid"]
-    assert column(page, "problems", "reason") == ["ValueError: a | pipe", "near chance"]
-    assert column(page, "problems", "seed") == ["1", "2"]
+    expect(page.locator("#unfinished-tables table")).to_be_in_viewport()
+    assert column(page, "unfinished", "status") == ["failed", "invalid"]
+    assert column(page, "unfinished", "reason") == ["ValueError: a | pipe", "near chance"]
+    assert column(page, "unfinished", "seed") == ["1", "2"]
 
 
 def test_an_attack_that_never_worked_is_marked_and_not_repaired(
@@ -141,7 +140,8 @@ def test_an_attack_that_never_worked_is_marked_and_not_repaired(
     cells = [record("badnets", defense, 0, 0) for defense in (None, "repairer")]
     cells += [record("feeble", defense, 0, 0, **weak) for defense in (None, "repairer")]
     matrix = open_page(board_of(*cells)).locator("#repairs-matrices")
-    assert matrix.locator(".heat").all_inner_texts() == ["✓ 0.0", "0.0"]
+    assert matrix.locator(".heat").all_inner_texts() == ["100.0", "✓ 0.0", "2.2", "0.0"]
+    expect(matrix.locator(".heat").last).to_have_class("heat dead")
     heads = matrix.locator("tbody th").all_inner_texts()
     assert [head.strip() for head in heads] == ["badnets (m=50)", "feeble (m=50) ‡"]
 
@@ -152,50 +152,63 @@ def test_untouched_victims_and_seeds_are_marked(open_page: Opener, board_of: Any
     cells += [played("badnets", d, seed, own[seed]) for d, own in left.items() for seed in range(2)]
     page = open_page(board_of(*cells))
     assert page.locator("#repairs-matrices .heat").all_inner_texts() == [
-        "100.0 †", "72.2 † 1/2", "22.2 ✓ 1/2",
+        "100.0", "100.0 †", "72.2 † 1/2", "22.2 ✓ 1/2",
     ]  # fmt: skip
-    said = page.locator("#repairs-matrices .heat").first.get_attribute("aria-label") or ""
-    assert "†" in said
+    untouched = page.locator("#repairs-matrices .heat").nth(1)
+    expect(untouched).to_have_class("heat untouched")
+    assert "the victim as it was" in (untouched.get_attribute("aria-label") or "")
 
 
 def test_a_board_of_nothing_but_failures(open_page: Opener, board_of: Any, record: Any) -> None:
     page = open_page(board_of(record("badnets", "other", 0, 0, status="invalid", reason="no")))
-    assert column(page, "problems", "reason") == ["no"]
+    assert column(page, "unfinished", "reason") == ["no"]
     expect(page.locator("main section")).to_have_count(3)  # these, plugins, files
 
 
 def test_what_was_played_in_numbers(open_page: Opener, both_games: Board) -> None:
     facts = open_page(both_games).locator(".facts div")
     shown = dict(text.split("\n") for text in facts.all_inner_texts())
-    names = {
-        title: both_games.frames[frame][column].nunique()
-        for title, frame, column in (
-            ("defenses", "repairs", "defense"),
-            ("detectors", "detectability", "detector"),
-        )
-    }
-    attacks = set(both_games.frames["victims"].attack) - {"none"}
     assert shown.pop("protocol") == both_games.protocol.sha256[:12]
-    assert {title: int(number) for title, number in shown.items()} == names | {
-        "cells": both_games.cells,
-        "seeds": both_games.seeds,
-        "attacks": len(attacks),
-    }
+    # Of lsp there are two settings.
+    assert shown == {
+        "cells": str(both_games.cells), "seeds": "4", "attacks": "8", "defenses": "4",
+        "detectors": "2", "budget of clean accuracy": "2 points",
+    }  # fmt: skip
 
 
-def test_defenses_without_trusted_images_have_one_column() -> None:
+def test_defenses_without_trusted_images_have_one_column(open_page: Opener, board_of: Any) -> None:
     """Their share is NaN, which is not even equal to itself."""
-    shares = [float("nan"), 0.2, float("nan"), 0.2]
-    rate = {f"asr_deployable{end}": 0.5 for end in ("", "_low", "_high")}
-    frame = pd.DataFrame(
-        [
-            {"attack": attack, "m": 5, "boost": 1, "recipe": "standard", "trusted_share": share}
-            | {"defense": "cleaner" if share != share else "repairer"}
-            | rate
-            for attack, share in zip(("a", "a", "b", "b"), shares, strict=True)
-        ]
-    )
-    found = matrix("all", frame, "defense", {"left": "asr_deployable"}, shares=True)
-    assert found.columns == ("cleaner", "repairer r=20%")
-    ((_, cells),) = found.readings
-    assert [cell[:2] for cell in cells] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    cells = [
+        played(attack, defense, 0, 9, 9, trusted_share=share)
+        for attack in ("a", "b")
+        for defense, share in ((None, None), ("cleaner", None), ("repairer", 0.2))
+    ]
+    page = open_page(board_of(*cells))
+    heads = page.locator("#repairs-matrices thead th").all_inner_texts()
+    assert heads == ["no defense (ASR)", "cleaner", "repairer r=20%"]
+    expect(page.locator("#repairs-matrices .heat")).to_have_count(6)
+
+
+def test_rows_that_differ_in_boosting_or_recipe_are_lines_of_their_own(
+    open_page: Opener, board_of: Any
+) -> None:
+    cells = []
+    for boost, recipe, hits in ((1, "standard", 9), (8, "standard", 18), (1, "short", 27)):
+        for defense in (None, "repairer"):
+            one = played("badnets", defense, 0, hits, hits)
+            attack = one.attack.model_copy(update={"boost": boost})
+            protocol = one.protocol.model_copy(update={"recipe": recipe})
+            own = {"attack": attack, "protocol": protocol, "key": f"{len(cells):064x}"}
+            cells.append(one.model_copy(update=own))
+    board = board_of(*cells)
+    matrix = open_page(board).locator("#repairs-matrices tbody tr")
+    shown = {row.locator("th").inner_text(): row.locator(".heat").last.inner_text()
+             for row in matrix.all()}  # fmt: skip
+    assert shown == {
+        "badnets (m=50)": "10.0",
+        "badnets (m=50, b=8)": "20.0",
+        "badnets (m=50, short)": "30.0",
+    }
+    text = markdown.page(board)
+    for label, left in (("", 10), (", b=8", 20), (", short", 30)):
+        assert re.search(rf"\| badnets \(m=50{label}\) \| 100 \[.*\] \| {left} \[", text)

@@ -50,7 +50,7 @@ CONTRASTS = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_stands_out(scheme: str, open_page: Opener, both_games: Board) -> None:
     page = open_page(both_games, color_scheme=scheme)
-    page.locator("#repairs-matrices [data-curve]").first.hover()
+    page.locator("#repairs-matrices [data-row]").first.hover()
     expect(page.locator("#tip")).to_be_visible()
     found = dict(page.evaluate(CONTRASTS))
     assert len(found) > 300
@@ -97,18 +97,36 @@ def test_the_page_is_never_wider_than_the_screen(
 ) -> None:
     page = open_page(shown_board, viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    # What is wider scrolls by itself, with its heading and first column in sight.
-    area = page.locator("#victims .scroll").first
-    area.scroll_into_view_if_needed()
-    area.evaluate("area => area.scrollTo(200, 60)")
+    page.locator("#victims-tables .all").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    # What is wider scrolls sideways by itself, with its first column in sight; nothing scrolls
+    # up and down but the page.
+    area = page.locator("#victims-tables .scroll")
+    assert area.evaluate("area => area.scrollHeight <= area.clientHeight")
+    area.evaluate("area => area.scrollTo(200, 0)")
     frame = area.bounding_box()
-    first = area.locator("thead th").first.bounding_box()
+    name = area.locator("tbody th").nth(1).bounding_box()
     assert frame is not None
-    assert first is not None
-    assert (first["x"], first["y"]) == pytest.approx((frame["x"] + 1, frame["y"] + 1), abs=1)
-    name = area.locator("tbody th").nth(2).bounding_box()
     assert name is not None
-    assert name["x"] == pytest.approx(frame["x"] + 1, abs=1)
+    inside = 13 if width == 360 else 1  # of a card
+    assert name["x"] == pytest.approx(frame["x"] + inside, abs=2)
+
+
+def test_rows_are_cards_on_a_phone(open_page: Opener, both_games: Board) -> None:
+    page = open_page(both_games, viewport={"width": 390, "height": 844})
+    row = page.locator("#repairs-tables tbody tr").first
+    lines = row.inner_text().split("\n")
+    assert lines[0] == "a-blend (m=50)"
+    title = (
+        row.locator("td:visible")
+        .nth(1)
+        .evaluate("one => getComputedStyle(one, '::before').content")
+    )
+    assert title == "attr(data-title)" or title == '"ASR before"'
+    below = [one.bounding_box() for one in row.locator("th, td:visible").all()]
+    tops = [one["y"] for one in below if one is not None]
+    assert tops == sorted(set(tops))  # one below the other
+    assert page.locator("#repairs-tables thead th").first.is_hidden()
 
 
 def test_keys_alone_reach_everything(open_page: Opener, both_games: Board) -> None:

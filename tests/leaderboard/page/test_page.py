@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from benchmark.games.columns import attack_label
 from benchmark.leaderboard.board import Board
 from benchmark.leaderboard.page import render
 
@@ -45,12 +46,15 @@ def test_a_heading_sorts_by_mouse_and_by_keys(open_page: Opener, both_games: Boa
     button.press("Space")
     expect(head).to_have_attribute("aria-sort", "descending")
     table.get_by_role("columnheader", name="attack").get_by_role("button").click()
-    assert column(table, "attack") == sorted(frame.attack)
+    ordered = frame.sort_values(["attack", "m"], kind="stable").to_dict("records")
+    assert column(table, "attack") == list(map(attack_label, ordered))
     expect(head).not_to_have_attribute("aria-sort", re.compile(".*"))
 
 
 def test_what_was_not_measured_comes_last_either_way(open_page: Opener, both_games: Board) -> None:
-    table = open_page(both_games).locator("#examinations-tables table")
+    page = open_page(both_games)
+    page.locator("#detectability-tables .all").click()
+    table = page.locator("#detectability-tables table")
     button = table.get_by_role("columnheader", name="coin game").get_by_role("button")
     missing = int(both_games.frames["detectability"].coin_game.isna().sum())
     assert missing
@@ -72,11 +76,11 @@ def test_words_and_menus_filter_together(open_page: Opener, both_games: Board) -
     wanted = frame[frame.threat.str.contains("label") & (frame.defense == "strip")]
     assert 0 < len(wanted) < len(frame)
     expect(count).to_have_text(f"{len(wanted)} of {len(frame)} rows")
-    assert column(table, "attack") == list(wanted.attack)
-    host.get_by_label("attack", exact=True).select_option("badnets")
-    wanted = wanted[wanted.attack == "badnets"]
+    assert column(table, "attack") == list(map(attack_label, wanted.to_dict("records")))
+    host.get_by_label("attack", exact=True).select_option("badnets (m=50)")
+    wanted = wanted[(wanted.attack == "badnets") & (wanted.m == 50)]
     expect(count).to_have_text(f"{len(wanted)} of {len(frame)} rows")
-    assert set(column(table, "attack")) == {"badnets"}
+    assert set(column(table, "attack")) == {"badnets (m=50)"}
     host.get_by_role("searchbox").fill("no such row")
     expect(count).to_have_text(f"0 of {len(frame)} rows")
     host.get_by_role("searchbox").fill("")
@@ -84,7 +88,24 @@ def test_words_and_menus_filter_together(open_page: Opener, both_games: Board) -
     expect(count).to_have_text(f"{len(frame)} of {len(frame)} rows")
     # Other tables are not touched by it.
     detectors = len(both_games.frames["detectability"])
-    expect(page.locator("#examinations-tables .count")).to_contain_text(f"of {detectors}")
+    expect(page.locator("#detectability-tables .count")).to_contain_text(f"of {detectors}")
+
+
+def test_the_first_view_has_the_columns_that_matter_and_fits(
+    open_page: Opener, shown_board: Board
+) -> None:
+    """Without scrolling sideways; a switch brings all columns."""
+    page = open_page(shown_board)
+    if "pareto" in shown_board.frames:
+        heads = page.locator("#pareto-tables thead th:visible").all_inner_texts()
+        assert {"ASR left", "AUC"} < {head.strip() for head in heads}
+    for host in page.locator("[id$=-tables]").all():
+        area = host.locator(".scroll")
+        assert area.evaluate("one => one.scrollWidth <= one.clientWidth"), host.inner_text()
+        before = len(host.locator("thead th:visible").all())
+        if host.locator(".all").count():
+            host.locator(".all").click()
+            assert len(host.locator("thead th:visible").all()) > before
 
 
 def test_pointing_at_a_number_shows_the_curves_behind_it(
@@ -92,11 +113,11 @@ def test_pointing_at_a_number_shows_the_curves_behind_it(
 ) -> None:
     board = board_of(*(record("badnets", "repairer", seed, 9 * seed) for seed in range(3)))
     page = open_page(board)
-    tip, number = page.locator("#tip"), page.locator("#repairs-tables [data-curve]").first
+    tip, number = page.locator("#tip"), page.locator("#repairs-matrices [data-row]").first
     expect(tip).to_be_hidden()
     number.hover()
     expect(tip).to_be_visible()
-    expect(tip).to_contain_text("badnets (m=50) under repairer r=5%")
+    expect(tip).to_contain_text("badnets (m=50), repairer r=5%")
     expect(tip.locator("li")).to_have_text(
         [f"seed {seed} both: step 50, ASR {10 * seed:.1f} %, 1.0 points lost" for seed in range(3)]
     )
@@ -115,8 +136,8 @@ def test_pointing_at_a_number_shows_the_curves_behind_it(
 
 def test_the_budget_of_a_released_protocol_is_drawn(open_page: Opener, both_games: Board) -> None:
     page = open_page(both_games)
-    expect(page.locator(".how")).to_contain_text("2 points")
-    page.locator("#repairs-matrices [data-curve]").first.hover()
+    expect(page.locator(".facts")).to_contain_text("2 points")
+    page.locator("#repairs-matrices [data-row]").first.hover()
     tip = page.locator("#tip")
     line, tick = tip.locator("path.budget"), tip.locator("text", has_text=re.compile("^2$"))
     at, wanted = line.bounding_box(), tick.bounding_box()
@@ -130,7 +151,7 @@ def test_focus_shows_the_curves_and_escape_closes_them(
 ) -> None:
     page = open_page(both_games)
     tip = page.locator("#tip")
-    cells = page.locator("#repairs-matrices [data-curve]")
+    cells = page.locator("#repairs-matrices [data-row]")
     cells.first.focus()
     expect(tip).to_be_visible()
     expect(cells.first).to_have_attribute("aria-describedby", "tip")
@@ -148,7 +169,7 @@ def test_focus_shows_the_curves_and_escape_closes_them(
 def test_a_tap_shows_the_curves(open_page: Opener, both_games: Board) -> None:
     page = open_page(both_games, viewport={"width": 390, "height": 844}, has_touch=True)
     tip = page.locator("#tip")
-    page.locator("#repairs-matrices [data-curve]").first.tap()
+    page.locator("#repairs-matrices [data-row]").first.tap()
     expect(tip).to_be_visible()
     box = tip.bounding_box()
     assert box is not None
@@ -159,7 +180,7 @@ def test_a_tap_shows_the_curves(open_page: Opener, both_games: Board) -> None:
     # On a small screen it may cover what lies around it: a tap on itself closes it too.
     tip.tap()
     expect(tip).to_be_hidden()
-    page.locator("#repairs-matrices [data-curve]").nth(1).tap()
+    page.locator("#repairs-matrices [data-row]").nth(1).tap()
     expect(tip).to_be_visible()
     page.touchscreen.tap(195, 4 if box["y"] > 8 else 840)
     expect(tip).to_be_hidden()
@@ -203,22 +224,22 @@ def test_the_matrix_changes_its_reading(open_page: Opener, both_games: Board) ->
         button = matrix.get_by_role("button", name=name)
         button.click()
         expect(button).to_have_attribute("aria-pressed", "true")
-        for cell in matrix.locator("[data-curve]").all():
-            row = frame.iloc[int(cell.get_attribute("data-curve") or "")]
+        for cell in matrix.locator("[data-row]").all():
+            row = frame.iloc[int(cell.get_attribute("data-row") or "")]
             repaired = row.worked and row[f"asr_{reading}_high"] <= 0.05
             text = cell.inner_text()
             assert text.startswith("✓ ") == repaired
             value = f"{100 * row[f'asr_{reading}']:.1f}"
             assert text.removeprefix("✓ ").split()[0] == value
-            assert ("†" in text) == (row[f"untouched_{reading}"] > 0)
+            assert ("†" in text) == (row.worked and row[f"untouched_{reading}"] > 0)
             said = cell.get_attribute("aria-label") or ""
             assert said.startswith(f"{row.attack} (m={row.m})")
             assert ("repaired" in said) == repaired
-    expect(matrix.locator("[data-curve]")).to_have_count(len(frame))
+    expect(matrix.locator("[data-row]")).to_have_count(len(frame))
     # Across by name, then by share.
     names = sorted(set(zip(frame.defense, frame.trusted_share.fillna(0), strict=True)))
     heads = matrix.locator("thead th").all_inner_texts()
-    assert heads == [name + (f" r={100 * share:g}%" if share else "") for name, share in names]
+    assert heads[1:] == [name + (f" r={100 * share:g}%" if share else "") for name, share in names]
 
 
 def test_thousands_of_rows(open_page: Opener, board_of: Any, record: Any) -> None:
@@ -228,7 +249,8 @@ def test_thousands_of_rows(open_page: Opener, board_of: Any, record: Any) -> Non
     frame["attack"] = [f"attack-{7919 * number % rows}" for number in range(rows)]
     frame["asr_paper"] = [104729 * number % rows / rows for number in range(rows)]
     frames = {"victims": small.frames["victims"], "repairs": frame}
-    board = dataclasses.replace(small, frames=frames, curves=small.curves * rows)
+    details = {"repairs": list(small.details["repairs"]) * rows}
+    board = dataclasses.replace(small, frames=frames, details=details)
     begun = time.perf_counter()
     content = render(board)
     print(f"rendered {rows} rows to {len(content) / 1e6:.1f} MB in {_since(begun)}")
@@ -239,8 +261,8 @@ def test_thousands_of_rows(open_page: Opener, board_of: Any, record: Any) -> Non
     expect(count).to_have_text(f"{rows} of {rows} rows")
     print(f"opened in {_since(begun)}")
     for title, wanted in (
-        ("attack", [f"attack-{number}" for number in range(200)]),
-        ("ASR left, paper", [f"{100 * (1 - (n + 1) / rows):.1f}" for n in range(200)]),
+        ("attack", [f"attack-{number}" for number in range(50)]),
+        ("ASR left, paper", [f"{100 * (1 - (n + 1) / rows):.1f}" for n in range(50)]),
     ):
         head = table.get_by_role("columnheader", name=title)
         took = head.get_by_role("button").evaluate(
@@ -249,17 +271,16 @@ def test_thousands_of_rows(open_page: Opener, board_of: Any, record: Any) -> Non
         )
         print(f"sorted by {title} in {took:.0f} ms")
         assert [text.split()[0] for text in column(table, title)] == wanted
-    expect(more).to_have_text(f"Show 200 more of {rows - 200}")
+    expect(more).to_have_text(f"Show 50 more of {rows - 50}")
     more.click()
-    expect(table.locator("tbody tr")).to_have_count(400)
+    expect(table.locator("tbody tr")).to_have_count(100)
     took = host.get_by_role("searchbox").evaluate(
         "box => { const t = performance.now(); box.value = 'attack-99';"
         " box.dispatchEvent(new Event('input')); return performance.now() - t }"
     )
     print(f"filtered in {took:.0f} ms")
     expect(count).to_have_text(f"111 of {rows} rows")
-    expect(table.locator("tbody tr")).to_have_count(111)
-    expect(more).to_be_hidden()
+    expect(more).to_have_text("Show 50 more of 61")
 
 
 def _since(begun: float) -> str:

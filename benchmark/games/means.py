@@ -1,0 +1,117 @@
+"""Means over repetitions with their intervals, and what rows of tables have in common."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import pandas as pd
+import scipy
+
+from benchmark import metrics
+from benchmark.games.columns import KEYS
+from benchmark.games.frames import Namer
+from benchmark.records.record import NONE, DefenseRef, PluginRef, Record
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def short_names(records: Iterable[Record]) -> Namer:
+    """A plugin's name; its whole label only where several settings of it were played.
+
+    Settings that differ with the trusted share alone do not count: the share is shown anyway.
+    """
+    labels: defaultdict[tuple[str, float | None], set[str]] = defaultdict(set)
+    for record in records:
+        labels[record.attack.name, None].add(record.attack.label)
+        for stage in record.defense.stages:
+            labels[stage.name, record.trusted_share].add(stage.label)
+    several = {name for (name, _), found in labels.items() if len(found) > 1}
+    return lambda ref: ref.label if ref.name in several else ref.name
+
+
+def settings(plugin: PluginRef) -> dict[str, str]:
+    """Parameters as on the command line: those of a plugin inside a plugin with a dot."""
+    return dict(_flat(plugin.params))
+
+
+def _flat(params: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in params.items():
+        if isinstance(value, dict) and "params" in value:
+            yield prefix + key, str(value["name"])
+            yield from _flat(value["params"], f"{prefix}{key}.")
+        else:
+            yield prefix + key, str(value)
+
+
+def defense_name(defense: DefenseRef, name: Namer) -> str:
+    return "+".join(name(stage) for stage in defense.stages) or NONE
+
+
+def mean_columns(prefix: str, rates: Iterable[metrics.Rate | None]) -> dict[str, float]:
+    """Mean over repetitions and its interval, as three columns; NaN where nothing was counted."""
+    counts = [rate for rate in rates if rate is not None and rate.total]
+    nothing = (float("nan"),) * 3
+    mean, low, high = metrics.mean_interval(counts) if counts else nothing
+    return {prefix: mean, f"{prefix}_low": low, f"{prefix}_high": high}
+
+
+def spread_columns(prefix: str, values: Sequence[float]) -> dict[str, float]:
+    """Likewise of differences of rates, by Student's t; from one alone there are no bounds."""
+    mean, half = average(values), float("nan")
+    if len(values) > 1:
+        half = float(scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values))
+    # Written so that NaN stays NaN.
+    low, high = max(mean - half, -1.0), min(mean + half, 1.0)
+    return {prefix: mean, f"{prefix}_low": low, f"{prefix}_high": high}
+
+
+def average(values: Iterable[float | None]) -> float:
+    """Mean of what was measured; NaN if nothing was."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else float("nan")
+
+
+def grouped(
+    records: Iterable[AnyRecord], key: Callable[[AnyRecord], tuple[object, ...]]
+) -> list[tuple[Any, list[AnyRecord]]]:
+    """Records by `key`, in the order of the key, with None before numbers."""
+    groups: defaultdict[tuple[object, ...], list[AnyRecord]] = defaultdict(list)
+    for record in records:
+        groups[key(record)].append(record)
+    return sorted(groups.items(), key=lambda item: [(part is not None, part) for part in item[0]])
+
+
+def attack_key(record: Record) -> tuple[str, str, int, int]:
+    """What tells the attack of a record from others: recipe, label, m and boosting."""
+    attack = record.attack
+    return record.protocol.recipe, attack.label, attack.m, attack.boost
+
+
+def attack_columns(record: Record, name: Namer) -> dict[str, Any]:
+    attack = record.attack
+    return {
+        "attack": name(attack),
+        "threat": attack.threat,
+        "m": attack.m,
+        "boost": attack.boost,
+        "recipe": record.protocol.recipe,
+    }
+
+
+def failures(victims: pd.DataFrame) -> set[tuple[Any, ...]]:
+    """`KEYS` of attacks that did not work undefended.
+
+    No repair can remove, and no detector find, what does nothing: an attack with m = 0 would be
+    the least detectable of all.
+    """
+    return {tuple(key) for key in victims.loc[victims.worked.eq(False), KEYS].to_numpy()}
+
+
+def judged(frame: pd.DataFrame, victims: pd.DataFrame) -> pd.DataFrame:
+    """The frame with `worked`: whether its attack did undefended, as far as is known."""
+    if frame.empty:
+        return frame
+    failed = failures(victims)
+    return frame.assign(worked=[tuple(key) not in failed for key in frame[KEYS].to_numpy()])

@@ -1,0 +1,153 @@
+"""What a board shows of the robustness game besides its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from benchmark.games.columns import (
+    DIGITS,
+    KEYS,
+    Unit,
+    attack_label,
+    counted,
+    defender_label,
+    joined,
+    written,
+)
+from benchmark.games.frames import Picture, Sources
+from benchmark.games.means import attack_key, grouped
+from benchmark.games.robustness.curve import Point
+from benchmark.games.robustness.record import RobustnessRecord
+from benchmark.records.record import NONE
+
+#: The two results of a cell, the headline first.
+READINGS = ("paper", "deployable")
+
+
+class Curve(NamedTuple):
+    """The trade-off curve of one cell; arrays are float32, one value per point.
+
+    Attributes:
+        points: what pages call them.
+        loss, asr: lost accuracy and ASR as shares; NaN where there are no such images.
+        chosen: for each of `READINGS` the index of the point that it takes, -1 for none.
+    """
+
+    points: tuple[str, ...]
+    loss: NDArray[np.float32]
+    asr: NDArray[np.float32]
+    chosen: tuple[int, ...]
+
+
+def slim(record: RobustnessRecord) -> tuple[RobustnessRecord, Curve]:
+    """The record without its curve, whose points are most of it, and the curve as arrays."""
+    points, found = record.curve, record.metrics
+    cda, asr = (
+        np.array([getattr(point, name).value for point in points], np.float32)
+        for name in ("cda", "asr")
+    )
+    curve = Curve(
+        # Of stages without steps the name says more.
+        tuple(f"step {p.step}" if p.stage == "repair" else p.stage for p in points),
+        cda[:1] - cda,
+        asr,
+        tuple(
+            points.index(chosen) if found and (chosen := left_at(record, reading)) in points else -1
+            for reading in READINGS
+        ),
+    )
+    return record.model_copy(update={"curve": ()}), curve
+
+
+def left_at(record: RobustnessRecord, reading: str) -> Point:
+    """The point that one of `READINGS` takes."""
+    assert record.metrics is not None
+    found: Point = getattr(record.metrics, reading)
+    return found
+
+
+def measured(sources: Sources) -> list[RobustnessRecord]:
+    return [record for record in sources.of(RobustnessRecord) if record.metrics is not None]
+
+
+def defended(records: Sequence[RobustnessRecord]) -> list[list[RobustnessRecord]]:
+    """What "repairs" makes one row of each: an attack, a defense and a trusted share."""
+    groups = grouped(
+        (one for one in records if one.defense.stages and one.attack.threat != NONE),
+        lambda one: (
+            *attack_key(one),
+            tuple(stage.label for stage in one.defense.stages),
+            one.trusted_share,
+        ),
+    )
+    return [group for _, group in groups]
+
+
+def curves(sources: Sources) -> list[list[dict[str, Any]]]:
+    """For each row of "repairs" the trade-off curve of every seed, as the page draws it."""
+
+    def drawn(record: RobustnessRecord) -> dict[str, Any]:
+        curve = sources.kept[record.key]
+        numbers = {
+            name: [None if np.isnan(v) else round(float(v), DIGITS) for v in getattr(curve, name)]
+            for name in ("loss", "asr")
+        }
+        chosen = dict(zip(READINGS, curve.chosen, strict=True))
+        return {"seed": record.seed, "points": curve.points} | numbers | chosen
+
+    # Not in the order of the files, whatever they are called.
+    groups = (sorted(group, key=lambda one: one.seed) for group in defended(measured(sources)))
+    return [list(map(drawn, group)) for group in groups]
+
+
+def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+    """What worked, who repairs most, and what nobody repairs; in the paper's reading."""
+    attacks = frames["victims"][frames["victims"].worked.notna()]
+    failed = attacks[~attacks.worked.astype(bool)]
+    if len(attacks):
+        said = (
+            f"{len(attacks) - len(failed)} of {counted(len(attacks), 'attack')} worked undefended"
+        )
+        yield f"{said}; {_listed(failed)} did not." if len(failed) else f"{said}."
+    frame = frames.get("repairs", pd.DataFrame())
+    frame = frame if frame.empty else frame[frame.worked].dropna(subset="asr_paper")
+    if frame.empty:
+        return
+    groups = [own for _, own in frame.groupby(["defense", "trusted_share"], dropna=False)]
+    best = max(groups, key=lambda g: (g.repaired_paper.sum(), len(g), -g.asr_paper.mean()))
+    worst = best.loc[best.asr_paper.idxmax()].to_dict()
+    who = defender_label(worst["defense"], worst["trusted_share"])
+    repaired, met = int(best.repaired_paper.sum()), counted(len(best), "attack")
+    left = written(worst, "asr_paper", Unit.RATE)
+    most = f"{who} repairs most: {repaired} of {met}; at worst it"
+    none = f"No defense repairs any attack; {who} comes closest: at worst it"
+    yield f"{most if repaired else none} leaves {left} % ASR, of {attack_label(worst)}."
+    fallen = frame.groupby(KEYS).repaired_paper.transform("any").astype(bool)
+    if repaired and len(standing := frame[~fallen].drop_duplicates(KEYS)):
+        yield f"No defense repairs {_listed(standing)}."
+
+
+def _listed(frame: pd.DataFrame) -> str:
+    return joined([attack_label(row) for row in frame.to_dict("records")], "attack")
+
+
+def triggers(sources: Sources) -> Sequence[Picture]:
+    """Examples of every attack, where the evidence of its first model has some."""
+    found: dict[str, Picture] = {}
+    undefended = (one for one in sources.of(RobustnessRecord) if not one.defense.stages)
+    for record in sorted(undefended, key=lambda one: (one.attack.label, one.attack.m, one.seed)):
+        # The clean model has none, and only the first model of an attack carries examples.
+        if record.attack.threat == NONE or record.seed or record.evidence is None:
+            continue
+        if file := sources.evidence(record.evidence.file):
+            with np.load(file, allow_pickle=False) as arrays:
+                if "examples" in arrays and arrays["examples"].size:
+                    alt = "clean images, triggered images and their difference"
+                    picture = Picture(str(record.attack), alt, pixels=arrays["examples"])
+                    found.setdefault(record.attack.label, picture)
+    return list(found.values())

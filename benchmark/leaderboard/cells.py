@@ -1,0 +1,93 @@
+"""Settings that defenders chose, and cells that failed or were refused."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+import pandas as pd
+
+from benchmark.games.columns import ATTACK, TRUSTED, Column, Unit
+from benchmark.games.frames import Frame, Sources
+from benchmark.games.means import attack_columns, defense_name
+
+
+def chosen(sources: Sources) -> pd.DataFrame:
+    """One row per search for the settings of a repair."""
+    rows = []
+    for found in sources.searches:
+        held_out, unseen = found.cost(found.best)
+        before = (own.poisoned.asr.value for own in found.poisonings)
+        rows.append(
+            {
+                "defense": found.defense,
+                "trusted_share": found.trusted_share,
+                "points": len(found.trials),
+                "own_asr_before": fmean(before),
+                "own_asr_left": found.best.asr,
+                "instability": found.instability,
+                "accuracy_spent": held_out,
+                "accuracy_spent_unseen": unseen,
+                "chosen": ", ".join(f"{key}={v}" for key, v in found.best.params.items()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def unfinished(sources: Sources) -> pd.DataFrame:
+    """One row per cell, with the reason."""
+    rows = []
+    for record in sources.unfinished:
+        error = record.error
+        reason = f"{error.kind}: {error.message}" if error else record.reason or ""
+        rows.append(
+            attack_columns(record, sources.name)
+            | {"defense": defense_name(record.defense, sources.name)}
+            | {"trusted_share": record.trusted_share, "seed": record.seed}
+            | {"status": record.status, "reason": reason}
+        )
+    rows.sort(key=lambda row: [str(value) for value in row.values()])
+    return pd.DataFrame(rows)
+
+
+_DEFENSE = Column(
+    "defense", "defense", Unit.TEXT, "the defense with its trusted share r", brief=True,
+    menu=True, names="defender", share="trusted_share",
+)  # fmt: skip
+
+SEARCHES = Frame(
+    "settings",
+    "Settings that defenders chose",
+    """\
+What defenders found with trusted images only, on a clean model that they poisoned themselves: the
+point of the grid that leaves the lowest ASR of their own trigger within the budget, on held-out
+trusted images. The folder tuning/ holds every point of every grid.""",
+    chosen,
+    (
+        _DEFENSE, TRUSTED,
+        Column("points", "points", Unit.COUNT, "settings that were tried"),
+        Column("own_asr_before", "own ASR before", Unit.RATE, "of the own trigger", brief=True),
+        Column("own_asr_left", "own ASR left", Unit.RATE, "with the chosen settings", brief=True),
+        Column("instability", "over the grid (±)", Unit.RATE, "mean absolute difference of the own "
+               "ASR left between any two settings", brief=True),
+        Column("accuracy_spent", "cost (points)", Unit.POINTS, "accuracy that the chosen settings "
+               "cost on held-out trusted images", brief=True, digits=1),
+        Column("accuracy_spent_unseen", "cost on unseen images", Unit.POINTS, "the same on test "
+               "images", digits=1),
+        Column("chosen", "chosen", Unit.TEXT, "the chosen settings", brief=True),
+    ),
+)  # fmt: skip
+
+UNFINISHED = Frame(
+    "unfinished",
+    "Failed and invalid cells",
+    """\
+A cell whose plugin raised an error has failed; one that the sanity gate refused is invalid. Neither
+counts in any other table.""",
+    unfinished,
+    (
+        *ATTACK, _DEFENSE, TRUSTED,
+        Column("seed", "seed", Unit.COUNT, "the repetition", brief=True),
+        Column("status", "status", Unit.TEXT, "failed or invalid", brief=True, menu=True),
+        Column("reason", "reason", Unit.TEXT, "why", brief=True),
+    ),
+)  # fmt: skip

@@ -1,0 +1,45 @@
+"""All tables that a board may have, in the order in which they are built and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+
+from benchmark.games.all import GAMES
+from benchmark.games.frames import Chapter, Frame
+from benchmark.games.robustness.frames import UNDEFENDED as VICTIMS
+from benchmark.leaderboard import verdict
+from benchmark.leaderboard.cells import SEARCHES, UNFINISHED
+from benchmark.leaderboard.costs import COSTS
+from benchmark.leaderboard.defenders import DEFENDERS
+from benchmark.leaderboard.front_plots import PARETO
+from benchmark.leaderboard.published import COMPARISON
+
+PLAYED = tuple(game.chapter() for game in GAMES.values())
+FRONTS = Chapter("Fronts", (PARETO, DEFENDERS), verdict=verdict.fronts)
+OTHERS = (
+    Chapter("Costs", (COSTS,)),
+    Chapter("Published", (COMPARISON,)),
+    Chapter("Cells", (SEARCHES, UNFINISHED)),
+)
+
+#: The frame and the column of what stands first in every grid: attacks before any defense.
+UNDEFENDED = VICTIMS.frames[0].name, VICTIMS.frames[0].column("asr")
+
+#: As they are built: a frame finds those before it.
+BUILT = (VICTIMS, *PLAYED, FRONTS, *OTHERS)
+#: As they are shown.
+CHAPTERS = (FRONTS, *PLAYED, VICTIMS, *OTHERS)
+
+
+def frames() -> Iterator[Frame]:
+    return (frame for chapter in BUILT for frame in chapter.frames)
+
+
+def sentences(built: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Which attack to fear and which defender to use, in the paper's reading.
+
+    Only attacks that worked undefended count. What the frames do not hold is not said.
+    """
+    return [said for one in CHAPTERS if one.verdict for said in one.verdict(built)]

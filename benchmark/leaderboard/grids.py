@@ -1,0 +1,71 @@
+"""Grids of attacks against defenders, as README.md and the page show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from benchmark.games.columns import KEYS, Row, attack_label
+from benchmark.games.frames import Frame
+from benchmark.leaderboard.cells import UNFINISHED
+from benchmark.leaderboard.chapters import UNDEFENDED
+
+#: What tells an attack, and a defender at a trusted share; never what they are called.
+AttackKey = tuple[Any, ...]
+DefenderKey = tuple[str, float]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A grid with what stands in it.
+
+    Attributes:
+        attacks: label of each line, marked where the attack did not work.
+        defenders: name and trusted share of each column, None where it has no trusted images.
+        before: for each line the row of the undefended attack, where it was played.
+        cells: number and content of the frame's row behind a cell.
+        failed: why a cell without a row has none.
+    """
+
+    attacks: dict[AttackKey, str]
+    defenders: dict[DefenderKey, tuple[str, float | None]]
+    before: dict[AttackKey, Row]
+    cells: dict[tuple[AttackKey, DefenderKey], tuple[int, Row]]
+    failed: dict[tuple[AttackKey, DefenderKey], str]
+
+
+def fill(frame: Frame, frames: Mapping[str, pd.DataFrame]) -> Filled:
+    """The grid of a frame that has one."""
+    assert frame.grid is not None
+    grid, column = frame.grid, frame.column(frame.grid.defender)
+    table = frames[frame.name]
+    attacks: dict[AttackKey, str] = {}
+    cells = {}
+    defenders = {}
+    for index, row in table.reset_index(drop=True).pipe(grid.rows).iterrows():
+        who = _defender(row, column.key, column.share)
+        attack = _attack(row)
+        attacks[attack] = attack_label(row) + ("" if row.get("worked", True) else " ‡")
+        defenders[who] = (who[0], row[column.share] if who[1] else None)
+        cells[attack, who] = (int(str(index)), row.to_dict())
+    failed = {}
+    for row in frames.get(UNFINISHED.name, pd.DataFrame()).to_dict("records"):
+        who, attack = _defender(row, "defense", "trusted_share"), _attack(row)
+        if attack in attacks and who in defenders and (attack, who) not in cells:
+            failed[attack, who] = f"{row['status']}: {row['reason']}"
+    before = {_attack(row): row for row in frames[UNDEFENDED[0]].to_dict("records")}
+    across = {key: defenders[key] for key in sorted(defenders)}
+    return Filled(attacks, across, before, cells, failed)
+
+
+def _attack(row: Row) -> AttackKey:
+    return tuple(row[key] for key in KEYS)
+
+
+def _defender(row: Any, name: str, share: str) -> DefenderKey:
+    found = row[share] if share else None
+    # Missing shares come as NaN, and no two of those are the same.
+    return row[name], 0.0 if found is None or pd.isna(found) else found
