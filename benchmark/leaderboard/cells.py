@@ -9,6 +9,7 @@ import pandas as pd
 from benchmark.games.columns import ATTACK, TRUSTED, Column, Unit
 from benchmark.games.frames import Frame, Sources
 from benchmark.games.means import attack_columns, defense_name
+from benchmark.records.record import REASONS
 
 
 def chosen(sources: Sources) -> pd.DataFrame:
@@ -38,7 +39,7 @@ def unfinished(sources: Sources) -> pd.DataFrame:
     rows = []
     for record in sources.unfinished:
         error = record.error
-        reason = f"{error.kind}: {error.message}" if error else record.reason or ""
+        reason = f"{error.kind}: {error.message}" if error else REASONS.get(record.reason or "", "")
         rows.append(
             attack_columns(record, sources.name)
             | {"defense": defense_name(record.defense, sources.name)}

@@ -154,7 +154,7 @@ def test_an_attack_worked_if_it_is_clearly_above_clean_models(
 def test_failed_and_invalid_cells_are_shown_with_their_reason(run: Path) -> None:
     error = {"kind": "ValueError", "message": "a | pipe and <b>", "where": "x.py:3"}
     failed = played("badnets", "other", status="failed", error=error, metrics=None, curve=[])
-    invalid = played("tsb", "other", status="invalid", reason="near chance")
+    invalid = played("tsb", "other", status="invalid", reason="near-chance")
     for name, one in (("failed", failed), ("invalid", invalid)):
         Store(run).save_record(name, one)
     text = build(run)
@@ -234,7 +234,7 @@ def test_what_was_never_counted_is_a_dash(tmp_path: Path) -> None:
         [played("none", "repairer", m=0)],
         [examined("none", "d", 0, [[0.1, 0.2]], m=0)],
         [examined("badnets", "d", 0, [[0.1, 0.2]])],
-        [played("badnets", "other", status="invalid", reason="no")],
+        [played("badnets", "other", status="invalid", reason="near-chance")],
         [played("badnets"), examined("badnets", "d", 0, [[0.1, 0.2]])],
     ],
 )
