@@ -20,7 +20,7 @@ from benchmark.games.means import short_names
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.games.robustness.searches import Search, file_name
 from benchmark.leaderboard.board import build
-from benchmark.leaderboard.published import inverted as inverted_in_papers
+from benchmark.leaderboard.papers import inverted as inverted_in_papers
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 

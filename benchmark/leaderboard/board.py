@@ -15,7 +15,7 @@ from benchmark.games.frames import Chapter, Picture, Sources
 from benchmark.games.means import short_names
 from benchmark.games.robustness import searches as tuned
 from benchmark.leaderboard import chapters
-from benchmark.leaderboard.published import inverted
+from benchmark.leaderboard.papers import inverted
 from benchmark.protocol import Protocol
 from benchmark.records.record import NONE, PluginRef, ProtocolRef, Record
 from benchmark.records.store import StoreError

@@ -45,12 +45,13 @@ def fill(frame: Frame, frames: Mapping[str, pd.DataFrame]) -> Filled:
     attacks: dict[AttackKey, str] = {}
     cells = {}
     defenders = {}
-    for index, row in table.reset_index(drop=True).pipe(grid.rows).iterrows():
+    rows = table.reset_index(drop=True).pipe(grid.rows)
+    for index, row in zip(rows.index, rows.to_dict("records"), strict=True):
         who = _defender(row, column.key, column.share)
         attack = _attack(row)
         attacks[attack] = attack_label(row) + ("" if row.get("worked", True) else " ‡")
         defenders[who] = (who[0], row[column.share] if who[1] else None)
-        cells[attack, who] = (int(str(index)), row.to_dict())
+        cells[attack, who] = (int(index), row)
     failed = {}
     for row in frames.get(UNFINISHED.name, pd.DataFrame()).to_dict("records"):
         who, attack = _defender(row, "defense", "trusted_share"), _attack(row)
@@ -65,7 +66,7 @@ def _attack(row: Row) -> AttackKey:
     return tuple(row[key] for key in KEYS)
 
 
-def _defender(row: Any, name: str, share: str) -> DefenderKey:
+def _defender(row: Row, name: str, share: str) -> DefenderKey:
     found = row[share] if share else None
     # Missing shares come as NaN, and no two of those are the same.
     return row[name], 0.0 if found is None or pd.isna(found) else found

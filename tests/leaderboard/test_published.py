@@ -23,7 +23,7 @@ from benchmark.games.robustness.searches import Search
 from benchmark.leaderboard.board import read_board
 from benchmark.leaderboard.build import build, stale
 from benchmark.leaderboard.deviations import TEXT_LIMIT
-from benchmark.leaderboard.published import Published, inverted, published
+from benchmark.leaderboard.papers import Published, inverted, published
 from benchmark.metrics import Rate as Counts
 from benchmark.metrics import mean_interval
 from benchmark.records.record import Record

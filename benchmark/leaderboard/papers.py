@@ -1,0 +1,71 @@
+"""Numbers as the papers print them."""
+
+from __future__ import annotations
+
+import csv
+from functools import cache
+from importlib.resources import files
+
+from pydantic import BaseModel
+
+
+class Published(BaseModel):
+    """A number as a paper prints it, a single run without an interval.
+
+    Attributes:
+        architecture: a family, whatever the first layer is made for; empty where the paper's is
+            none of ours.
+        quantity: "cda" or "asr" before any defense; "auc" of the detector `defense`, its average
+            precision "ap", or its "accuracy" at its own threshold; "asr_left", the lowest ASR
+            within budget, of the repair `defense`; "asr_inverted", the best ASR of a trigger that
+            the inverter `defense` found from one image.
+        attack: its name, and the settings that the paper's table tells apart.
+        m: a number, or a percentage of the training images.
+        share: of trusted images; empty where there are none or the paper does not tell.
+        note: what is known to contradict it, as "C1: text; C2: text".
+    """
+
+    paper: str
+    table: str
+    dataset: str
+    architecture: str
+    quantity: str
+    attack: str
+    m: str
+    boost: int
+    defense: str
+    share: str
+    value: str
+    note: str
+
+    def amount(self, train: int) -> int:
+        """m among so many training images."""
+        return round(float(self.m[:-1]) * train / 100) if self.m.endswith("%") else int(self.m)
+
+    def within(self, low: float, high: float) -> bool:
+        """Whether a number that is printed like this lies in an interval."""
+        half = 0.5 * 10.0 ** -len(self.value.partition(".")[2])
+        # What lies on the bound is inside, whatever the sum rounds to.
+        return low - half - 1e-9 <= float(self.value) <= high + half + 1e-9
+
+
+@cache
+def published() -> tuple[Published, ...]:
+    """All numbers that a protocol could be compared with.
+
+    What a paper gives a clean model by definition, an ASR of 0 and an AUC of 0.5, is not
+    among them.
+    """
+    text = files("benchmark.leaderboard").joinpath("published.csv").read_text("utf-8")
+    return tuple(Published.model_validate(row) for row in csv.DictReader(text.splitlines()))
+
+
+def inverted(attack: str, inverter: str) -> float:
+    """The ASR that an inverter's trigger is published with, for a data set that may be another.
+
+    NaN where there is none.
+    """
+    for line in published():
+        if (line.quantity, line.attack, line.defense) == ("asr_inverted", attack, inverter):
+            return float(line.value)
+    return float("nan")
