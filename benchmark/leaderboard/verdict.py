@@ -21,16 +21,19 @@ def fronts(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     met = frame[frame.front.notna()]
     hidden = (met.auc_low <= GUESSING) & (met.auc < HALF_WAY)
     both = met[(met.asr_paper_low > metrics.REPAIRED) & hidden]
+    if met.empty:
+        return
+    best = both if len(both) else met
+    row = best.loc[(best.asr_paper * (1 - best.auc)).idxmax()].to_dict()
+    left, area = written(row, "asr_paper", Unit.RATE), written(row, "auc", Unit.AREA)
+    numbers = f"{attack_label(row)}, with {left} % ASR left and an AUC of {area}"
     if len(both):
-        yield f"{_listed(both)} {'stays' if len(both) == 1 else 'stay'} robust and hidden."
-    elif len(met):
-        row = met.loc[(met.asr_paper * (1 - met.auc)).idxmax()].to_dict()
-        left, area = written(row, "asr_paper", Unit.RATE), written(row, "auc", Unit.AREA)
+        said = joined([attack_label(one) for one in both.to_dict("records")], "attack")
+        stays = f"{said} {'stays' if len(both) == 1 else 'stay'} robust and hidden"
         yield (
-            f"No attack stays both robust and hidden; closest is {attack_label(row)}, with "
-            f"{left} % ASR left and an AUC of {area}."
+            f"{stays}: most of all {numbers}."
+            if len(both) > 1
+            else f"Robust and hidden: {numbers}."
         )
-
-
-def _listed(frame: pd.DataFrame) -> str:
-    return joined([attack_label(row) for row in frame.to_dict("records")], "attack")
+    else:
+        yield f"No attack stays both robust and hidden; closest is {numbers}."

@@ -68,8 +68,10 @@ def test_without_a_folder_all_boards_and_their_list_are_made(places: tuple[Path,
     assert text.startswith("# By hand\n")
     assert text.endswith("\nkept\n")
     assert "stale" not in text
-    for name, said in (("digits-v3", "a-blend (m=50) stays robust and hidden."),
-                       ("made-up", "No defense repairs any attack; old r=5% comes closest")):  # fmt: skip
+    for name, said in (
+        ("digits-v3", "Robust and hidden: a-blend (m=50), with "),
+        ("made-up", "No defense repairs any attack; old r=5% comes closest"),
+    ):
         assert f"## [{name}]({name}/README.md)" in text
         assert said in text
         assert said in (board.parent / "index.html").read_text()

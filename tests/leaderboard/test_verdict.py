@@ -61,7 +61,7 @@ def test_who_repairs_most_and_of_equals_who_leaves_least() -> None:
         "strong r=5% repairs most: 1 of 2 attacks; at worst it leaves 40.0 [20.0, 100.0] % ASR, "
         "of two (m=50)."
     )
-    assert standing == "No defense repairs two (m=50)."
+    assert standing == "Repaired by no defense: two (m=50)."
 
 
 def test_that_nobody_repairs_anything_is_said() -> None:
@@ -104,7 +104,10 @@ def test_robust_and_hidden_needs_both_with_their_intervals(
     frame = pd.DataFrame([point("one", True, left, auc), point("two", None, 1.0, 0.5)])
     said, _ = sentences({"victims": victims(one=True), "pareto": frame})
     if stays:
-        assert said == "one (m=50) stays robust and hidden."
+        assert said == (
+            "Robust and hidden: one (m=50), with 90.0 [80.0, 100.0] % ASR left and an AUC of "
+            "0.60 [0.40, 1.00]."
+        )
     else:
         assert said.startswith("No attack stays both robust and hidden; closest is one (m=50), ")
 

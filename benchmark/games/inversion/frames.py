@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
@@ -227,10 +228,6 @@ def _series(row: Row) -> str:
     return str(row["inverter"]) + ("" if pd.isna(radius) else f", ε={radius:g}")
 
 
-def _inverter(row: Row) -> str:
-    return str(row["inverter"])
-
-
 CHAPTER = Chapter(
     "Inversion",
     (
@@ -258,7 +255,7 @@ CHAPTER = Chapter(
             plot=Plot(
                 "epsilon", attack_label,
                 (Line("asr_target", "target"), Line("asr_largest", "largest normal class", ":")),
-                ("radius ε", "ASR on other images"), "ASR over the radius", _inverter, even=True,
+                ("radius ε", "ASR on other images"), "ASR over the radius", itemgetter("inverter"), even=True,
             ),
             readme=False,
         ),
@@ -288,7 +285,7 @@ CHAPTER = Chapter(
                 (Line("clean", "accuracy"), Line("asr", "ASR", "--"),
                  Line("untriggered", "untriggered", ":")),
                 ("σ of the smoothed classifier", "share of test images"), "Smoothed classifiers",
-                _inverter,
+                itemgetter("inverter"),
             ),
             readme=False,
         ),

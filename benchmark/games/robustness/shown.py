@@ -129,7 +129,7 @@ def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     yield f"{most if repaired else none} leaves {left} % ASR, of {attack_label(worst)}."
     fallen = frame.groupby(KEYS).repaired_paper.transform("any").astype(bool)
     if repaired and len(standing := frame[~fallen].drop_duplicates(KEYS)):
-        yield f"No defense repairs {_listed(standing)}."
+        yield f"Repaired by no defense: {_listed(standing)}."
 
 
 def _listed(frame: pd.DataFrame) -> str:
