@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from benchmark.cli.shared import PluginFiles, err, load_registry, one_sentence, out
+from benchmark.hooks import Stage
 
 if TYPE_CHECKING:
     from benchmark.scaffold import Kind
@@ -34,7 +35,7 @@ def new_attack(
 def new_defense(
     name: Name,
     stage: Annotated[
-        Literal["sanitize", "repair", "deploy", "detect", "invert"],
+        Stage,
         typer.Option(help="Where in the game it acts."),
     ] = "repair",
     out_dir: Folder = Path("."),

@@ -264,9 +264,9 @@ class Planner:
         found.sort(key=lambda defense: STAGES.index(defense.stage))
         if len({defense.stage for defense in found}) < len(found):
             raise RegistryError(f"{spec!r}: a pipeline takes one defense per stage")
-        if len(found) > 1 and (last := found[-1].stage) in ("detect", "invert"):
-            what = "a detector" if last == "detect" else "an inverter"
-            raise RegistryError(f"{spec!r}: {what} plays alone, not in a pipeline")
+        if len({game_of_stage(defense.stage).name for defense in found}) > 1:
+            alone = found[-1].name
+            raise RegistryError(f"{spec!r}: {alone} plays a game of its own, not in a pipeline")
         stages = tuple(
             StageRef(label=label(defense), stage=defense.stage, **identity(defense))
             for defense in found

@@ -30,6 +30,9 @@ def differences(
     name = place.rpartition(".")[2]
     if isinstance(found, BaseModel) and type(found) is type(right):
         for field in type(found).model_fields:
+            # A metric that is younger than the record, which then does not show it either.
+            if field not in found.model_fields_set and getattr(found, field) is None:
+                continue
             inner = f"{place}.{field}" if place else field
             yield from differences(getattr(found, field), getattr(right, field), close, inner)
     elif _parts(found) and _parts(right) and len(found) == len(right):

@@ -70,8 +70,7 @@ def _plugins(record: Record) -> Iterator[Wrong]:
     if defense.name != ("+".join(stage.name for stage in defense.stages) or NONE):
         yield "defense.name", f"is {defense.name!r}, its stages are others"
     stages = [stage.stage for stage in defense.stages]
-    alone = len(stages) == 1 or not {"detect", "invert"} & set(stages)
-    if stages != sorted(set(stages), key=STAGES.index) or not alone:
+    if stages != sorted(set(stages), key=STAGES.index):
         yield "defense.stages", f"{' then '.join(stages)} is no pipeline"
 
 

@@ -73,7 +73,7 @@ def test_an_inverter_plays_alone_and_only_where_its_game_is(
     tiny: Protocol, with_inversion: Protocol, registry: Registry
 ) -> None:
     for pipeline in ("smoothinv+weight-decay", "weight-decay+smoothinv"):
-        with pytest.raises(RegistryError, match="an inverter plays alone, not in a pipeline"):
+        with pytest.raises(RegistryError, match="plays a game of its own, not in a pipeline"):
             plan(with_inversion, registry, defenses=[pipeline])
     with pytest.raises(RegistryError, match="a pipeline takes one defense per stage"):
         plan(with_inversion, registry, defenses=["smoothinv+plainadv"])

@@ -100,7 +100,7 @@ def test_m_of_a_population_can_be_asked_for(with_population: Protocol, registry:
 def test_a_detector_plays_alone_and_only_where_there_is_a_population(
     tiny: Protocol, with_population: Protocol, registry: Registry
 ) -> None:
-    with pytest.raises(RegistryError, match="a detector plays alone"):
+    with pytest.raises(RegistryError, match="plays a game of its own"):
         plan(with_population, registry, defenses=["neural-cleanse+weight-decay"])
     with pytest.raises(ValueError, match="tiny has no detectability game"):
         plan(tiny, registry, defenses=["neural-cleanse"])
