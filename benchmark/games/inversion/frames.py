@@ -255,7 +255,8 @@ CHAPTER = Chapter(
             plot=Plot(
                 "epsilon", attack_label,
                 (Line("asr_target", "target"), Line("asr_largest", "largest normal class", ":")),
-                ("radius ε", "ASR on other images"), "ASR over the radius", itemgetter("inverter"), even=True,
+                ("radius ε", "ASR on other images"), "ASR over the radius", itemgetter("inverter"),
+                even=True,
             ),
             readme=False,
         ),
