@@ -131,7 +131,10 @@ class Protocol(Part):
 
     @cached_property
     def sha256(self) -> str:
-        return digest(self.model_dump(mode="json"))
+        dumped, fields = self.model_dump(mode="json"), list(Protocol.model_fields)
+        # What came after `tuning` counts where it is played only, so that older hashes stay.
+        first = fields[: fields.index("tuning") + 1]
+        return digest({k: value for k, value in dumped.items() if value is not None or k in first})
 
     def seed(self, *purpose: object) -> int:
         """A seed in [0, 2^63) that depends on this protocol's name and the named parts only."""
