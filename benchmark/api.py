@@ -214,6 +214,10 @@ class Inverter(Defense):
         return None
 
 
+#: What a defense may be, in the order of their stages.
+DEFENSES = (Sanitizer, Repair, Deployment, Detector, Inverter)
+
+
 class Dataset(Plugin):
     """A named data set. What it decodes is cached and mapped into memory from then on."""
 

@@ -21,18 +21,14 @@ import pluggy
 from pydantic import TypeAdapter, ValidationError
 
 from benchmark.api import (
+    DEFENSES,
     Architecture,
     Attack,
     CodePoisoningAttack,
     Dataset,
     Defense,
-    Deployment,
-    Detector,
-    Inverter,
     Plugin,
     PoisoningAttack,
-    Repair,
-    Sanitizer,
 )
 from benchmark.hooks import COMMANDS, HookSpecs, origin, points
 from benchmark.hooks import GROUP as GROUP
@@ -43,7 +39,7 @@ P = TypeVar("P", bound=Plugin)
 #: What each hook may register: the bases a plugin must derive from.
 KINDS: dict[str, tuple[type[Plugin], tuple[type[Plugin], ...]]] = {
     "register_attacks": (Attack, (PoisoningAttack, CodePoisoningAttack)),
-    "register_defenses": (Defense, (Sanitizer, Repair, Deployment, Detector, Inverter)),
+    "register_defenses": (Defense, DEFENSES),
     "register_datasets": (Dataset, (Dataset,)),
     "register_architectures": (Architecture, (Architecture,)),
 }
