@@ -1,7 +1,7 @@
 """The detectability game (Pick your Poison, Alg. 2): one suspect model, one detector.
 
 A population is made of many such examinations. Its ROC AUC and the literal game, in which a
-fair coin chooses the model, follow from the scores; see `benchmark.leaderboard.populations`.
+fair coin chooses the model, follow from the scores; see `benchmark.games.detectability.classes`.
 """
 
 from __future__ import annotations
