@@ -224,7 +224,8 @@ def summary(frame: pd.DataFrame) -> str:
     found = hypervolumes(frame)
     said = [f"{found[kind]:.3f} for {kind}" for kind in KINDS if kind in there]
     rest = [attack_label(row) for row in frame[frame.front.isna()].to_dict("records")]
-    missing = f"Without all opponents, on no front: {joined(rest, 'attack')}." if rest else ""
+    who = f"{joined(rest, 'attack')} {'is' if len(rest) == 1 else 'are'} on no front:"
+    missing = f"{who} not every repair and detector of this board met them." if rest else ""
     volume = f"Hypervolume: {'; '.join(said)}." if said else ""
     return " ".join(filter(None, (volume, missing)))
 

@@ -18,7 +18,7 @@ from benchmark.games.frames import Chapter, Frame
 from benchmark.games.means import settings
 from benchmark.leaderboard.board import Board
 from benchmark.leaderboard.cells import UNFINISHED
-from benchmark.leaderboard.chapters import CHAPTERS, sentences
+from benchmark.leaderboard.chapters import CHAPTERS, UNDEFENDED, sentences
 from benchmark.leaderboard.page import pictures
 from benchmark.leaderboard.page.tables import matrix, table
 from benchmark.records.record import NONE
@@ -152,9 +152,12 @@ def _part(frame: Frame, frames: dict[str, pd.DataFrame]) -> Part:
 
 def _facts(board: Board) -> list[tuple[str, int]]:
     """What was played, in numbers."""
+    victims = board.frames[UNDEFENDED[0]]
+    attacks = int((victims.get("threat", pd.Series(dtype=object)) != NONE).sum())
     facts = [("cells", board.cells), ("seeds", board.seeds)]
+    facts += [("attacks", attacks)] if attacks else []
     kinds = [getattr(ref, "stage", NONE) for ref in board.plugins]
-    stages = {"attacks": {NONE}, "defenses": {"sanitize", "repair", "deploy"}}
+    stages = {"defenses": {"sanitize", "repair", "deploy"}}
     stages |= {"detectors": {"detect"}, "inverters": {"invert"}}
     for title, wanted in stages.items():
         number = sum(kind in wanted for kind in kinds)

@@ -172,9 +172,9 @@ def test_what_was_played_in_numbers(open_page: Opener, both_games: Board) -> Non
     facts = open_page(both_games).locator(".facts div")
     shown = dict(text.split("\n") for text in facts.all_inner_texts())
     assert shown.pop("protocol") == both_games.protocol.sha256[:12]
-    # Of lsp there are two settings.
+    # Of lsp there are two settings, of badnets two m.
     assert shown == {
-        "cells": str(both_games.cells), "seeds": "4", "attacks": "8", "defenses": "4",
+        "cells": str(both_games.cells), "seeds": "4", "attacks": "9", "defenses": "4",
         "detectors": "2", "budget of clean accuracy": "2 points",
     }  # fmt: skip
 
