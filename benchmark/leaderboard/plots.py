@@ -22,7 +22,7 @@ COLOURS = (
     *("#000000", "#B2A800", "#7F7F7F"),
 )
 WIDTH = 3.6
-#: More panels than these nobody reads; the CSV file has all numbers.
+#: A picture has no more panels than these, and says so; the CSV file has all numbers.
 PANELS = 24
 
 
@@ -37,7 +37,8 @@ def svg(figure: Figure) -> bytes:
 def draw(plot: Plot, frame: pd.DataFrame) -> bytes:
     """A frame as its declaration says; series without an x are drawn across."""
     titles = _labels(frame, plot.panel)
-    frame = frame[titles.isin(titles.unique()[:PANELS])]
+    every = titles.unique()
+    frame = frame[titles.isin(every[:PANELS])]
     panels = list(frame.groupby(titles[frame.index], sort=False))
     columns = min(3, max(1, len(panels)))
     rows = max(1, math.ceil(len(panels) / columns))
@@ -69,6 +70,9 @@ def draw(plot: Plot, frame: pd.DataFrame) -> bytes:
                 _line(axis, places[own.index], own, line, label, colours[name])
     for axis in axes[len(panels) :]:
         axis.remove()
+    if len(every) > PANELS:
+        said = f"{PANELS} of {len(every)} panels; the CSV file has all numbers"
+        figure.text(0.5, 0, said, ha="center", fontsize=8)
     return _finished(figure, list(axes[: len(panels)]), plot)
 
 

@@ -69,7 +69,7 @@ def victims(sources: Sources) -> pd.DataFrame:
 
 
 def _worked(victim: Mapping[str, Any]) -> bool | None:
-    """None where there is no ASR; without a clean model nobody knows better than the ASR."""
+    """Whether an attack worked; None where there is no ASR."""
     if pd.isna(victim["asr"]):
         return None
     # Without a clean model to compare with the bound is NaN, which nothing is below.

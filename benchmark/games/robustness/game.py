@@ -55,7 +55,7 @@ class RobustnessGame(Game[RobustnessRecord]):
     def cells(
         self, planner: Planner, attacks: Sequence[str], defenses: Sequence[str]
     ) -> list[Cell]:
-        """A clean model too tells what a defense costs whoever was not attacked."""
+        """Clean models are defended too, which tells what a defense costs without an attack."""
         game = planner.protocol.robustness
         refs = planner.attacks(attacks, game.attacks)
         cells: list[Cell] = []
