@@ -224,8 +224,10 @@ def summary(frame: pd.DataFrame) -> str:
     found = hypervolumes(frame)
     said = [f"{found[kind]:.3f} for {kind}" for kind in KINDS if kind in there]
     rest = [attack_label(row) for row in frame[frame.front.isna()].to_dict("records")]
-    who = f"{joined(rest, 'attack')} {'is' if len(rest) == 1 else 'are'} on no front:"
-    missing = f"{who} not every repair and detector of this board met them." if rest else ""
+    missing = ""
+    if rest:
+        who = joined(rest, "attack")
+        missing = f"Not met by every repair and detector, so on no front: {who}."
     volume = f"Hypervolume: {'; '.join(said)}." if said else ""
     return " ".join(filter(None, (volume, missing)))
 
