@@ -41,24 +41,23 @@ class Rate(NamedTuple):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
         """In a record: `hits`, `total`, and `value`, which is null where nothing was counted."""
-        count = core_schema.int_schema(ge=0)
-        fields = {"hits": count, "total": count}
-        value = core_schema.nullable_schema(core_schema.float_schema(allow_inf_nan=False))
-        counts = core_schema.typed_dict_schema(
-            {
-                name: core_schema.typed_dict_field(schema)
-                for name, schema in (fields | {"value": value}).items()
-            },
-            extra_behavior="forbid",
+        count = core_schema.typed_dict_field(core_schema.int_schema(ge=0))
+        share = core_schema.nullable_schema(core_schema.float_schema(allow_inf_nan=False))
+        written = core_schema.no_info_after_validator_function(
+            cls._agreeing,
+            core_schema.typed_dict_schema(
+                {
+                    "hits": count,
+                    "total": count,
+                    "value": core_schema.typed_dict_field(share),
+                },
+                extra_behavior="forbid",
+            ),
         )
         return core_schema.json_or_python_schema(
-            json_schema=core_schema.no_info_after_validator_function(cls._agreeing, counts),
+            json_schema=written,
             python_schema=core_schema.union_schema(
-                [
-                    core_schema.is_instance_schema(cls),
-                    core_schema.no_info_after_validator_function(cls._agreeing, counts),
-                ],
-                mode="left_to_right",
+                [core_schema.is_instance_schema(cls), written], mode="left_to_right"
             ),
             serialization=core_schema.plain_serializer_function_ser_schema(cls._written),
         )

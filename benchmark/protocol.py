@@ -119,13 +119,8 @@ class Protocol(Part):
         return self.robustness.budget
 
     @property
-    def first_share(self) -> float:
-        """The trusted share that is played first: the one that detectors get too."""
-        return self.shares[0]
-
-    @property
     def shares(self) -> tuple[float, ...]:
-        """All trusted shares of repairs, in the order in which they are played."""
+        """All trusted shares of repairs as they are played, first the one that detectors get."""
         detectors = [] if self.detectability is None else [self.detectability.share]
         return tuple(dict.fromkeys([*detectors, *self.robustness.shares]))
 

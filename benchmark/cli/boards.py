@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 import typer
 from rich.markup import escape
 
-from benchmark.cli.shared import DataDir, Device, PluginFiles, err, load_registry, one_sentence, out
-from benchmark.errors import UserError
+from benchmark.cli.shared import (
+    BOARDS,
+    DataDir,
+    Device,
+    PluginFiles,
+    all_boards,
+    err,
+    load_registry,
+    one_sentence,
+    out,
+)
 
 if TYPE_CHECKING:
     from benchmark.records.strict import Finding
@@ -19,7 +28,6 @@ if TYPE_CHECKING:
 #: How a replay's verdict is shown.
 VERDICTS = {"equal": "equal", "agrees": "agrees", "differs": "[red]differs[/red]"}
 
-BOARDS = Path("leaderboards")
 Progress = Callable[[int, int], None]
 
 
@@ -45,9 +53,7 @@ def build_board(
         from benchmark.leaderboard import index
         from benchmark.leaderboard.build import build, stale
 
-        folders = [folder] if folder else sorted(p.parent for p in BOARDS.glob("*/records"))
-        if not folders:
-            raise UserError("there is no board in leaderboards/; name the folder of a run")
+        folders = [folder] if folder else all_boards("name the folder of a run")
         lists = [] if beside else sorted({one.parent for one in folders})
         lists = [one for one in lists if folder is None or index.has_index(one)]
         if check:
@@ -170,7 +176,7 @@ def submit(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
     boards: Annotated[
         Path, typer.Option("--boards", help="The folder of all boards, in a checkout.")
-    ] = Path("leaderboards"),
+    ] = BOARDS,
     whole_rows: Annotated[
         bool,
         typer.Option("--whole-rows", help="Leave out rows without all seeds, of a run cut short."),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from rich.markup import escape
 
-from benchmark.cli.shared import one_sentence, out
+from benchmark.cli.shared import BOARDS, all_boards, one_sentence, out
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from benchmark.records.record import ProtocolRef, Record
 
 Lines = list[dict[str, str]]
-
-BOARDS = Path("leaderboards")
 
 
 def pareto(
@@ -63,13 +61,8 @@ def _folders(given: list[Path], protocol: str | None) -> list[Path]:
         raise UserError("folders and --protocol exclude each other; leave one of them out")
     if protocol:
         return [BOARDS / protocol]
-    found = given or sorted(path.parent for path in BOARDS.glob("*/records"))
-    if not found:
-        raise UserError(
-            "there is no board in leaderboards/; name the folder of a run, "
-            "such as `poisongames pareto runs/digits-v3`"
-        )
-    return found
+    advice = "name the folder of a run, such as `poisongames pareto runs/digits-v3`"
+    return given or all_boards(advice)
 
 
 def _compare(

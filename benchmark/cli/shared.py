@@ -33,6 +33,21 @@ PluginFiles = Annotated[
 ]
 
 
+#: The folder of all boards, in a checkout.
+BOARDS = Path("leaderboards")
+
+
+def all_boards(advice: str) -> list[Path]:
+    """Folders of all boards.
+
+    Raises:
+        UserError: there is none; it ends with the advice.
+    """
+    if found := sorted(path.parent for path in BOARDS.glob("*/records")):
+        return found
+    raise UserError(f"there is no board in {BOARDS}/; {advice}")
+
+
 @contextmanager
 def one_sentence() -> Iterator[None]:
     """Print errors that a person can mend as one sentence, without a traceback."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmark.protocol import Protocol
 from benchmark.records.cell import Cell
-from benchmark.records.record import NONE, Reason, Record
+from benchmark.records.record import NONE, DefenseRef, Reason, Record
 
 if TYPE_CHECKING:
     from benchmark.games.experiment import Progress
@@ -87,8 +87,8 @@ class Game(ABC, Generic[R]):
         """How many seeds a row of the game has."""
 
     @abstractmethod
-    def shares(self, cell: Cell, protocol: Protocol) -> tuple[float | None, ...]:
-        """Trusted shares that a cell of the game may have; None for no trusted images."""
+    def shares(self, defense: DefenseRef, protocol: Protocol) -> tuple[float | None, ...]:
+        """Trusted shares that a defense may have; None for no trusted images."""
 
     @abstractmethod
     def cells(
@@ -117,9 +117,7 @@ class Game(ABC, Generic[R]):
         """What `score` was given beside the arrays when the record was made."""
 
     @abstractmethod
-    def check(
-        self, record: R, evidence: Mapping[str, np.ndarray], protocol: Protocol
-    ) -> Iterator[Wrong]:
+    def check(self, record: R, evidence: Arrays, protocol: Protocol) -> Iterator[Wrong]:
         """What in a record and its evidence is not as the game leaves it, numbers aside.
 
         Raises:

@@ -167,6 +167,11 @@ class Frame:
     readme: bool = True
     empty: bool = False
 
+    @property
+    def drawn(self) -> bool:
+        """Whether there is an SVG file of it."""
+        return self.plot is not None or self.draw is not None
+
     def column(self, key: str) -> Column:
         return next(column for column in self.columns if column.key == key)
 

@@ -30,13 +30,18 @@ def shape(arrays: Arrays, name: str, *wanted: int) -> None:
         raise Refused(name, f"has shape {arrays[name].shape} in the evidence, not {wanted}")
 
 
+def takes_turn(arrays: Arrays, record: Record, classes: int) -> Iterator[Wrong]:
+    """Targets take turns over repetitions, in the record and in the evidence."""
+    due = record.seed % classes
+    for where, found in (("record", record.target), ("evidence", int(arrays["target"]))):
+        if found != due:
+            yield "target", f"is {found} in the {where}, repetition {record.seed} attacks {due}"
+
+
 def fits_protocol(arrays: Arrays, record: Record, protocol: Protocol) -> Iterator[Wrong]:
     """There are as many test images as the protocol has, and targets take turns."""
     shape(arrays, "labels_test", protocol.splits.test)
-    target = record.seed % (int(arrays["labels_test"].max()) + 1)
-    for where, found in (("record", record.target), ("evidence", int(arrays["target"]))):
-        if found != target:
-            yield "target", f"is {found} in the {where}, repetition {record.seed} attacks {target}"
+    yield from takes_turn(arrays, record, int(arrays["labels_test"].max()) + 1)
 
 
 def bits(arrays: Arrays, name: str, images: int, *wanted: int) -> NDArray[np.bool_]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import partial
 from pathlib import Path
 
 from benchmark.leaderboard import markdown, page, plots
@@ -74,15 +75,14 @@ def files_of(board: Board) -> dict[str, bytes]:
         table = board.frames[frame.name]
         text = table.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode()
         files[f"{frame.name}.csv"] = text
-        if frame.plot or frame.draw:
-            drawn = plots.draw(frame.plot, table) if frame.plot else b""
-            drawn = frame.draw(table) if frame.draw else drawn
-            digest = hashlib.sha256(text).hexdigest()
-            files[f"{frame.name}.svg"] = drawn + f"<!-- {frame.name}.csv {digest} -->\n".encode()
+        draw = frame.draw or (partial(plots.draw, frame.plot) if frame.plot else None)
+        if draw is not None:
+            mark = f"<!-- {frame.name}.csv {hashlib.sha256(text).hexdigest()} -->\n"
+            files[f"{frame.name}.svg"] = draw(table) + mark.encode()
     return files
 
 
 def generated() -> set[str]:
     """All names that the files of a board may have."""
-    drawn = {f"{frame.name}.svg" for frame in frames() if frame.plot or frame.draw}
+    drawn = {f"{frame.name}.svg" for frame in frames() if frame.drawn}
     return {"README.md", "index.html", *drawn, *(f"{frame.name}.csv" for frame in frames())}

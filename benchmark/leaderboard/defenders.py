@@ -8,15 +8,13 @@ import pandas as pd
 
 from benchmark.games.columns import KEYS, TRUSTED, Column, Unit, attack_label
 from benchmark.games.detectability.frames import DETECTORS, scored
-from benchmark.games.detectability.record import DetectabilityRecord
+from benchmark.games.detectability.game import DetectabilityGame
 from benchmark.games.frames import Frame, Sources
-from benchmark.games.robustness.record import RobustnessRecord
+from benchmark.games.robustness.game import RobustnessGame
 from benchmark.leaderboard.fronts import ASR, AUC, DEPLOYABLE, that_worked
 
 #: What the games are called in the column `game`.
-ROBUSTNESS, DETECTABILITY = (
-    str(record.model_fields["game"].default) for record in (RobustnessRecord, DetectabilityRecord)
-)
+ROBUSTNESS, DETECTABILITY = RobustnessGame.name, DetectabilityGame.name
 
 
 def defense_points(repairs: pd.DataFrame, detectability: pd.DataFrame) -> pd.DataFrame:

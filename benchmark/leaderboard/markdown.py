@@ -64,7 +64,7 @@ def _frame(
         yield from parts
     if frame.summary and (said := frame.summary(own)):
         yield escaped(said)
-    if frame.plot or frame.draw:
+    if frame.drawn:
         yield f"![{frame.plot.alt if frame.plot else frame.alt}]({frame.name}.svg)"
 
 

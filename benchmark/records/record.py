@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from benchmark.hooks import Stage
+from benchmark.protocol import Protocol
 
 NONE = "none"
 
@@ -28,6 +29,10 @@ class ProtocolRef(Part):
     name: str
     sha256: Sha256
     recipe: str
+
+    @classmethod
+    def of(cls, protocol: Protocol, recipe: str) -> ProtocolRef:
+        return cls(name=protocol.name, sha256=protocol.sha256, recipe=recipe)
 
 
 class PluginRef(Part):

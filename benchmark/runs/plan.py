@@ -165,10 +165,6 @@ class Planner:
     tuned: Chosen
 
     @property
-    def clean(self) -> AttackRef:
-        return CLEAN
-
-    @property
     def known_defenses(self) -> tuple[str, ...]:
         """Specs of all defenses that the protocol plays."""
         return tuple(spec for game in GAMES.values() for spec in game.defenses(self.protocol))
@@ -224,9 +220,6 @@ class Planner:
         chosen = own[0].model_copy(update={"attack": merged(own[0].attack, joined(name, settings))})
         return [_validated(spec, entry.model_dump() | boost) for entry in chosen.entries()]
 
-    def defense_plugin(self, spec: str) -> Defense:
-        return self.registry.create(Defense, spec)
-
     def defense(self, spec: str, share: float | None = None) -> DefenseRef:
         """A pipeline, with the protocol's settings under the searches' under those of `spec`.
 
@@ -247,7 +240,7 @@ class Planner:
         Args:
             asked: settings that are left as they are.
         """
-        plugin = self.defense_plugin(spec)
+        plugin = self.registry.create(Defense, spec)
         inner = {
             f"{field}.": value
             for field in parameters(type(plugin))
@@ -260,7 +253,7 @@ class Planner:
         return spec
 
     def _pipeline(self, spec: str) -> DefenseRef:
-        found = [self.defense_plugin(stage) for stage in spec.split("+")]
+        found = [self.registry.create(Defense, stage) for stage in spec.split("+")]
         found.sort(key=lambda defense: STAGES.index(defense.stage))
         if len({defense.stage for defense in found}) < len(found):
             raise RegistryError(f"{spec!r}: a pipeline takes one defense per stage")

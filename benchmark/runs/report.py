@@ -14,12 +14,7 @@ import numpy as np
 import torch
 
 import benchmark
-from benchmark.protocol import Protocol
-from benchmark.records.record import MESSAGE_LIMIT, Error, ProtocolRef
-
-
-def protocol_ref(protocol: Protocol, recipe: str) -> ProtocolRef:
-    return ProtocolRef(name=protocol.name, sha256=protocol.sha256, recipe=recipe)
+from benchmark.records.record import MESSAGE_LIMIT, Error
 
 
 def describe(error: Exception) -> Error:

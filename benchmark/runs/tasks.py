@@ -11,7 +11,7 @@ from benchmark.games.all import GAMES
 from benchmark.games.experiment import Progress
 from benchmark.games.robustness.search import search
 from benchmark.records.cell import Cell, Tune, Victim
-from benchmark.records.record import Cost, Error
+from benchmark.records.record import Cost, Error, ProtocolRef
 from benchmark.records.store import StoreError
 from benchmark.runs import report, victim_training
 from benchmark.runs.context import RunContext
@@ -96,7 +96,7 @@ class Worker(RunContext):
         victim, device = cell.victim, self.experiment.device
         return {
             "key": cell.key,
-            "protocol": report.protocol_ref(self.setup.protocol, victim.recipe),
+            "protocol": ProtocolRef.of(self.setup.protocol, victim.recipe),
             "attack": victim.attack,
             "defense": cell.defense,
             "trusted_share": cell.trusted_share,

@@ -130,7 +130,7 @@ def _settings(record: Record, cell: Cell, protocol: Protocol) -> Iterator[Wrong]
     if attack.boost > LARGEST:
         yield "attack.boost", f"is {attack.boost}"
     yield from game.rules(cell)
-    if share not in (allowed := game.shares(cell, protocol)):
+    if share not in (allowed := game.shares(record.defense, protocol)):
         yield "trusted_share", f"is {share}, allowed are {', '.join(map(str, allowed))}"
 
 

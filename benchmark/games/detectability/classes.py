@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from benchmark.games.columns import ATTACK, TRUSTED, Column, Unit, attack_label
 from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.games.frames import Frame, Line, Plot, Sources
-from benchmark.games.means import attack_columns, average, grouped
+from benchmark.games.means import attack_columns, attack_key, average, grouped
 from benchmark.records.record import NONE
 
 Pair = tuple[DetectabilityRecord, DetectabilityRecord]
@@ -29,12 +29,10 @@ def populations(records: Sequence[DetectabilityRecord]) -> list[list[Pair]]:
     }
     groups: defaultdict[tuple[Any, ...], list[Pair]] = defaultdict(list)
     for record in sorted(records, key=lambda record: record.seed):
-        recipe, detector, share = detector_key(record)
-        partner = clean.get(((recipe, detector, share), record.seed))
+        partner = clean.get((detector_key(record), record.seed))
         if record.attack.threat != NONE and partner is not None:
-            attack = record.attack
-            key = (recipe, attack.label, attack.m, attack.boost, detector, share)
-            groups[key].append((partner, record))
+            # The recipe is in both keys.
+            groups[*attack_key(record), *detector_key(record)[1:]].append((partner, record))
     return [groups[key] for key in sorted(groups)]
 
 
@@ -53,13 +51,7 @@ def norms(sources: Sources) -> pd.DataFrame:
     rows = []
     for _, group in grouped(
         (record for record in sources.of(DetectabilityRecord) if record.scans[0].norms is not None),
-        lambda one: (
-            *detector_key(one),
-            one.attack.threat != NONE,
-            one.attack.label,
-            one.attack.m,
-            one.attack.boost,
-        ),
+        lambda one: (*detector_key(one), one.attack.threat != NONE, *attack_key(one)[1:]),
     ):
         first = group[0]
         found = [scan.norms for one in group for scan in one.scans if scan.norms is not None]

@@ -13,7 +13,8 @@ from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.games.detectability.score import score
 from benchmark.games.shapes import SIDE, fits_protocol, known, shape
 from benchmark.protocol import Protocol
-from benchmark.records.cell import Cell
+from benchmark.records.cell import CLEAN, Cell
+from benchmark.records.record import DefenseRef
 from benchmark.records.strict import Refused
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class DetectabilityGame(Game[DetectabilityRecord]):
     def repetitions(self, protocol: Protocol) -> int:
         return protocol.detectability.models if protocol.detectability else 0
 
-    def shares(self, cell: Cell, protocol: Protocol) -> tuple[float | None, ...]:
+    def shares(self, defense: DefenseRef, protocol: Protocol) -> tuple[float | None, ...]:
         return (protocol.detectability.share,) if protocol.detectability else ()
 
     def cells(
@@ -64,7 +65,7 @@ class DetectabilityGame(Game[DetectabilityRecord]):
             cells += planner.undefended(refs, seed)
             cells += [
                 Cell(self.name, planner.victim(attack, seed), detector, game.share)
-                for attack in (planner.clean, *refs)
+                for attack in (CLEAN, *refs)
                 for detector in detectors
             ]
         return cells

@@ -11,7 +11,7 @@ from benchmark.games.base import Arrays, Wrong
 from benchmark.games.inversion.record import InversionRecord
 from benchmark.games.inversion.score import covers
 from benchmark.games.inversion.settings import Inversion
-from benchmark.games.shapes import SIDE, bits, known, shape
+from benchmark.games.shapes import SIDE, bits, known, shape, takes_turn
 from benchmark.records.strict import Refused
 
 #: Older records also say which run was chosen, which follows from the others.
@@ -35,10 +35,7 @@ def check(record: InversionRecord, arrays: Arrays, game: Inversion) -> Iterator[
         return
     _images(arrays, starts)
     classes = len(record.swept[0].classes[0])
-    target, due = int(arrays["target"]), record.seed % classes
-    for where, found in (("record", record.target), ("evidence", target)):
-        if found != due:
-            yield "target", f"is {found} in the {where}, repetition {record.seed} attacks {due}"
+    yield from takes_turn(arrays, record, classes)
     labels = {name: arrays[f"labels_{name}"] for name in ("starts", "selection", "evaluation")}
     if (most := int(np.concatenate(list(labels.values())).max())) >= classes:
         yield "swept.0.classes", f"are {classes}, the evidence has images of class {most}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmark import metrics
+from benchmark.api import Defense
 from benchmark.games.base import Arrays, Claim, Extra, Game, Number, Played, Wrong
 from benchmark.games.inversion.check import check
 from benchmark.games.inversion.record import InversionRecord
@@ -40,7 +41,7 @@ class InversionGame(Game[InversionRecord]):
     def repetitions(self, protocol: Protocol) -> int:
         return protocol.inversion.models if protocol.inversion else 0
 
-    def shares(self, cell: Cell, protocol: Protocol) -> tuple[float | None, ...]:
+    def shares(self, defense: DefenseRef, protocol: Protocol) -> tuple[float | None, ...]:
         return (None,)
 
     def rules(self, cell: Cell) -> Iterator[Wrong]:
@@ -66,7 +67,7 @@ class InversionGame(Game[InversionRecord]):
         return cells
 
     def play(self, context: RunContext, cell: Cell, progress: Progress) -> Played:
-        from benchmark.api import Defense, Inverter
+        from benchmark.api import Inverter
         from benchmark.games.evaluation import predictor
         from benchmark.games.inversion import evidence
         from benchmark.games.inversion.data import draw
@@ -162,5 +163,5 @@ def _inverter(planner: Planner, spec: str, game: Inversion) -> DefenseRef:
     # A mistake in the protocol's configurations shows before anything is played.
     for key, values in grid.items():
         for value in values:
-            planner.defense_plugin(with_settings(found.stages[0].label, {key: value}))
+            planner.registry.create(Defense, with_settings(found.stages[0].label, {key: value}))
     return found

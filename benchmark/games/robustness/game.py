@@ -14,7 +14,8 @@ from benchmark.games.robustness.check import EXAMPLES, check
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.games.robustness.score import score
 from benchmark.protocol import Protocol
-from benchmark.records.cell import Cell
+from benchmark.records.cell import CLEAN, Cell
+from benchmark.records.record import NONE, DefenseRef
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +45,8 @@ class RobustnessGame(Game[RobustnessRecord]):
     def repetitions(self, protocol: Protocol) -> int:
         return protocol.robustness.seeds
 
-    def shares(self, cell: Cell, protocol: Protocol) -> tuple[float | None, ...]:
-        trusting = {stage.stage for stage in cell.defense.stages} - {"sanitize"}
+    def shares(self, defense: DefenseRef, protocol: Protocol) -> tuple[float | None, ...]:
+        trusting = {stage.stage for stage in defense.stages} - {"sanitize"}
         return protocol.robustness.shares if trusting else (None,)
 
     def rules(self, cell: Cell) -> Iterator[Wrong]:
@@ -58,21 +59,24 @@ class RobustnessGame(Game[RobustnessRecord]):
         """Clean models are defended too, which tells what a defense costs without an attack."""
         game = planner.protocol.robustness
         refs = planner.attacks(attacks, game.attacks)
+        pipelines = [
+            (planner.defense(spec, share), share)
+            for spec in defenses
+            for share in self.shares(planner.defense(spec), planner.protocol)
+        ]
         cells: list[Cell] = []
         for seed in planner.seeds(game.seeds):
             cells += planner.undefended(refs, seed)
-            for attack in (planner.clean, *refs):
-                for spec in defenses:
-                    victim, one = planner.victim(attack, seed), planner.defense(spec)
-                    for share in self.shares(Cell(self.name, victim, one, None), planner.protocol):
-                        cell = Cell(self.name, victim, planner.defense(spec, share), share)
-                        if not any(self.rules(cell)):
-                            cells.append(cell)
-        return cells
+            cells += [
+                Cell(self.name, planner.victim(attack, seed), defense, share)
+                for attack in (CLEAN, *refs)
+                for defense, share in pipelines
+            ]
+        return [cell for cell in cells if not any(self.rules(cell))]
 
     def turn(self, cell: Cell, protocol: Protocol) -> int:
         """First come repairs that trust the share of images that detectors get too."""
-        return 0 if cell.stage("repair") and cell.trusted_share == protocol.first_share else 2
+        return 0 if cell.stage("repair") and cell.trusted_share == protocol.shares[0] else 2
 
     def play(self, context: RunContext, cell: Cell, progress: Progress) -> Played:
         from benchmark.classifier import tensors_sha256
@@ -158,7 +162,7 @@ def _examples(context: RunContext, cell: Cell) -> torch.Tensor | None:
     import torch
 
     victim, test = cell.victim, context.experiment.splits.test
-    if cell.defense.stages or victim.seed or victim.attack.threat == "none":
+    if cell.defense.stages or victim.seed or victim.attack.threat == NONE:
         return None
     target = context.experiment.target(victim.seed)
     shown = (test.labels != target).nonzero().flatten()[:EXAMPLES]

@@ -53,9 +53,7 @@ def search(context: RunContext, tune: Tune, progress: Progress) -> Search:
 
     journal = context.setup.root / "artifacts" / "tuning" / f"{tune.key[:32]}.journal"
     return Search(
-        protocol=ProtocolRef(
-            name=protocol.name, sha256=protocol.sha256, recipe=tune.suspect.recipe
-        ),
+        protocol=ProtocolRef.of(protocol, tune.suspect.recipe),
         defense=tune.repair.name,
         version=tune.repair.version,
         trusted_share=share,

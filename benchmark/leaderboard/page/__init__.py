@@ -65,8 +65,7 @@ def render(board: Board) -> bytes:
         }
         for number, ref in enumerate(board.plugins, 1)
     ]
-    robustness = board.released.robustness if board.released else None
-    budget = robustness.budget if robustness else None
+    budget = board.released.budget if board.released else None
     return html(
         "board.html.jinja",
         title=f"{board.protocol.name} · PoisonGames",
@@ -166,7 +165,7 @@ def _facts(board: Board) -> list[tuple[str, int]]:
 
 
 def _plots(parts: list[Part]) -> list[str]:
-    return [f"{part.frame.name}.svg" for part in parts if part.frame.plot or part.frame.draw]
+    return [f"{part.frame.name}.svg" for part in parts if part.frame.drawn]
 
 
 def _prose(text: str) -> Markup:
