@@ -1,6 +1,8 @@
-"""Progress bars of a run on the terminal."""
+"""How far a run has come: bars on a terminal, a line per finished task elsewhere."""
 
 from __future__ import annotations
+
+import time
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,8 +16,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from benchmark.records.cell import Victim
 from benchmark.records.record import Error
-from benchmark.runs.execute import Listener, Tick
+from benchmark.runs.execute import Listener
+from benchmark.runs.executor import Task, Tick
 
 
 class Display:
@@ -30,13 +34,19 @@ class Display:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
+            disable=not console.is_terminal,
         )
         self._all = self._progress.add_task(f"[b]{escape(title)}[/b]", total=None)
         self._tasks: dict[str, TaskID] = {}
+        self._began: dict[str, float] = {}
+        self._done = self._total = self._before = 0
         self.failed = 0
-        self.listener = Listener(self._planned, self._started, self._ticked, self._finished)
+        self.listener = Listener(
+            self._planned, self._started, self._ticked, self._finished, self._say
+        )
 
     def __enter__(self) -> Display:
+        self._start = time.monotonic()
         self._progress.start()
         return self
 
@@ -46,24 +56,41 @@ class Display:
         self._progress.stop()
 
     def _planned(self, done: int, total: int) -> None:
+        self._done, self._total, self._before = done, total, done
         self._progress.update(self._all, completed=done, total=total)
 
-    def _started(self, name: str) -> None:
-        self._tasks[name] = self._progress.add_task(escape(name), total=None)
+    def _started(self, task: Task) -> None:
+        self._began[task.key] = time.monotonic()
+        self._tasks[task.key] = self._progress.add_task(escape(str(task)), total=None)
 
     def _ticked(self, tick: Tick) -> None:
-        name, done, total = tick
-        if name in self._tasks:
-            self._progress.update(self._tasks[name], completed=done, total=total or None)
+        if (bar := self._tasks.get(tick.task.key)) is not None:
+            self._progress.update(bar, completed=tick.done, total=tick.total or None)
 
-    def _finished(self, name: str, is_cell: bool, error: Error | None) -> None:
-        self._progress.remove_task(self._tasks.pop(name))
-        if is_cell:
+    def _finished(self, task: Task, error: Error | None) -> None:
+        self._progress.remove_task(self._tasks.pop(task.key))
+        if not isinstance(task, Victim):
+            self._done += 1
             self._progress.advance(self._all)
             self.failed += error is not None
+        if not self._console.is_terminal:
+            took = time.monotonic() - self._began[task.key]
+            self._say(f"{self._done}/{self._total} {task}: {took:.0f} s{self._left()}")
         if error is not None:
+            where = f" ({escape(error.where)})" if error.where else ""
             self._console.print(
-                f"[red]failed[/red] {escape(name)}: {error.kind}: {escape(error.message)} "
-                f"({escape(error.where)})",
+                f"[red]failed[/red] {escape(str(task))}: {error.kind}: "
+                f"{escape(error.message)}{where}",
                 soft_wrap=True,
             )
+
+    def _left(self) -> str:
+        """Time left, if what is to come takes as long as what was."""
+        done, left = self._done - self._before, self._total - self._done
+        if not (done and left):
+            return ""
+        minutes = (time.monotonic() - self._start) / done * left / 60
+        return f", some {minutes / 60:.1f} h left" if minutes > 90 else f", {minutes:.0f} min left"
+
+    def _say(self, sentence: str) -> None:
+        self._console.print(sentence, soft_wrap=True, markup=False, highlight=False)

@@ -148,6 +148,7 @@ def cells(registry: Registry, patterns: Sequence[str]) -> list[Cell]:
 
 def play(root: Path, registry: Registry, patterns: Sequence[str] = PLAYED) -> Path:
     """Play what matches in this process, and return the run's folder."""
+    root.mkdir(parents=True, exist_ok=True)
     worker = Worker(Setup(parsed(), "standard", "cpu", (), None, root))
     for cell in cells(registry, patterns):
         for victim in cell.needs():

@@ -84,11 +84,13 @@ def test_all_scattered_triggers_beat_one(run: Path, records: list[dict[str, Any]
     assert isinstance(attack, TSB)
     store, one, every = Store(run), [], []
     for folder in sorted((run / "artifacts" / "victims").iterdir()):
-        if not json.loads((folder / "victim.json").read_text())["victim"].startswith("train tsb"):
+        if not json.loads((folder / "victim.json").read_text())["facts"]["victim"].startswith(
+            "train tsb"
+        ):
             continue
         model = experiment.new_model(torch.Generator())
-        model.load_state_dict(store.victim_tensors(folder.name, "model"))
-        state = store.victim_tensors(folder.name, "state")
+        model.load_state_dict(store.victims.tensors(folder.name, "model"))
+        state = store.victims.tensors(folder.name, "state")
         attack.setup(experiment.attacker_view(0), torch.Generator(), state)
         others = experiment.splits.test.labels != experiment.target(0)
         images = experiment.splits.test.subset(others).images

@@ -434,6 +434,8 @@ def both(
     backend = torch.backends.cudnn
     before = backend.deterministic, backend.allow_tf32
     root = tmp_path_factory.mktemp("both")
+    for device in ("cpu", "cuda"):
+        (root / device).mkdir()
     workers = {"cpu": Worker(Setup(protocol, "quick", "cpu", (), None, root / "cpu"))}
     with pretended_gpu():
         workers["cuda"] = Worker(Setup(protocol, "quick", "cuda", (), None, root / "cuda"))
@@ -453,8 +455,8 @@ def trained(worker: Worker, victim: Victim) -> dict[str, Any]:
     """What was noted of a victim, down to the hash of its weights."""
     for one in (victim.clean, victim):
         assert worker.train_victim(one) is None
-    facts = worker.store.victim_facts(victim.key)
-    state = worker.store.victim_tensors(victim.key, "state")
+    facts = worker.store.victims.facts(victim.key)
+    state = worker.store.victims.tensors(victim.key, "state")
     del facts["seconds"]
     return facts | {"state": {name: tensor.tolist() for name, tensor in state.items()}}
 

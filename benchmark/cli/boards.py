@@ -139,11 +139,13 @@ def _replay(
 
     from rich.table import Table
 
-    from benchmark.cli.play import prepare, workers_for
+    from benchmark.cli.execution import prepare, workers_for
     from benchmark.games.all import records
     from benchmark.progress import Display
     from benchmark.records.cell import Cell
+    from benchmark.records.store import Store
     from benchmark.runs.execute import execute
+    from benchmark.runs.local import LocalExecutor
     from benchmark.runs.replay import compare, draw, playable, same_cell
 
     with one_sentence(), tempfile.TemporaryDirectory() as scratch:
@@ -158,7 +160,8 @@ def _replay(
             )
             cells = [playable(record, registry) for record in own]
             with Display(err, f"replay on {setup.device}") as display:
-                execute(setup, cells, workers=workers_for(setup.device), listener=display.listener)
+                executor = LocalExecutor(setup, workers_for(setup.device))
+                execute(Store(setup.root), cells, executor, listener=display.listener)
             again = {record.key: record for record in records(setup.root)}
             for record in own:
                 others = [other for other in there if same_cell(record, other)]

@@ -72,7 +72,7 @@ def _compare(
     from benchmark.games.means import short_names
     from benchmark.leaderboard import board, front_plots, fronts
     from benchmark.leaderboard.defenders import DEFENDERS
-    from benchmark.records.store import write_whole
+    from benchmark.records.files import write_whole
 
     sources, protocol = board.read_sources(folder)
     every = [*sources.records, *sources.unfinished]

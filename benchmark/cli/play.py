@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,24 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 from rich.table import Table
 
+from benchmark.cli.execution import execute_plan, prepare
 from benchmark.cli.shared import (
     DataDir,
     Device,
     PluginFiles,
-    choose_device,
-    err,
-    load_registry,
     one_sentence,
     out,
-    seconds_of,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from benchmark.records.cell import Cell, Tune
+    from benchmark.records.cell import Cell
     from benchmark.registry import Registry
-    from benchmark.runs.context import Setup
 
 Attacks = Annotated[
     Optional[list[str]],
@@ -50,7 +45,18 @@ OutDir = Annotated[
 ]
 Workers = Annotated[
     Optional[int],
-    typer.Option(min=1, help="Processes side by side; one per core, one on a GPU."),
+    typer.Option(
+        min=1,
+        help="Tasks side by side; by default as many as there are cores and memory for, "
+        "one on a GPU.",
+    ),
+]
+CellTimeLimit = Annotated[
+    Optional[str],
+    typer.Option(
+        help="Let one cell take no longer (90s, 9m, 1h); it has failed then. By default 100 "
+        "times what the training of its clean model took, and at least 10 minutes.",
+    ),
 ]
 ProtocolName = Annotated[str, typer.Argument(help="A released protocol, or a .toml file.")]
 
@@ -70,6 +76,15 @@ def run(
     ] = None,
     recipe: Recipe = None,
     time_limit: TimeLimit = None,
+    cell_time_limit: CellTimeLimit = None,
+    ray: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="auto|ADDRESS",
+            help="Play on a Ray cluster: the one that this machine belongs to, or another one. "
+            "--workers is then the number of tasks that share a GPU.",
+        ),
+    ] = None,
     out_dir: OutDir = None,
     done: Annotated[
         Optional[Path],
@@ -83,7 +98,8 @@ def run(
     """Play a protocol's games and save a record per cell.
 
     A run that was stopped, killed or interrupted continues with the same command. A cell
-    that failed keeps its record with the error; delete the record to try again. Repairs use
+    that failed keeps its record with the error; delete the record to try again. Each cell is
+    played in a process of its own: one that dies is tried once more. Repairs use
     the settings that `poisongames tune` found for the protocol, where there are any.
     """
     started = time.monotonic()
@@ -92,7 +108,11 @@ def run(
         from benchmark.protocol import tuned_folder
         from benchmark.runs.plan import plan
 
-        setup, registry = prepare(protocol, recipe, out_dir, device, data_dir, plugin)
+        if ray is not None:
+            device = _join(ray, device)
+        setup, registry = prepare(
+            protocol, recipe, out_dir, device, data_dir, plugin, elsewhere=ray is not None
+        )
         searches = tuned_folder(protocol)
         with _as_protocol_error():
             cells = plan(
@@ -109,7 +129,16 @@ def run(
             out.print(f"{planned - len(cells)} of {planned} cells are in {done} already")
         _load_what_is_used(registry, cells)
         tuned.copy_searches(searches, setup.root)
-        execute_plan(setup, cells, "cells", started, time_limit, workers)
+        execute_plan(
+            setup,
+            cells,
+            "cells",
+            started,
+            workers,
+            ray=ray is not None,
+            time_limit=time_limit,
+            cell_time_limit=cell_time_limit,
+        )
 
 
 def tune(
@@ -143,7 +172,9 @@ def tune(
         folder = tuned_folder(protocol)
         with _as_protocol_error():
             searches = plan_tuning(setup.protocol, registry, folder, defense or (), recipe)
-        execute_plan(setup, searches, "searches", started, time_limit, workers, folder)
+        execute_plan(
+            setup, searches, "searches", started, workers, results=folder, time_limit=time_limit
+        )
         table = Table("repair", "r", "points", "own ASR", "cost", "chosen", box=None)
         for found in tuned.load(folder):
             table.add_row(
@@ -157,12 +188,22 @@ def tune(
         out.print(table)
 
 
+def _join(address: str, device: str) -> str:
+    """Join a Ray cluster; returns the device that its machines play on."""
+    from benchmark.runs.on_ray import connect, has_gpus
+
+    connect(address)
+    return ("cuda" if has_gpus() else "cpu") if device == "auto" else device
+
+
 def _without_those_of(board: Path, cells: Sequence[Cell]) -> list[Cell]:
-    from benchmark.records.store import Store, StoreError
+    from benchmark.records.files import StoreError
+    from benchmark.records.store import Store
+    from benchmark.runs.done import record_of
 
     if not (board / "records").is_dir():
         raise StoreError(f"--done {board}: there is no folder {board / 'records'}")
-    return [cell for cell in cells if not Store(board).has_record(cell.name)]
+    return [cell for cell in cells if record_of(cell, Store(board)) is None]
 
 
 def _load_what_is_used(registry: Registry, cells: Sequence[Cell]) -> None:
@@ -191,81 +232,3 @@ def _as_protocol_error() -> Iterator[None]:
         yield
     except ValueError as error:
         raise ProtocolError(str(error)) from None
-
-
-def prepare(
-    protocol: str,
-    recipe: str | None,
-    out_dir: Path | None,
-    device: str,
-    data_dir: Path | None,
-    plugin: list[Path] | None,
-) -> tuple[Setup, Registry]:
-    """Check all that can be checked before any worker starts; errors are then said once."""
-    from benchmark import data
-    from benchmark import protocol as protocols
-    from benchmark.api import Architecture, Dataset
-    from benchmark.games.experiment import pools
-    from benchmark.records.store import Store
-    from benchmark.runs.context import Setup
-
-    chosen = protocols.load(protocol)
-    registry = load_registry(plugin)
-    device = choose_device(device)
-    # Decoding is done here, once, and not by every worker.
-    source = data.load(registry.create(Dataset, chosen.splits.dataset), data_dir)
-    pools(chosen, source)
-    registry.create(Architecture, chosen.architecture)
-    setup = Setup(
-        protocol=chosen,
-        recipe=recipe or chosen.recipe,
-        device=device,
-        plugin_files=registry.paths,
-        data_dir=data_dir,
-        root=out_dir or Path("runs") / chosen.name,
-    )
-    Store(setup.root).claim(data.sha256(source))
-    return setup, registry
-
-
-def workers_for(device: str) -> int:
-    """Processes side by side: one on a GPU, or one per core."""
-    return 1 if device == "cuda" else os.cpu_count() or 1
-
-
-def execute_plan(
-    setup: Setup,
-    tasks: Sequence[Cell | Tune],
-    what: str,
-    started: float,
-    time_limit: str | None,
-    workers: int | None,
-    results: Path | None = None,
-) -> None:
-    """Work through a plan with progress bars, and say how it ended."""
-    from benchmark.progress import Display
-    from benchmark.runs.execute import execute
-
-    limit = seconds_of(time_limit)
-    name = setup.protocol.name
-    with Display(err, f"{name} on {setup.device}") as display:
-        summary = execute(
-            setup,
-            tasks,
-            workers=workers or workers_for(setup.device),
-            deadline=None if limit is None else started + limit,
-            listener=display.listener,
-        )
-    minutes = (time.monotonic() - started) / 60
-    out.print(
-        f"{summary.done} of {summary.total} {what} of {name} done after {minutes:.1f} min; "
-        f"see {results or setup.root / 'records'}",
-        soft_wrap=True,
-    )
-    if display.failed:
-        hint = "" if results else f"; `poisongames board build {setup.root}` lists them"
-        out.print(f"{display.failed} {what} failed{hint}")
-    if summary.why:
-        reason = "time limit reached" if summary.why == "time" else "interrupted"
-        out.print(f"{reason}; the same command continues")
-        raise typer.Exit(3 if summary.why == "time" else 130)

@@ -49,10 +49,10 @@ def state(subject: Subject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
         try:
-            store.save_victim("check", {"state": found.plugin.state}, {})
+            store.victims.save("check", {"state": found.plugin.state}, {})
         except Exception as error:
             raise ConformanceError(f"the state cannot be saved ({error}); {advice}") from error
-        loaded = store.victim_tensors("check", "state")
+        loaded = store.victims.tensors("check", "state")
     attack = subject.create()
     Watch().over(attack, "setup", "trigger")
     attack.setup(experiment.attacker_view(0), experiment.rng("trigger"), loaded)

@@ -14,8 +14,8 @@ from benchmark.games.base import Game
 from benchmark.games.detectability.game import DetectabilityGame
 from benchmark.games.inversion.game import InversionGame
 from benchmark.games.robustness.game import RobustnessGame
+from benchmark.records.files import StoreError
 from benchmark.records.record import Record
-from benchmark.records.store import StoreError
 
 #: By name, in the order in which boards show them.
 GAMES: dict[str, Game[Any]] = {

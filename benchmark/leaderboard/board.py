@@ -17,8 +17,8 @@ from benchmark.games.robustness import searches as tuned
 from benchmark.leaderboard import chapters
 from benchmark.leaderboard.papers import inverted
 from benchmark.protocol import Protocol
+from benchmark.records.files import StoreError
 from benchmark.records.record import NONE, PluginRef, ProtocolRef, Record
-from benchmark.records.store import StoreError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmark.leaderboard import markdown, page, plots
 from benchmark.leaderboard.board import Board, read_board
 from benchmark.leaderboard.chapters import frames
-from benchmark.records.store import write_whole
+from benchmark.records.files import write_whole
 
 #: What a plot never holds: scripts, handlers, and links to elsewhere.
 _ACTIVE = re.compile(rb"<script|\son\w+\s*=|href=[\"'](?!#)|<(foreignObject|image|iframe)", re.I)

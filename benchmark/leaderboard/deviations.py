@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.records.store import StoreError
+from benchmark.records.files import StoreError
 from benchmark.specs import FORBIDDEN
 
 #: What a comparison says of a published number.

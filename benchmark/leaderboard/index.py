@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmark import protocol as protocols
 from benchmark.leaderboard import markdown, page
 from benchmark.leaderboard.build import content
-from benchmark.records.store import write_whole
+from benchmark.records.files import write_whole
 
 #: What is between these in README.md is made; the rest is written by hand and stays.
 BEGIN = "<!-- made by `poisongames board build`: begin -->"

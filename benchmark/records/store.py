@@ -2,51 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+import re
+import shutil
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
 
-from benchmark.errors import UserError
+from benchmark.records.files import StoreError, sha256, unwritable, write_in
 from benchmark.records.record import Evidence, Record
+from benchmark.records.saved_victims import SavedVictims
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-class StoreError(UserError, RuntimeError):
-    """A file of the run that cannot be written or read."""
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write so that a kill at any instant leaves the old file or the new one.
-
-    Raises:
-        StoreError: the disk is full or the folder cannot be written.
-    """
-    temporary = path.with_name(f".{uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise StoreError(
-            f"cannot write {path}: {error.strerror}; make room or choose another folder, "
-            "then run the same command to continue"
-        ) from error
+#: Where a run's folder keeps what tasks make.
+_MADE = ("records", "evidence", "artifacts/victims", "artifacts/records")
 
 
 @dataclass(frozen=True)
@@ -55,20 +29,66 @@ class Store:
 
     - ``records/NAME.json``: one per finished cell.
     - ``evidence/NAME.npz``: predictions and scores behind it.
-    - ``artifacts/victims/KEY/``: weights, attack state and triggered images; they can be
-      deleted and are then made again.
+    - ``artifacts/``: what can be deleted and is then made again. ``victims/KEY/`` holds weights,
+      attack state and triggered images, with a digest of each; ``records/NAME.sha256`` the digest
+      of a record as it was written; ``deaths/KEY.txt`` how processes died that played a task.
     """
 
     root: Path
 
+    @property
+    def victims(self) -> SavedVictims:
+        return SavedVictims(self.root)
+
+    def _write(self, path: Path, content: bytes) -> None:
+        write_in(self.root, path.relative_to(self.root).as_posix(), content)
+
     def _record(self, name: str) -> Path:
         return self.root / "records" / f"{name}.json"
 
-    def has_record(self, name: str) -> bool:
-        return self._record(name).is_file()
+    def _digest(self, name: str) -> Path:
+        return self.root / "artifacts" / "records" / f"{name}.sha256"
+
+    def record(self, name: str) -> Path | None:
+        """The file of a record, None where there is none or where it is not what was written."""
+        path, noted = self._record(name), self._digest(name)
+        try:
+            content = path.read_bytes()
+            known = noted.read_text(errors="replace") if noted.is_file() else sha256(content)
+        except OSError:
+            return None
+        return path if sha256(content) == known else None
 
     def save_record(self, name: str, record: Record) -> None:
-        write_whole(self._record(name), record.to_json().encode())
+        content = record.to_json().encode()
+        # The record comes last, since it says that the cell is done.
+        self._digest(name).unlink(missing_ok=True)
+        self._write(self._record(name), content)
+        self._write(self._digest(name), sha256(content).encode())
+
+    def begin(self) -> None:
+        """Make the folder.
+
+        Raises:
+            StoreError: that cannot be done, or nothing can be written there.
+        """
+        try:
+            for part in ("records", "evidence", "artifacts/records", "artifacts/victims"):
+                (self.root / part).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(self.root, error.strerror) from error
+        if not os.access(self.root, os.W_OK | os.X_OK):
+            raise unwritable(self.root, "no permission, or a read-only disk")
+
+    def works(self, size: int) -> bool:
+        """Whether this process can write so many bytes into the folder."""
+        probe = self.root / "artifacts" / f".{uuid4().hex}.tmp"
+        try:
+            self._write(probe, bytes(size))
+            probe.unlink()
+        except (StoreError, OSError):
+            return False
+        return True
 
     def claim(self, data_sha256: str) -> None:
         """Note which pixels this folder's cells are played on.
@@ -76,8 +96,7 @@ class Store:
         Raises:
             StoreError: cells were played on others, or the folder cannot be written.
         """
-        path = self.root / "artifacts" / "data.sha256"
-        noted = path.read_text() if path.is_file() else None
+        noted = self.claimed()
         there = noted or self._played_on()
         if there not in (None, data_sha256):
             raise StoreError(
@@ -85,18 +104,26 @@ class Store:
                 f"{data_sha256[:12]}; restore the images or choose another folder with --out"
             )
         if noted is None:
-            write_whole(path, data_sha256.encode())
+            self._write(self._claim, f"{data_sha256}\n{data_sha256}\n".encode())
+
+    @property
+    def _claim(self) -> Path:
+        return self.root / "artifacts" / "data.sha256"
+
+    def claimed(self) -> str | None:
+        """The digest that was noted, twice; None where none was or where it is damaged."""
+        noted = self._claim.read_text(errors="replace") if self._claim.is_file() else ""
+        twice = re.fullmatch(r"([0-9a-f]{64})\n\1\n", noted)
+        return twice[1] if twice else None
 
     def _played_on(self) -> str | None:
         """The digest of the images that the first record names, None where there is none."""
-        first = next(iter(sorted((self.root / "records").glob("*.json"))), None)
-        if first is None:
-            return None
-        try:
-            found: str = json.loads(first.read_bytes())["data_sha256"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{first} is no record: {error}; remove it") from None
-        return found
+        for path in sorted((self.root / "records").glob("*.json")):
+            if self.record(path.stem) is None:
+                continue
+            with suppress(ValueError, KeyError, TypeError):  # damaged, and played again
+                return str(json.loads(path.read_bytes())["data_sha256"])
+        return None
 
     def save_evidence(self, name: str, arrays: Mapping[str, np.ndarray]) -> Evidence:
         buffer = io.BytesIO()
@@ -107,33 +134,34 @@ class Store:
         return self._save(f"{name}.png", png)
 
     def _save(self, file: str, content: bytes) -> Evidence:
-        write_whole(self.root / "evidence" / file, content)
-        return Evidence(file=file, sha256=hashlib.sha256(content).hexdigest())
+        self._write(self.root / "evidence" / file, content)
+        return Evidence(file=file, sha256=sha256(content))
 
-    def _victim(self, key: str) -> Path:
-        return self.root / "artifacts" / "victims" / key[:32]
+    def note_death(self, key: str, line: str) -> int:
+        """Note that a process died while it played a task; returns how often one did."""
+        path = self._deaths(key)
+        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+        self._write(path, "".join(f"{one}\n" for one in [*lines, line]).encode())
+        return len(lines) + 1
 
-    def has_victim(self, key: str) -> bool:
-        """Whether all of it is there; answers are the youngest part."""
-        folder = self._victim(key)
-        return all((folder / f).is_file() for f in ("victim.json", "answers.safetensors"))
+    def forget_deaths(self, key: str) -> None:
+        self._deaths(key).unlink(missing_ok=True)
 
-    def save_victim(
-        self, key: str, tensors: Mapping[str, Mapping[str, Tensor]], facts: dict[str, Any]
-    ) -> None:
-        """Save groups of tensors, then the facts, whose presence says that all is there."""
-        from safetensors.torch import save
+    def _deaths(self, key: str) -> Path:
+        return self.root / "artifacts" / "deaths" / f"{key[:32]}.txt"
 
-        for group, members in tensors.items():
-            content = save({name: tensor.cpu().contiguous() for name, tensor in members.items()})
-            write_whole(self._victim(key) / f"{group}.safetensors", content)
-        write_whole(self._victim(key) / "victim.json", json.dumps(facts, indent=1).encode())
+    def made(self, known: Collection[str]) -> dict[str, bytes]:
+        """Files that tasks made, by their place in the folder, but for those that are known."""
+        found = (path for part in _MADE for path in (self.root / part).rglob("*"))
+        places = {path.relative_to(self.root).as_posix(): path for path in found if path.is_file()}
+        return {place: path.read_bytes() for place, path in places.items() if place not in known}
 
-    def victim_tensors(self, key: str, group: str) -> dict[str, Tensor]:
-        from safetensors.torch import load
+    def take(self, files: Mapping[str, bytes]) -> None:
+        """Write files that tasks made elsewhere; those that say that all is there come last."""
+        for place in sorted(files, key=lambda place: (place.endswith(".json"), place)):
+            self._write(self.root / place, files[place])
 
-        return load((self._victim(key) / f"{group}.safetensors").read_bytes())
-
-    def victim_facts(self, key: str) -> dict[str, Any]:
-        facts: dict[str, Any] = json.loads((self._victim(key) / "victim.json").read_text())
-        return facts
+    def clear(self) -> None:
+        """Remove all files that tasks made."""
+        for part in _MADE:
+            shutil.rmtree(self.root / part, ignore_errors=True)

@@ -153,7 +153,7 @@ def read_evidence(folder: Path, evidence: Evidence) -> Arrays:
     Raises:
         Refused: another file, no archive of plain arrays, or one that unpacks to too much.
     """
-    content = _named(folder, evidence, EVIDENCE_LIMIT)
+    content = check_named(folder, evidence, EVIDENCE_LIMIT)
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
             members = archive.infolist()
@@ -203,7 +203,7 @@ def check_picture(folder: Path, evidence: Evidence) -> bytes:
     Raises:
         Refused: another file, no PNG, or a huge one.
     """
-    content = _named(folder, evidence, PICTURE_LIMIT)
+    content = check_named(folder, evidence, PICTURE_LIMIT)
     try:
         with Image.open(BytesIO(content), formats=["PNG"]) as image:
             if any(side > most for side, most in zip(image.size, PICTURE_SIZE, strict=True)):
@@ -216,7 +216,12 @@ def check_picture(folder: Path, evidence: Evidence) -> bytes:
     return content
 
 
-def _named(folder: Path, evidence: Evidence, limit: int) -> bytes:
+def check_named(folder: Path, evidence: Evidence, limit: int = EVIDENCE_LIMIT) -> bytes:
+    """The content of a file beside a record, once it is known to be the one that it names.
+
+    Raises:
+        Refused: another file, none, or a large one.
+    """
     content = regular(folder / evidence.file, limit)
     found = hashlib.sha256(content).hexdigest()
     if found != evidence.sha256:

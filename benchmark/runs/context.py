@@ -13,7 +13,7 @@ from benchmark import data, metrics
 from benchmark.api import Attack, Dataset, Defense
 from benchmark.classifier import Classifier
 from benchmark.games.answers import Answer, Answers
-from benchmark.games.evaluation import EvaluationSet
+from benchmark.games.evaluation import EvaluationSet, ask, predictor
 from benchmark.games.experiment import Experiment
 from benchmark.images import ImageSet
 from benchmark.protocol import Protocol
@@ -68,7 +68,7 @@ class RunContext:
         """The attack as it was when it poisoned the victim."""
         mounted = self.attack(victim.attack)
         assert mounted is not None
-        state = self.store.victim_tensors(victim.key, "state")
+        state = self.store.victims.tensors(victim.key, "state")
         here = {name: tensor.to(self.experiment.device) for name, tensor in state.items()}
         view = self.experiment.attacker_view(victim.seed)
         mounted.setup(view, self.trigger_rng(victim), here)
@@ -85,12 +85,12 @@ class RunContext:
     def load(self, victim: Victim) -> Classifier:
         """The victim as it was saved, in a freshly built classifier."""
         model = self.experiment.new_model(self.experiment.rng("loading"))
-        model.load_state_dict(self.store.victim_tensors(victim.key, "model"))
+        model.load_state_dict(self.store.victims.tensors(victim.key, "model"))
         return model
 
     def triggered(self, victim: Victim) -> Tensor:
         """The test images with the victim's trigger, uint8 (N, C, H, W); none for a clean one."""
-        found = self.store.victim_tensors(victim.key, "triggered")["triggered"]
+        found = self.store.victims.tensors(victim.key, "triggered")["triggered"]
         return found.to(self.experiment.device)
 
     def evaluation_set(self, victim: Victim, held_out: ImageSet | None = None) -> EvaluationSet:
@@ -99,6 +99,19 @@ class RunContext:
         nothing = test.subset(torch.arange(0, device=self.experiment.device))
         target = self.experiment.target(victim.seed)
         return EvaluationSet(held_out or nothing, test, self.triggered(victim), target)
+
+    def clean_answers(self, victim: Victim) -> Answer:
+        """Classes that the clean model of its repetition puts a victim's triggered images into.
+
+        They are asked for once per victim, by the first cell that needs them.
+        """
+        name = f"clean-{self.store.victims.facts(victim.clean.key)['model_sha256'][:12]}"
+        found = self.store.victims.kept(victim.key, name)
+        if found is None:
+            predict = predictor(self.load(victim.clean), self.experiment.recipe.precision)
+            found = ask(predict, self.triggered(victim))
+            self.store.victims.keep(victim.key, name, found)
+        return found
 
     def distrust(self, victim: Victim, labels: Answer, answers: Answers) -> Reason | None:
         """Why a victim that was loaded again is not to be trusted, if it is not.
@@ -111,7 +124,7 @@ class RunContext:
         if metrics.near_chance(right, labels):
             return "near-chance"
         hits = int(np.sum(answers.triggered == self.experiment.target(victim.seed)))
-        facts = self.store.victim_facts(victim.key)
+        facts = self.store.victims.facts(victim.key)
         if (right.hits, hits) != (facts["test_hits"], facts["target_hits"]):
             return "victim-not-reproduced"
         return None

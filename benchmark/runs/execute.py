@@ -1,30 +1,27 @@
-"""Runs a plan on local worker processes: its cells in order, each after the victims it needs."""
+"""Runs a plan: its cells in order, each after the victims it needs, whatever becomes of one."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import wait as wait_for_process
-from multiprocessing.queues import SimpleQueue
 from typing import Literal
 
-from benchmark.errors import UserError
 from benchmark.records.cell import Cell, Tune, Victim
+from benchmark.records.files import StoreError
 from benchmark.records.record import Error
 from benchmark.records.store import Store
-from benchmark.runs.context import Setup
-from benchmark.runs.tasks import Worker
+from benchmark.runs.done import is_done
+from benchmark.runs.executor import Ended, Executor, Job, Task, Tick, WorkerDied
+from benchmark.runs.schedule import Schedule
 
-Task = Victim | Cell | Tune
-#: (task, done, total); total is 0 where nobody knows it.
-Tick = tuple[str, int, int]
+#: A cell may take so many times what the training of its repetition's clean model took, and
+#: at least so many seconds.
+TIMES_TRAINING, AT_LEAST = 100, 600
+
+#: A task whose process dies so often has failed.
+DEATHS = 2
 
 
 @dataclass(frozen=True)
@@ -41,59 +38,18 @@ class Listener:
     """What a front end wants to hear; all calls come from one thread."""
 
     planned: Callable[[int, int], None] = lambda done, total: None
-    started: Callable[[str], None] = lambda task: None
+    started: Callable[[Task], None] = lambda task: None
     ticked: Callable[[Tick], None] = lambda tick: None
-    finished: Callable[[str, bool, Error | None], None] = lambda task, is_cell, error: None
-
-
-_worker: Worker
-_ticks: SimpleQueue[Tick]
-
-
-def _begin(setup: Setup, ticks: SimpleQueue[Tick]) -> None:
-    """Set a worker process up."""
-    global _worker, _ticks
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    _worker, _ticks = Worker(setup), ticks
-
-
-def _die_with_parent() -> None:
-    """A killed parent cannot stop its workers, so they watch it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait_for_process([parent.sentinel])
-        os._exit(1)
-
-
-def _train(victim: Victim) -> Error | None:
-    name = str(victim)
-    return _worker.train_victim(victim, lambda done, total: _ticks.put((name, done, total)))
-
-
-def _play(cell: Cell) -> Error | None:
-    name = str(cell)
-    return _worker.play_cell(cell, lambda done, total: _ticks.put((name, done, total)))
-
-
-def _tune(tune: Tune) -> Error | None:
-    name = str(tune)
-    return _worker.tune(tune, lambda done, total: _ticks.put((name, done, total)))
-
-
-def _fail(cell: Cell | Tune, error: Error) -> Error:
-    return _worker.fail_cell(cell, error) if isinstance(cell, Cell) else error
-
-
-class WorkerDied(UserError, RuntimeError):
-    """A worker process ended without a word: killed, or out of memory."""
+    finished: Callable[[Task, Error | None], None] = lambda task, error: None
+    noticed: Callable[[str], None] = lambda sentence: None
 
 
 def execute(
-    setup: Setup,
+    root: Store,
     cells: Sequence[Cell | Tune],
+    executor: Executor,
     *,
-    workers: int = 1,
+    cell_seconds: float | None = None,
     deadline: float | None = None,
     listener: Listener | None = None,
 ) -> Summary:
@@ -103,111 +59,137 @@ def execute(
     continues.
 
     Args:
-        workers: processes side by side.
+        root: where records are kept.
+        executor: what plays; it is closed at the end.
+        cell_seconds: how long one task may take; by default a cell or a poisoned victim has 100
+            times what the training of its clean model took, and at least ten minutes.
         deadline: `time.monotonic()` at which to stop.
 
     Raises:
         StoreError: the run's folder cannot be written.
-        WorkerDied: a worker process was killed.
+        WorkerDied: nothing can be played any more.
     """
-    listener = listener or Listener()
-    store = Store(setup.root)
-    waiting = [cell for cell in cells if not _is_done(cell, store)]
-    done = len(cells) - len(waiting)
-    listener.planned(done, len(cells))
-    if not waiting:
-        return Summary(done, len(cells), None)
-    context = multiprocessing.get_context("spawn")
-    ticks: SimpleQueue[Tick] = context.SimpleQueue()
-    pool = ProcessPoolExecutor(workers, context, _begin, (setup, ticks))
-    schedule = _Schedule(waiting, store)
-    running: dict[Future[Error | None], Task] = {}
+    waiting = [cell for cell in cells if not is_done(cell, root)]
+    run = _Run(root, waiting, executor, cell_seconds, listener or Listener())
+    before, total = len(cells) - len(waiting), len(cells)
+    run.listener.planned(before, total)
     why: Literal["time", "interrupted"] | None = None
     try:
-        while running or not schedule.empty:
-            while len(running) < workers and (task := schedule.next()) is not None:
-                listener.started(str(task))
-                running[_submit(pool, task, schedule)] = task
-            finished, _ = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
-            while not ticks.empty():
-                listener.ticked(ticks.get())
-            for future in finished:
-                task = running.pop(future)
-                error = future.result()
-                schedule.finished(task, error)
-                is_cell = not isinstance(task, Victim)
-                listener.finished(str(task), is_cell, error)
-                done += is_cell
+        while run.unfinished:
             if deadline is not None and time.monotonic() > deadline:
                 why = "time"
                 break
+            run.step()
     except KeyboardInterrupt:
         why = "interrupted"
-    except BrokenProcessPool:
-        raise WorkerDied(
-            "a worker process was killed or ran out of memory; run the same command again to "
-            "continue, with fewer --workers if memory is short"
-        ) from None
     finally:
-        if running or why:
-            for process in multiprocessing.active_children():
-                process.kill()
-        pool.shutdown(wait=True, cancel_futures=True)
-    return Summary(done, len(cells), why)
+        executor.close()
+    return Summary(before + run.done, total, why)
 
 
-def _is_done(task: Cell | Tune, store: Store) -> bool:
-    return task.path.is_file() if isinstance(task, Tune) else store.has_record(task.name)
+class _Run:
+    """What is playing and what comes next."""
 
-
-def _submit(pool: ProcessPoolExecutor, task: Task, schedule: _Schedule) -> Future[Error | None]:
-    if isinstance(task, Victim):
-        return pool.submit(_train, task)
-    if (error := schedule.failure_of(task)) is not None:
-        return pool.submit(_fail, task, error)
-    return pool.submit(_tune, task) if isinstance(task, Tune) else pool.submit(_play, task)
-
-
-class _Schedule:
-    """Hands out tasks in the plan's order, each victim just before the first cell that needs it."""
-
-    def __init__(self, cells: Sequence[Cell | Tune], store: Store) -> None:
-        self._trained: set[str] = set()
-        self._failed: dict[str, Error] = {}
-        self._victims: dict[str, Victim] = {}
-        self._cells = list(cells)
-        self._needs = {cell.key: [victim.key for victim in cell.needs()] for cell in cells}
-        for cell in cells:
-            for victim in cell.needs():
-                if store.has_victim(victim.key):
-                    self._trained.add(victim.key)
-                else:
-                    self._victims[victim.key] = victim
+    def __init__(
+        self,
+        store: Store,
+        waiting: Sequence[Cell | Tune],
+        executor: Executor,
+        cell_seconds: float | None,
+        listener: Listener,
+    ) -> None:
+        self.listener, self.done = listener, 0
+        self._store, self._executor, self._cell_seconds = store, executor, cell_seconds
+        self._schedule = Schedule(waiting, store.victims.has)
+        self._playing: dict[str, Job] = {}
+        self._damages: Counter[str] = Counter()
 
     @property
-    def empty(self) -> bool:
-        return not self._cells
+    def unfinished(self) -> bool:
+        return bool(self._playing) or not self._schedule.empty
 
-    def next(self) -> Task | None:
-        """Take the first cell that can be played, or a victim that an earlier one waits for."""
-        for index, cell in enumerate(self._cells):
-            if self.failure_of(cell) or self._trained.issuperset(self._needs[cell.key]):
-                return self._cells.pop(index)
-            for key in self._needs[cell.key]:
-                victim = self._victims.get(key)
-                # Every poisoned victim is compared with the clean one of its repetition.
-                if victim is not None and victim.clean.key in {key, *self._trained}:
-                    return self._victims.pop(key)
-        return None
+    def step(self) -> None:
+        """Fill all places, then hear what happened."""
+        while len(self._playing) < self._executor.slots and (task := self._schedule.next()):
+            self.listener.started(task)
+            self._submit(task, self._schedule.failure_of(task))
+        for what in self._executor.wait(0.2):
+            if isinstance(what, Tick):
+                self.listener.ticked(what)
+            else:
+                self._ended(*what)
 
-    def finished(self, task: Task, error: Error | None) -> None:
-        if not isinstance(task, Victim):
+    def _submit(self, task: Task, error: Error | None = None) -> None:
+        if error is not None and isinstance(task, Tune):
+            self._finish(task, error)  # a search that failed leaves no file
             return
-        if error is not None:
-            self._failed[task.key] = error
-        self._trained.add(task.key)
+        job = Job(task, None if error else self._seconds(task), error)
+        self._playing[task.key] = job
+        self._executor.submit(job)
 
-    def failure_of(self, cell: Cell | Tune) -> Error | None:
-        """The error of a victim this cell needs."""
-        errors = (self._failed.get(key) for key in self._needs[cell.key])
-        return next((error for error in errors if error is not None), None)
+    def _seconds(self, task: Task) -> float | None:
+        """How long a task may take. Nobody knows it of searches and of clean models."""
+        if self._cell_seconds is not None or isinstance(task, Tune):
+            return self._cell_seconds
+        clean = (task if isinstance(task, Victim) else task.victim).clean
+        if task == clean or not self._store.victims.has(clean.key):
+            return None
+        training: float = self._store.victims.facts(clean.key)["seconds"]
+        return max(AT_LEAST, TIMES_TRAINING * training)
+
+    def _ended(self, task: Task, ended: Ended) -> None:
+        job = self._playing.pop(task.key)
+        if ended.trouble:
+            raise StoreError(ended.trouble)
+        if ended.damaged:
+            self._train_again(task, ended.damaged)
+        elif job.error is not None and ended.died:
+            raise WorkerDied(f"the process that was to record {task} died ({ended.died})")
+        elif (error := ended.overtime or self._death(task, ended)) is not None:
+            self._fail(task, error)
+        elif ended.died:
+            self._schedule.again(task)
+        else:
+            self._finish(task, ended.error)
+
+    def _death(self, task: Task, ended: Ended) -> Error | None:
+        """Note that a process died; what that means for its task."""
+        if not ended.died:
+            return None
+        deaths = self._store.note_death(task.key, f"{task}: {ended.died}")
+        why = f"its process died ({ended.died})"
+        if deaths < DEATHS:
+            self.listener.noticed(f"{task}: {why}; it will be tried once more")
+            return None
+        return Error(kind="ProcessDied", message=why, where="")
+
+    def _fail(self, task: Task, error: Error) -> None:
+        if isinstance(task, Cell):
+            self._submit(task, error)  # its record is still to be made
+        else:
+            self._finish(task, error)
+
+    def _finish(self, task: Task, error: Error | None) -> None:
+        self._store.forget_deaths(task.key)
+        if isinstance(task, Victim):
+            self._schedule.trained(task, error)
+        else:
+            self.done += 1
+        self.listener.finished(task, error)
+
+    def _train_again(self, task: Task, key: str) -> None:
+        """A victim's files are not what was written, so it is trained before its cells go on."""
+        self._schedule.again(task)
+        if key in self._playing:  # another cell found out before, and it is being trained
+            return
+        needed = [task] if isinstance(task, Victim) else task.needs()
+        victim = next(victim for victim in needed if victim.key == key)
+        self._damages[key] += 1
+        if self._damages[key] > DEATHS:
+            raise StoreError(
+                f"the files of {victim} are damaged whenever they are read; see to the disk of "
+                f"{self._store.root}, then run the same command to continue"
+            )
+        self.listener.noticed(f"the files of {victim} are damaged; it is trained again")
+        self._store.victims.discard(key)
+        self._schedule.again(victim)

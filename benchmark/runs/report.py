@@ -7,6 +7,7 @@ import re
 import resource
 import sys
 import traceback
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,18 +18,27 @@ import benchmark
 from benchmark.records.record import MESSAGE_LIMIT, Error
 
 
-def describe(error: Exception) -> Error:
+def describe(error: BaseException) -> Error:
     """What was raised, and in which line, in characters that a record may have."""
-    message = re.sub(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))", "", str(error))
+    try:
+        said = str(error)
+    except BaseException:  # what stands there is a plugin's code
+        said = "its text cannot be had"
+    message = re.sub(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))", "", said)
     plain = "".join(c if c.isprintable() or c in "\n\t" else " " for c in message)
     frames, where = traceback.extract_tb(error.__traceback__), ""
     if frames:
         # Code without a file is called <string>, which would be markup.
         file = re.sub(r"[^\w.-]", "_", Path(frames[-1].filename).name.strip("<>"))
         where = f"{file}:{frames[-1].lineno}"
-    return Error(kind=type(error).__name__, message=plain[:MESSAGE_LIMIT], where=where)
+    return Error(
+        kind=re.sub(r"\W", "_", type(error).__name__)[:100],
+        message=plain[:MESSAGE_LIMIT],
+        where=where,
+    )
 
 
+@cache
 def environment() -> dict[str, str]:
     """Versions of what ran."""
     return {

@@ -11,14 +11,35 @@ from benchmark.games.all import GAMES
 from benchmark.games.experiment import Progress
 from benchmark.games.robustness.search import search
 from benchmark.records.cell import Cell, Tune, Victim
+from benchmark.records.files import StoreError
 from benchmark.records.record import Cost, Error, ProtocolRef
-from benchmark.records.store import StoreError
+from benchmark.records.saved_victims import DamagedVictim
 from benchmark.runs import report, victim_training
 from benchmark.runs.context import RunContext
+from benchmark.runs.executor import Ended, Job
 
 
 class Worker(RunContext):
-    """Trains victims and plays cells of one protocol, and saves what comes of it."""
+    """Trains victims and plays cells of one protocol, and saves what comes of it.
+
+    Whatever a plugin raises is the failure of its task, `SystemExit` included.
+    """
+
+    def work(self, job: Job, progress: Progress) -> Ended:
+        """Play a task, or record why it cannot be played."""
+        task = job.task
+        try:
+            if isinstance(task, Victim):
+                return Ended(self.train_victim(task, progress))
+            if isinstance(task, Tune):
+                return Ended(self.tune(task, progress))
+            if job.error is not None:
+                return Ended(self.fail_cell(task, job.error))
+            return Ended(self.play_cell(task, progress))
+        except StoreError as error:
+            return Ended(trouble=str(error), unwritten=error.size)
+        except DamagedVictim as error:
+            return Ended(damaged=error.key)
 
     def train_victim(
         self, victim: Victim, progress: Progress = lambda done, total: None
@@ -28,13 +49,13 @@ class Worker(RunContext):
         Returns:
             What the attack or the sanitizer raised.
         """
-        if self.store.has_victim(victim.key):
+        if self.store.victims.has(victim.key):
             return None
         try:
             victim_training.train(self, victim, progress)
-        except StoreError:
+        except (StoreError, DamagedVictim):
             raise
-        except Exception as error:
+        except BaseException as error:
             return report.describe(error)
         return None
 
@@ -49,9 +70,9 @@ class Worker(RunContext):
             torch.cuda.reset_peak_memory_stats(self.experiment.device)
         try:
             self._play(cell, progress, started)
-        except StoreError:
+        except (StoreError, DamagedVictim):
             raise
-        except Exception as error:
+        except BaseException as error:
             return self.fail_cell(cell, report.describe(error), time.perf_counter() - started)
         return None
 
@@ -63,7 +84,7 @@ class Worker(RunContext):
         files = {"evidence": self.store.save_evidence(cell.name, played.evidence)}
         if played.picture is not None:
             files["picture"] = self.store.save_picture(cell.name, played.picture)
-        facts = self.store.victim_facts((cell.sanitized_victim or cell.victim).key)
+        facts = self.store.victims.facts((cell.sanitized_victim or cell.victim).key)
         record = game.record(
             **self._common(cell, time.perf_counter() - started, facts, played.seconds),
             **{"victim_sha256": facts["model_sha256"], **numbers, **played.fields, **files},
@@ -121,8 +142,8 @@ class Worker(RunContext):
         """
         try:
             search(self, tune, progress).save(tune.path)
-        except StoreError:
+        except (StoreError, DamagedVictim):
             raise
-        except Exception as error:
+        except BaseException as error:
             return report.describe(error)
         return None

@@ -48,7 +48,7 @@ def train(context: RunContext, victim: Victim, progress: Progress) -> None:
     triggered = victims.trigger_test_images(experiment, attack, experiment.rng("test", *names))
     labels = experiment.splits.test.labels.cpu().numpy()
     predict = predictor(model, experiment.recipe.precision)
-    answers = _answers(context, victim, model, triggered)
+    confidence = _confidences(context, victim, model, triggered)
     facts = {
         "victim": str(victim),
         "model_sha256": tensors_sha256(model.state_dict()),
@@ -61,34 +61,25 @@ def train(context: RunContext, victim: Victim, progress: Progress) -> None:
         "model": model.state_dict(),
         "state": {} if attack is None else attack.state,
         "triggered": {"triggered": triggered},
-        "answers": answers,
+        "confidence": {"confidence": confidence},
     }
-    context.store.save_victim(victim.key, tensors, facts)
+    context.store.victims.save(victim.key, tensors, facts)
 
 
-def _answers(
+def _confidences(
     context: RunContext, victim: Victim, model: Classifier, triggered: Tensor
-) -> dict[str, Tensor]:
-    """What the triggered test images are for the victim and for the clean model of its repetition.
+) -> Tensor:
+    """The victim's probability of the target for triggered images of other classes, float32 (M,).
 
-    Returns:
-        confidence: float32 (M,), the victim's probability of the target for images of other
-            classes.
-        clean_model: int16 (N,), the classes that the clean model puts the images into.
-
-        Both are empty for a clean victim.
+    There are none of a clean victim.
     """
     experiment = context.experiment
     if not len(triggered):
-        return {"confidence": torch.zeros(0), "clean_model": torch.zeros(0, dtype=torch.int16)}
-    clean = ask(predictor(context.load(victim.clean), experiment.recipe.precision), triggered)
+        return torch.zeros(0)
     target = experiment.target(victim.seed)
     others = triggered[experiment.splits.test.labels != target]
-    confidence = [
-        _confidence(experiment, model, pixels, target)
-        for pixels in others.split(experiment.images_per_pass)
-    ]
-    return {"confidence": torch.cat(confidence), "clean_model": torch.from_numpy(clean)}
+    parts = others.split(experiment.images_per_pass)
+    return torch.cat([_confidence(experiment, model, pixels, target) for pixels in parts])
 
 
 def _confidence(experiment: Experiment, model: Classifier, pixels: Tensor, target: int) -> Tensor:

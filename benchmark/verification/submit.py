@@ -13,7 +13,7 @@ from typing import Any
 from benchmark.games.all import GAMES, UNDEFENDED
 from benchmark.protocol import Protocol
 from benchmark.records.cell import NO_DEFENSE, Cell
-from benchmark.records.store import StoreError, write_whole
+from benchmark.records.files import StoreError, write_whole
 from benchmark.records.strict import EVIDENCE_LIMIT, Finding, regular
 from benchmark.registry import Registry
 from benchmark.verification.verify import Checked, Progress, verify_records

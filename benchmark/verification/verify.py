@@ -17,8 +17,8 @@ from benchmark.leaderboard import deviations
 from benchmark.leaderboard.build import generated, stale
 from benchmark.protocol import Protocol
 from benchmark.records.cell import Cell
+from benchmark.records.files import StoreError
 from benchmark.records.record import Record
-from benchmark.records.store import StoreError
 from benchmark.records.strict import (
     RECORD_LIMIT,
     Arrays,

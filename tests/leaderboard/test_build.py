@@ -13,7 +13,8 @@ from made_records import MADE_UP, TRIGGERED, board_of_both_games, examined, play
 
 from benchmark.leaderboard.build import build, stale
 from benchmark.metrics import Rate, mean_interval
-from benchmark.records.store import Store, StoreError
+from benchmark.records.files import StoreError
+from benchmark.records.store import Store
 
 
 @pytest.fixture

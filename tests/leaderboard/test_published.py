@@ -26,8 +26,9 @@ from benchmark.leaderboard.deviations import TEXT_LIMIT
 from benchmark.leaderboard.papers import Published, inverted, published
 from benchmark.metrics import Rate as Counts
 from benchmark.metrics import mean_interval
+from benchmark.records.files import StoreError
 from benchmark.records.record import Record
-from benchmark.records.store import Store, StoreError
+from benchmark.records.store import Store
 from benchmark.registry import Registry
 from benchmark.specs import FORBIDDEN
 

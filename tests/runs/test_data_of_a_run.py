@@ -11,7 +11,8 @@ from benchmark import data
 from benchmark.api import Source
 from benchmark.games.all import records
 from benchmark.images import ImageSet
-from benchmark.records.store import Store, StoreError
+from benchmark.records.files import StoreError
+from benchmark.records.store import Store
 
 
 def source(value: int = 0, test: bool = True) -> Source:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -107,35 +108,52 @@ def test_a_finished_run_repeats_nothing(undisturbed: Path, tiny_file: Path) -> N
     assert before == after
 
 
-@pytest.mark.parametrize("times", [3, pytest.param(10, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("times", [6, pytest.param(100, marks=pytest.mark.nightly)])
 def test_kills_change_no_metric(
     times: int, undisturbed: Path, tiny_file: Path, tmp_path: Path
 ) -> None:
+    """The run's own process is killed, or the warm one, or one that plays a cell."""
     out, moments, kills = tmp_path / "run", random.Random(7), 0
-    while kills < times:
-        # A new session, so that the kill takes the parent alone, as the kernel's would.
+    words = [str(tiny_file), "--out", str(out), "--workers", "2"]
+    for _ in range(3 * times):  # some get through
         process = subprocess.Popen(
-            [*COMMAND, str(tiny_file), "--out", str(out), "--workers", "2"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        # Soon after it has written a few more files, or at the latest after a while.
-        enough, deadline = written(out) + moments.randint(1, 8), time.monotonic() + 120
-        while process.poll() is None and written(out) < enough and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(moments.uniform(0, 0.3))
-        process.send_signal(signal.SIGKILL)
-        if process.wait() == -signal.SIGKILL:
-            kills += 1
-        else:
-            # It got through: begin anew, so that later kills hit something.
-            assert process.returncode == 0
+            [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        while process.poll() is None and kills < times:
+            # As soon as it has written a few more files, or after a while.
+            enough, deadline = written(out) + moments.randint(1, 8), time.monotonic() + 20
+            while process.poll() is None and written(out) < enough and time.monotonic() < deadline:
+                time.sleep(0.005)
+            time.sleep(moments.choice([0, 0.02, 0.3]))
+            kills += kill_one(process, out, moments)
+        said = process.communicate()[1]
+        if kills == times:
+            break
+        if process.returncode == 0:  # begin anew, so that later kills hit something
             assert measured(out) == measured(undisturbed)
             shutil.rmtree(out)
-    done = run(tiny_file, "--out", out, "--workers", "2")
+        else:
+            assert process.returncode == -signal.SIGKILL, said
+    assert kills == times
+    done = run(*words)
     assert done.returncode == 0, done.stderr
     assert measured(out) == measured(undisturbed)
+
+
+def kill_one(process: subprocess.Popen[str], out: Path, moments: random.Random) -> bool:
+    """Kill one of a run's processes. A cell that dies twice has failed, so none is killed twice."""
+    try:
+        whole = psutil.Process(process.pid)
+        warm = whole.children()
+        playing = [child for one in warm for child in one.children()]
+        # Its helper, which knows nothing of cells, is a child of the warm one as well.
+        playing = [child for child in playing if child.cmdline() == warm[0].cmdline()]
+        groups = [[whole], warm, [] if list(out.glob("artifacts/deaths/*")) else playing]
+        drawn = moments.choice([group for group in groups if group])
+        moments.choice(drawn).kill()
+    except (psutil.Error, IndexError):
+        return False
+    return True
 
 
 def test_cells_of_a_board_are_not_played_again(

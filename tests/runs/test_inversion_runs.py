@@ -21,6 +21,7 @@ from benchmark.games.inversion.record import InversionRecord
 from benchmark.metrics import Rate
 from benchmark.protocol import Protocol
 from benchmark.records.cell import Cell
+from benchmark.records.store import Store
 from benchmark.records.strict import Arrays
 from benchmark.runs.context import Setup
 from benchmark.runs.plan import plan
@@ -71,6 +72,7 @@ class Played:
 def played(with_inversion: Protocol, tmp_path_factory: pytest.TempPathFactory) -> Played:
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("inversion")
+    (root / "run").mkdir()
     plugin = root / "broken.py"
     plugin.write_text(BROKEN)
     worker = Worker(Setup(with_inversion, "standard", "cpu", (plugin,), None, root / "run"))
@@ -82,7 +84,7 @@ def played(with_inversion: Protocol, tmp_path_factory: pytest.TempPathFactory) -
             for victim in cell.needs():
                 assert worker.train_victim(victim) is None
             worker.play_cell(cell)
-    done = [cell for cell in cells if worker.store.has_record(cell.name)]
+    done = [cell for cell in cells if worker.store.record(cell.name)]
     return Played(worker, done, root / "run")
 
 
@@ -104,7 +106,7 @@ def test_records_read_back_equal(played: Played) -> None:
         assert json.loads(played.content(cell))["game"] == record.game == "inversion"
         assert (record.key, record.seed, record.target) == (cell.key, 0, 0)
         assert record.attack == cell.victim.attack
-        facts = played.worker.store.victim_facts(cell.victim.key)
+        facts = played.worker.store.victims.facts(cell.victim.key)
         assert record.victim_sha256 == facts["model_sha256"]
         grid = [0.5, 2.0] if cell.defense.name == "smoothinv" else [None]
         done = [(tried.params.get("epsilon"), tried.restart) for tried in record.tried]
@@ -179,7 +181,7 @@ def test_scale_and_distance_follow_from_images(played: Played) -> None:
     for cell, record in ok(played):
         assert record.evidence is not None
         arrays = np.load(played.root / "evidence" / record.evidence.file, allow_pickle=False)
-        triggered = played.worker.store.victim_tensors(cell.victim.key, "triggered")["triggered"]
+        triggered = played.worker.store.victims.tensors(cell.victim.key, "triggered")["triggered"]
         change = (triggered.double() - splits.test.pixels.double()).numpy() / 255
         norms = [float(np.sqrt((one**2).sum())) for one in change[:EVALUATION]]
         assert record.scale == pytest.approx(sum(norms) / len(norms), rel=1e-5)
@@ -226,9 +228,11 @@ def test_a_victim_that_changed_since_it_was_saved_is_not_trusted(
 ) -> None:
     cell = played.cells[0]
     shutil.copytree(played.root, tmp_path / "run")
-    facts = tmp_path / "run" / "artifacts" / "victims" / cell.victim.key[:32] / "victim.json"
-    content = json.loads(facts.read_text())
-    facts.write_text(json.dumps(content | {"test_hits": content["test_hits"] + 1}))
+    store = Store(tmp_path / "run")
+    facts = store.victims.facts(cell.victim.key)
+    groups = ("model", "state", "triggered", "confidence")
+    tensors = {group: store.victims.tensors(cell.victim.key, group) for group in groups}
+    store.victims.save(cell.victim.key, tensors, facts | {"test_hits": facts["test_hits"] + 1})
     setup = played.worker.setup
     Worker(replace(setup, root=tmp_path / "run")).play_cell(cell)
     record = read((tmp_path / "run" / "records" / f"{cell.name}.json").read_bytes())

@@ -13,8 +13,8 @@ from benchmark.games.robustness.searches import Left, Poisoning, Search, Trial
 from benchmark.games.robustness.settings import Tuning
 from benchmark.metrics import Rate
 from benchmark.protocol import Protocol
+from benchmark.records.files import StoreError
 from benchmark.records.record import ProtocolRef
-from benchmark.records.store import StoreError
 from benchmark.registry import Registry
 from benchmark.runs.plan import plan, plan_tuning
 

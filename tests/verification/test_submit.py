@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from benchmark.cli import app
 from benchmark.leaderboard.build import build
-from benchmark.records.store import write_whole
+from benchmark.records.files import write_whole
 from benchmark.registry import Registry
 from benchmark.verification import submit as module
 from benchmark.verification.submit import Rejected, submit

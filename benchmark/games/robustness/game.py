@@ -136,14 +136,15 @@ class RobustnessGame(Game[RobustnessRecord]):
 
 def _evidence(outcome: Outcome, context: RunContext, cell: Cell) -> dict[str, np.ndarray]:
     """Predictions at every point of the curve, with the labels to judge them by."""
-    trained = context.store.victim_tensors((cell.sanitized_victim or cell.victim).key, "answers")
+    victim = cell.sanitized_victim or cell.victim
+    confidence = context.store.victims.tensors(victim.key, "confidence")["confidence"]
     arrays: dict[str, np.ndarray] = {
         "labels_held_out": outcome.labels.held_out,
         "labels_test": outcome.labels.test,
         "target": np.array(outcome.labels.target, np.int16),
         # Half precision: a mean of thousands keeps four digits, and the files stay small.
-        "confidence": trained["confidence"].numpy().astype(np.float16),
-        "clean_model": trained["clean_model"].numpy(),
+        "confidence": confidence.numpy().astype(np.float16),
+        "clean_model": context.clean_answers(victim),
     }
     for part in ("held_out", "test", "triggered"):
         arrays[part] = np.stack([getattr(answers, part) for answers in outcome.answers])

@@ -12,8 +12,8 @@ from pydantic import Field, ValidationError
 
 from benchmark.games.settings import Setting
 from benchmark.metrics import Rate
+from benchmark.records.files import StoreError, write_whole
 from benchmark.records.record import Part, ProtocolRef
-from benchmark.records.store import StoreError, write_whole
 
 if TYPE_CHECKING:
     from benchmark.games.robustness import tuning

@@ -1,0 +1,135 @@
+"""What all commands that play share: what is checked before, and how a plan is executed."""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from benchmark.cli.shared import choose_device, err, load_registry, out, seconds_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from benchmark.records.cell import Cell, Tune
+    from benchmark.registry import Registry
+    from benchmark.runs.context import Setup
+    from benchmark.runs.executor import Executor
+
+
+def prepare(
+    protocol: str,
+    recipe: str | None,
+    out_dir: Path | None,
+    device: str,
+    data_dir: Path | None,
+    plugin: list[Path] | None,
+    elsewhere: bool = False,
+) -> tuple[Setup, Registry]:
+    """Check all that can be checked before any worker starts; errors are then said once.
+
+    Args:
+        elsewhere: other machines play, so that the device need not be here.
+    """
+    from benchmark import data
+    from benchmark import protocol as protocols
+    from benchmark.api import Architecture, Dataset
+    from benchmark.games.experiment import pools
+    from benchmark.records.store import Store
+    from benchmark.runs.context import Setup
+
+    chosen = protocols.load(protocol)
+    registry = load_registry(plugin)
+    device = device if elsewhere else choose_device(device)
+    store = Store(out_dir or Path("runs") / chosen.name)
+    store.begin()
+    # Decoding is done here, once, and not by every worker.
+    source = data.load(registry.create(Dataset, chosen.splits.dataset), data_dir)
+    pools(chosen, source)
+    registry.create(Architecture, chosen.architecture)
+    setup = Setup(
+        protocol=chosen,
+        recipe=recipe or chosen.recipe,
+        device=device,
+        plugin_files=registry.paths,
+        data_dir=data_dir,
+        root=store.root,
+    )
+    store.claim(data.sha256(source))
+    return setup, registry
+
+
+def workers_for(device: str) -> int:
+    """Tasks side by side: one on a GPU, or as many as there are cores and memory for."""
+    from benchmark.runs.machine import TASK_BYTES, cores, memory_left
+
+    return 1 if device == "cuda" else max(1, min(cores(), memory_left() // TASK_BYTES))
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """End as Ctrl-C does where a job's end is announced by SIGTERM, as queues do."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def execute_plan(
+    setup: Setup,
+    tasks: Sequence[Cell | Tune],
+    what: str,
+    started: float,
+    workers: int | None,
+    *,
+    results: Path | None = None,
+    ray: bool = False,
+    time_limit: str | None = None,
+    cell_time_limit: str | None = None,
+) -> None:
+    """Work through a plan with progress bars, and say how it ended."""
+    from benchmark.progress import Display
+    from benchmark.records.store import Store
+    from benchmark.runs.execute import execute
+    from benchmark.runs.local import LocalExecutor
+    from benchmark.runs.on_ray import RayExecutor
+
+    executor: Executor
+    if ray:
+        executor = RayExecutor(setup, workers or 1)
+    else:
+        executor = LocalExecutor(setup, workers or workers_for(setup.device))
+    limit = seconds_of(time_limit)
+    name = setup.protocol.name
+    cell_seconds = seconds_of(cell_time_limit)
+    with Display(err, f"{name} on {setup.device}") as display, _terminated_as_interrupted():
+        summary = execute(
+            Store(setup.root),
+            tasks,
+            executor,
+            cell_seconds=cell_seconds,
+            deadline=None if limit is None else started + limit,
+            listener=display.listener,
+        )
+    minutes = (time.monotonic() - started) / 60
+    out.print(
+        f"{summary.done} of {summary.total} {what} of {name} done after {minutes:.1f} min; "
+        f"see {results or setup.root / 'records'}",
+        soft_wrap=True,
+    )
+    if display.failed:
+        hint = "" if results else f"; `poisongames board build {setup.root}` lists them"
+        out.print(f"{display.failed} {what} failed{hint}")
+    if summary.why:
+        reason = "time limit reached" if summary.why == "time" else "interrupted"
+        out.print(f"{reason}; the same command continues")
+        raise typer.Exit(3 if summary.why == "time" else 130)

@@ -1,0 +1,86 @@
+"""What plays the tasks of a run: an interface that planning and resuming need to know only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from benchmark.errors import UserError
+from benchmark.records.cell import Cell, Tune, Victim
+from benchmark.records.record import Error
+
+Task = Victim | Cell | Tune
+
+
+class WorkerDied(UserError, RuntimeError):
+    """What watches over the processes of a run ended again and again."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task to be played.
+
+    Attributes:
+        seconds: how long it may take; None for as long as it likes.
+        error: why it cannot be played, where that is known: then only its record is made.
+    """
+
+    task: Task
+    seconds: float | None = None
+    error: Error | None = None
+
+
+@dataclass(frozen=True)
+class Tick:
+    """How far a task has come; total is 0 where nobody knows it."""
+
+    task: Task
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a task ended; it was done where all fields are empty.
+
+    Attributes:
+        error: of whoever played, or of a victim; a cell's record says it already.
+        overtime: it was stopped for this reason, and nothing was recorded.
+        died: how its process ended without a word, such as "signal 11".
+        damaged: key of a victim whose files are not what was written, which must be trained again.
+        trouble: what is wrong with the run itself, such as a full disk.
+        unwritten: bytes that could not be written, where that is the trouble.
+    """
+
+    error: Error | None = None
+    overtime: Error | None = None
+    died: str = ""
+    damaged: str = ""
+    trouble: str = ""
+    unwritten: int | None = None
+
+
+class Executor(Protocol):
+    """Plays tasks, each in a process of its own, and tells how they ended."""
+
+    @property
+    def slots(self) -> int:
+        """How many tasks can be played side by side, now."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Begin to play a task."""
+        ...
+
+    def wait(self, seconds: float) -> Iterator[Tick | tuple[Task, Ended]]:
+        """What happened meanwhile; returns once something did, or after so many seconds.
+
+        Raises:
+            WorkerDied: tasks cannot be played any more.
+        """
+        ...
+
+    def close(self) -> None:
+        """End everything that still plays, within seconds."""
+        ...
