@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 from unittest import SkipTest
 
+import misbehaving
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +18,7 @@ from PIL import Image
 from backdoor_attacks import lsp
 from backdoor_defenses.smoothinv import training
 from benchmark.api import Attack, Defense
+from benchmark.cli.examine import examine
 from benchmark.conformance import Check, ConformanceError, checks, tiny
 from benchmark.conformance.probe import effects
 from benchmark.registry import Registry, RegistryError
@@ -669,3 +672,23 @@ def test_a_file_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     path.write_text("import nothing_of_that_name")
     with pytest.raises(RegistryError, match=r"mine could not be loaded: .*nothing_of_that_name"):
         checks("mine", Registry([path]))
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("hangs", "took longer than 8 s"),
+        ("crashes", "the process died (signal 11) while it played"),
+        ("exits", "SystemExit was raised, which ends a program"),
+        ("keeps-a-daemon", "It plays a round of its game, and returns what the rules allow."),
+    ],
+)
+def test_what_a_plugin_does_to_its_process_ends_with_it(name: str, sentence: str) -> None:
+    file = Path(misbehaving.__file__)
+    outcome = {one.rule: one for one in examine(name, [file], seconds=8)}
+    assert list(outcome) == [str(check) for check in checks(name, Registry([file]))]
+    assert outcome["plays"].sentence == sentence
+    # Rules for which nothing is played are examined all the same.
+    assert outcome["version"].outcome == outcome["round-trip"].outcome == "kept"
+    commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    assert not [words for words in commands if misbehaving.MARK in words]

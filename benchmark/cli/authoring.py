@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
-from benchmark.cli.shared import PluginFiles, err, load_registry, one_sentence, out
+from benchmark.cli.shared import PluginFiles, err, load_registry, one_sentence, out, seconds_of
 from benchmark.hooks import Stage
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ Name = Annotated[
     str, typer.Argument(help="Name of the plugin and of its package, as in my-attack.")
 ]
 Folder = Annotated[Path, typer.Option("--out", help="Folder that the package is written into.")]
+
+
+MARKS = {"kept": "[green]✓[/green]", "broken": "[red]✗[/red]", "silent": "–"}
 
 
 def new_attack(
@@ -62,29 +65,29 @@ def _write(name: str, kind: Kind, parent: Path) -> None:
 def check(
     name: Annotated[str, typer.Argument(help="A plugin, as name or name:field=value,…")],
     plugin: PluginFiles = None,
+    rule_time_limit: Annotated[
+        str, typer.Option(help="Let one rule take no longer (90s, 9m, 1h); it is broken then.")
+    ] = "10m",
 ) -> None:
     """Examine a plugin by the rules that all are held to; a line for each."""
     with one_sentence():
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        from benchmark.conformance import ConformanceError, DoesNotApply, checks
+        from benchmark.cli.examine import examine
 
-        found, failed = checks(name, load_registry(plugin)), 0
+        seconds = seconds_of(rule_time_limit)
+        assert seconds is not None
+        count = failed = 0
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
         with Progress(*columns, console=err, transient=True) as bar:
-            task = bar.add_task("")
-            for one in found:
-                bar.update(task, description=escape(f"{name}: {one}"))
-                try:
-                    one()
-                    mark, text = "[green]✓[/green]", one.rule
-                except ConformanceError as error:
-                    mark, text, failed = "[red]✗[/red]", str(error), failed + 1
-                except DoesNotApply as reason:
-                    mark, text = "–", f"does not apply: {reason}"
+            bar.add_task(escape(name))
+            for one in examine(name, plugin or (), seconds):
+                count, failed = count + 1, failed + (one.outcome == "broken")
                 out.print(
-                    f"{mark} {escape(f'{one!s:<19} {text}')}", soft_wrap=True, highlight=False
+                    f"{MARKS[one.outcome]} {escape(f'{one.rule:<19} {one.sentence}')}",
+                    soft_wrap=True,
+                    highlight=False,
                 )
     if failed:
-        err.print(f"{failed} of {len(found)} checks failed", highlight=False)
+        err.print(f"{failed} of {count} checks failed", highlight=False)
         raise typer.Exit(1)

@@ -7,7 +7,6 @@ and ends whatever it leaves behind: threads, children, grandchildren.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -21,11 +20,11 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Literal, NoReturn
 
 import psutil
 
+from benchmark import processes
 from benchmark.errors import UserError
 from benchmark.records.record import Error
 from benchmark.records.store import Store
@@ -40,8 +39,6 @@ Method = Literal["fork", "spawn"]
 LOOK = 0.05
 #: A warm process that ends so often, while nothing is done, ends the run.
 PATIENCE = 5
-#: Linux's numbers of "adopt orphans below me" and "kill me with my parent".
-_SUBREAPER, _DIE_WITH_PARENT = 36, 1
 
 
 def start_method(device: str) -> Method:
@@ -136,8 +133,7 @@ class _Child:
 def _serve(setup: Setup, link: Connection, method: Method) -> None:
     """The warm process: start what it is sent, tell how it ends, until nobody sends any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+    processes.adopt_orphans()
     _Nursery(setup, link, method).serve()
 
 
@@ -161,7 +157,7 @@ class _Nursery:
                     self._start(self._link.recv())
                 except (EOFError, OSError):
                     self._playing = []
-                    self._sweep()
+                    self._end_strays()
                     return
             for child in [*self._playing]:
                 self._look_after(child)
@@ -204,9 +200,10 @@ class _Nursery:
         child.process.kill()
         child.process.join()
         self._playing.remove(child)
-        self._sweep()
+        self._end_strays()
         if child.ended is None:
-            child.ended = Ended(died=_cause(code)) if code is not None else _late(child.job)
+            died = None if code is None else Ended(died=processes.cause(code))
+            child.ended = died or _late(child.job)
         self._tell(child.job, self._checked(child.ended))
 
     def _checked(self, ended: Ended) -> Ended:
@@ -218,17 +215,8 @@ class _Nursery:
             return Ended(died="it could not read its victim")
         return ended
 
-    def _sweep(self) -> None:
-        """End what tasks started and left behind: its parents died, so it belongs to us now."""
-        own = self._own | {child.process.pid for child in self._playing}
-        for _ in range(100):
-            strays = [child for child in psutil.Process().children() if child.pid not in own]
-            if not strays:
-                return
-            for stray in strays:
-                with suppress(psutil.NoSuchProcess):
-                    stray.kill()
-            psutil.wait_procs(strays, timeout=1)
+    def _end_strays(self) -> None:
+        processes.end_strays({*self._own, *(child.process.pid for child in self._playing)})
 
     def _tell(self, job: Job, what: tuple[int, int] | Ended) -> None:
         with suppress(OSError):  # nobody listens any more, which `serve` finds
@@ -248,10 +236,6 @@ def _prepared(setup: Setup) -> Worker | Ended:
         return Ended(trouble=f"a worker cannot begin: {type(error).__name__}: {error}")
 
 
-def _cause(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
 def _late(job: Job) -> Ended:
     assert job.seconds is not None
     return Ended(
@@ -265,14 +249,7 @@ def _late(job: Job) -> Ended:
 
 def _play(prepared: Worker | Setup, job: Job, pipe: Connection, parent: int) -> NoReturn:
     """The process of one task. It says how the task ended, and ends at once with all it holds."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with suppress(OSError):  # where memory runs out, this process is the one to go
-        Path("/proc/self/oom_score_adj").write_text("500")
+    processes.begin(parent)
     worker = _prepared(prepared) if isinstance(prepared, Setup) else prepared
     if isinstance(worker, Ended):
         ended = worker

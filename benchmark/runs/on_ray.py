@@ -15,6 +15,7 @@ import os
 import pickle
 import platform
 import shutil
+import socket
 import tempfile
 import time
 from collections import OrderedDict
@@ -57,8 +58,11 @@ def connect(address: str) -> None:
     except ImportError:
         raise ClusterError("Ray is not installed; pip install 'poisongames[ray]'") from None
     try:
+        host, _, port = address.rpartition(":")
+        if port.isdecimal():  # which Ray itself would wait for, minutes long
+            socket.create_connection((host, int(port)), timeout=5).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise ClusterError(
             f"no Ray cluster answers at {address!r} ({first}); start one with "

@@ -1,0 +1,136 @@
+"""Runs checks in processes of their own, which a plugin may end or block.
+
+One process, which nobody else's threads disturb, loads the plugin and forks another that runs the
+checks one after the other; where a plugin ends or blocks that one, the rest is run in a new fork.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
+
+import psutil
+
+from benchmark import processes
+from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmark.conformance import Check
+
+#: So many forks are made before the rest is given up.
+ATTEMPTS = 3
+
+
+class Verdict(NamedTuple):
+    """How a plugin keeps one rule, in one sentence."""
+
+    rule: str
+    outcome: Literal["kept", "broken", "silent"]
+    sentence: str
+
+
+class ExaminerDied(UserError, RuntimeError):
+    """The process that watched the checks was ended by what it watched."""
+
+
+def examine(spec: str, files: Sequence[Path], seconds: float) -> Iterator[Verdict]:
+    """Run all checks of a plugin; one that ends its process or takes too long is broken.
+
+    Args:
+        spec: name and settings of the plugin.
+        files: plugins in single files.
+        seconds: how long each check may take.
+
+    Raises:
+        UserError: no such plugin or setting.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipe, other = context.Pipe(duplex=False)
+    process = context.Process(target=_examine, args=(spec, tuple(files), seconds, other))
+    process.start()
+    other.close()
+    try:
+        while not isinstance(said := pipe.recv(), str | None):
+            yield Verdict(*said)
+        if said is not None:
+            raise UserError(said)
+    except EOFError:
+        raise ExaminerDied(f"the process that examines {spec} was killed") from None
+    finally:
+        process.kill()
+        process.join()
+
+
+def _examine(spec: str, files: tuple[Path, ...], seconds: float, pipe: Connection) -> None:
+    """Send verdicts, then None, or a sentence on why there are none."""
+    from benchmark.conformance import checks
+    from benchmark.registry import Registry
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    processes.adopt_orphans()
+    try:
+        found = checks(spec, Registry(files))
+    except UserError as error:
+        pipe.send(str(error))
+        return
+    rules, context = [str(check) for check in found], multiprocessing.get_context("fork")
+    own = {child.pid for child in psutil.Process().children()}
+    for _ in range(ATTEMPTS):
+        if not rules:
+            break
+        answers, other = context.Pipe(duplex=False)
+        skip = len(found) - len(rules)
+        child = context.Process(target=_check, args=(found[skip:], other, os.getpid()))
+        child.start()
+        other.close()
+        for verdict in _listen(rules, answers, child, seconds):
+            pipe.send(tuple(verdict))
+        child.kill()
+        child.join()
+        processes.end_strays(own)
+    for rule in rules:
+        sentence = "was not examined: others ended or blocked their process"
+        pipe.send((rule, "silent", sentence))
+    pipe.send(None)
+
+
+def _listen(
+    rules: list[str], answers: Connection, child: BaseProcess, seconds: float
+) -> Iterator[Verdict]:
+    """Verdicts of one fork, taken from `rules`, until it is of no more use."""
+    while rules:
+        if not answers.poll(seconds):
+            yield Verdict(rules.pop(0), "broken", f"took longer than {seconds:.0f} s")
+            return
+        try:
+            outcome, sentence = answers.recv()
+        except EOFError:
+            child.join(1)
+            how = processes.cause(child.exitcode or 0)
+            yield Verdict(rules.pop(0), "broken", f"the process died ({how}) while it played")
+            return
+        yield Verdict(rules.pop(0), outcome, sentence)
+
+
+def _check(checks: Sequence[Check], answers: Connection, parent: int) -> NoReturn:
+    from benchmark.conformance import ConformanceError, DoesNotApply
+
+    processes.begin(parent)
+    for check in checks:
+        try:
+            check()
+            answers.send(("kept", check.rule))
+        except ConformanceError as error:
+            answers.send(("broken", str(error)))
+        except DoesNotApply as reason:
+            answers.send(("silent", f"does not apply: {reason}"))
+        except BaseException as error:
+            name = type(error).__name__
+            answers.send(("broken", f"{name} was raised, which ends a program"))
+    os._exit(0)

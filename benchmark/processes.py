@@ -1,0 +1,58 @@
+"""Processes that plugins run in: how they begin, how they end with all that they started."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+#: Linux's numbers of "adopt orphans below me" and "kill me with my parent".
+_SUBREAPER, _DIE_WITH_PARENT = 36, 1
+
+
+def adopt_orphans() -> None:
+    """From now on whatever loses its parent, below this process, becomes its child (on Linux)."""
+    _prctl(_SUBREAPER, 1)
+
+
+def begin(parent: int) -> None:
+    """What the process of a plugin does first: it must not outlive its parent."""
+    _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    with suppress(OSError):  # where memory runs out, this process is the one to go
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+def end_strays(own: Collection[int | None]) -> None:
+    """End all children of this process, and those that become its children thereby.
+
+    Args:
+        own: processes that stay.
+    """
+    for _ in range(100):
+        strays = [child for child in psutil.Process().children() if child.pid not in own]
+        if not strays:
+            return
+        for stray in strays:
+            with suppress(psutil.NoSuchProcess):
+                stray.kill()
+        psutil.wait_procs(strays, timeout=1)
+
+
+def cause(code: int) -> str:
+    """What an exit code says, in words."""
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

@@ -1,0 +1,135 @@
+"""The same plan on a real Ray cluster of several nodes, some of which are lost while it works."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import misbehaving
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from benchmark.cli import app
+
+pytest.importorskip("ray")
+from ray.cluster_utils import Cluster
+
+COMMAND = [sys.executable, "-m", "benchmark", "run"]
+STORE = {"object_store_memory": 100 * 2**20}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head that plays nothing, and two nodes of one core."""
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **STORE})
+    for _ in range(2):
+        found.add_node(num_cpus=1, **STORE)
+    yield found
+    found.shutdown()
+
+
+def words(protocol: Path, out: Path, cluster: Cluster | None, *more: str) -> list[str]:
+    where = ["--workers", "2"] if cluster is None else ["--ray", cluster.address]
+    return [*COMMAND, str(protocol), "--out", str(out), *where, *more]
+
+
+def begin(line: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"COLUMNS": "300"},
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    said = process.communicate(timeout=500)
+    assert process.returncode == 0, said
+    return said
+
+
+def records(out: Path) -> dict[str, dict[str, Any]]:
+    """Records without what they cost, with the bytes of their evidence."""
+    found = {}
+    for path in (out / "records").glob("*.json"):
+        record = json.loads(path.read_text())
+        del record["cost"]
+        if record["evidence"]:
+            record["bytes"] = (out / "evidence" / record["evidence"]["file"]).read_bytes()
+        found[path.stem] = record
+    return found
+
+
+def wait_for_records(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 300
+    while len(list((out / "records").glob("*.json"))) < count and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "defenses",
+    [
+        ["weight-decay", "keeps-a-child"],
+        pytest.param(
+            ["weight-decay", "keeps-a-child", "strip", "spectral-signatures", "crashes"],
+            marks=pytest.mark.nightly,
+        ),
+    ],
+    ids=len,
+)
+def test_lost_machines_and_a_killed_driver_change_no_record(
+    defenses: list[str], cluster: Cluster, tiny_file: Path, tmp_path: Path
+) -> None:
+    plugin = ["--plugin", misbehaving.__file__, "--attack", "badnets"]
+    for name in defenses:
+        plugin += ["--defense", name]
+    finish(begin(words(tiny_file, tmp_path / "local", None, *plugin)))
+    out = tmp_path / "ray"
+    driver = begin(words(tiny_file, out, cluster, *plugin))
+    wait_for_records(out, 1, driver)
+    lost = cluster.list_all_nodes()[-1]
+    cluster.remove_node(lost, allow_graceful=False)
+    cluster.add_node(num_cpus=1, **STORE)
+    wait_for_records(out, 3, driver)
+    driver.kill()
+    driver.wait()
+    again = begin(words(tiny_file, out, cluster, *plugin))
+    wait_for_records(out, 6, again)
+    cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+    cluster.add_node(num_cpus=1, **STORE)
+    finish(again)
+    assert records(out) == records(tmp_path / "local")
+    assert not list(out.rglob("*.tmp"))
+    commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    assert not [line for line in commands if misbehaving.MARK in line]
+
+
+@pytest.mark.nightly
+def test_an_interrupt_ends_what_plays_on_the_cluster(
+    cluster: Cluster, tiny_file: Path, tmp_path: Path
+) -> None:
+    more = ["--plugin", misbehaving.__file__, "--attack", "badnets", "--defense", "hangs"]
+    driver = begin(words(tiny_file, tmp_path / "run", cluster, *more))
+    wait_for_records(tmp_path / "run", 2, driver)
+    time.sleep(3)
+    driver.send_signal(signal.SIGTERM)
+    said = driver.communicate(timeout=60)
+    assert driver.returncode == 130, said
+    assert "interrupted; the same command continues" in said[0]
+
+
+def test_no_cluster_is_one_sentence(tiny_file: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["run", str(tiny_file), "--out", str(tmp_path), "--ray", "127.0.0.1:1"],
+        env={"COLUMNS": "300"},
+    )  # fmt: skip
+    assert done.exit_code == 2
+    assert "no Ray cluster answers at '127.0.0.1:1'" in done.output
+    assert "start one with `ray start --head`" in done.output
