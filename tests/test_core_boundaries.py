@@ -22,7 +22,7 @@ CORE = sorted((ROOT / "benchmark").rglob("*.py"))
 
 #: Rooms from the ground up; see README, "How it is built".
 FLOORS = [
-    {"errors", "hooks"},
+    {"errors", "hooks", "processes"},
     {"games.settings"},
     {"graphs", "images", "metrics", "protocol"},
     {"classifier", "triggers", "training"},

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import benchmark
-from benchmark.cli import authoring, boards, catalogue, pareto, play
+from benchmark.cli import authoring, boards, catalogue, forecast, pareto, play
 from benchmark.cli.group import Commands
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ def options(
 
 app.command()(play.run)
 app.command()(play.tune)
+app.command()(forecast.plan)
 app.command()(catalogue.plugins)
 app.command()(catalogue.protocols)
 app.command()(authoring.check)

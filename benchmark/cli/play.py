@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from benchmark.records.cell import Cell
     from benchmark.registry import Registry
+    from benchmark.runs.context import Setup
 
 Attacks = Annotated[
     Optional[list[str]],
@@ -128,6 +130,7 @@ def run(
             cells, planned = _without_those_of(done, cells), len(cells)
             out.print(f"{planned - len(cells)} of {planned} cells are in {done} already")
         _load_what_is_used(registry, cells)
+        _check_enough_images(setup, cells)
         tuned.copy_searches(searches, setup.root)
         execute_plan(
             setup,
@@ -221,6 +224,20 @@ def _load_what_is_used(registry: Registry, cells: Sequence[Cell]) -> None:
             raise
         except Exception:  # the cell itself will fail and say so
             continue
+
+
+def _check_enough_images(setup: Setup, cells: Sequence[Cell]) -> None:
+    from benchmark.games.victims import check_enough
+    from benchmark.runs.context import RunContext
+
+    seeds: dict[str, list[int]] = {}
+    attacks = {str(cell.victim.attack): cell.victim.attack for cell in cells}
+    for cell in cells:
+        seeds.setdefault(str(cell.victim.attack), []).append(cell.victim.seed)
+    context = RunContext(replace(setup, device="cpu"))
+    for name, ref in attacks.items():
+        if (attack := context.attack(ref)) is not None:
+            check_enough(context.experiment, attack, ref.m, seeds[name])
 
 
 @contextmanager

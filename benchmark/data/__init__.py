@@ -37,7 +37,14 @@ class DataError(UserError, ValueError):
 
 def cache_folder() -> Path:
     """Where what can be made again is kept: $XDG_CACHE_HOME/poisongames or ~/.cache/poisongames."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "poisongames"
+    if variable := os.environ.get("XDG_CACHE_HOME"):
+        return Path(variable) / "poisongames"
+    try:
+        return Path.home() / ".cache" / "poisongames"
+    except RuntimeError:  # no $HOME, and a user whom nobody knows
+        raise DataError(
+            "there is no home folder to keep decoded data in; set $XDG_CACHE_HOME to a folder"
+        ) from None
 
 
 def load(dataset: Dataset, data_dir: Path | None = None, cache: Path | None = None) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from benchmark.classifier import Classifier
 from benchmark.games import checks
 from benchmark.games.experiment import Experiment, Progress
 from benchmark.images import ImageSet, to_bytes, to_unit
+from benchmark.protocol import ProtocolError
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,7 @@ def collect(
     data = experiment.splits.train
     poisoned = torch.zeros(len(data), dtype=torch.bool, device=experiment.device)
     if isinstance(attack, PoisoningAttack) and m:
-        of_target = data.labels == target
-        candidates = (of_target if attack.clean_label else ~of_target).nonzero().flatten()
+        candidates = may_change(experiment, attack, target)
         if m > len(candidates):
             raise ValueError(
                 f"m={m} poisoned images asked for, {attack.name} may change {len(candidates)}"
@@ -60,6 +61,31 @@ def collect(
         poisoned[rows] = True
     repeats = torch.where(poisoned, boost, 1)
     return TrainingSet(data, poisoned, repeats)
+
+
+def may_change(experiment: Experiment, attack: PoisoningAttack, target: int) -> Tensor:
+    """Rows of the training images that an attack may exchange, int64 (N,)."""
+    of_target = experiment.splits.train.labels == target
+    return (of_target if attack.clean_label else ~of_target).nonzero().flatten()
+
+
+def check_enough(
+    experiment: Experiment, attack: Attack, m: int, repetitions: Iterable[int]
+) -> None:
+    """Find out before anything is trained that an attack has too few images.
+
+    Raises:
+        ProtocolError: it may change fewer than m in one of the repetitions.
+    """
+    if not isinstance(attack, PoisoningAttack):
+        return
+    for target in {experiment.target(seed) for seed in repetitions}:
+        there = len(may_change(experiment, attack, target))
+        if m > there:
+            raise ProtocolError(
+                f"m={m} poisoned images asked for; {attack.name} may change the {there} training "
+                f"images that are {'' if attack.clean_label else 'not '}of target class {target}"
+            )
 
 
 def sanitize(

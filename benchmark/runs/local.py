@@ -98,9 +98,11 @@ class LocalExecutor:
     def _begin_again(self) -> None:
         assert self._warm is not None
         self._deaths += 1
+        self._warm.join(1)
         if self._deaths == PATIENCE:
             raise WorkerDied(
-                f"a worker process was killed {PATIENCE} times, lately while it played "
+                f"a worker process died {PATIENCE} times "
+                f"({processes.cause(self._warm.exitcode or 0)}), lately while it played "
                 f"{' and '.join(str(job.task) for job in self._jobs.values())}; run the same "
                 "command again to continue, with fewer --workers if memory is short"
             )

@@ -1,0 +1,95 @@
+"""What a protocol would take: plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from benchmark.cli.play import Attacks, ProtocolName, Recipe
+from benchmark.cli.shared import BOARDS, PluginFiles, load_registry, one_sentence, out, seconds_of
+
+
+def plan(
+    protocol: ProtocolName,
+    machines: Annotated[int, typer.Option(min=1, help="Machines of the cluster.")] = 1,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each; 0 plays on CPUs.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Tasks side by side on each GPU, or on each machine.")
+    ] = 1,
+    costs: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Folder with records that say what tasks take; the protocol's run or board by "
+            "default, else the board of digits-v3."
+        ),
+    ] = None,
+    victim_time: Annotated[
+        Optional[str],
+        typer.Option(
+            help="What training a clean model takes there (15s, 8m); all costs are scaled to it."
+        ),
+    ] = None,
+    attack: Attacks = None,
+    defense: Annotated[Optional[list[str]], typer.Option(help="Likewise for defenses.")] = None,
+    seeds: Annotated[Optional[int], typer.Option(min=1, help="Number of repetitions.")] = None,
+    recipe: Recipe = None,
+    plugin: PluginFiles = None,
+) -> None:
+    """Say how many victims and cells a protocol has, and what they take on other machines.
+
+    The plan is played in thought, in the order of a run, with what cells took where they were
+    played. Costs of another protocol are a first guess: play a few cells for a better one.
+    """
+    with one_sentence():
+        from tabulate import tabulate
+
+        from benchmark import protocol as protocols
+        from benchmark.games.all import records
+        from benchmark.runs.forecast import Costs, forecast
+        from benchmark.runs.plan import plan as list_cells
+
+        chosen = protocols.load(protocol)
+        cells = list_cells(
+            chosen,
+            load_registry(plugin),
+            attacks=attack or (),
+            defenses=defense or (),
+            seeds=seeds,
+            recipe=recipe,
+        )
+        folder = costs or _recorded(chosen.name)
+        found = Costs.of(records(folder))
+        if (seconds := seconds_of(victim_time)) is not None:
+            found = found.scaled(seconds)
+        slots = machines * max(1, gpus) * workers
+        says = forecast(cells, found, slots)
+        rows = [
+            ("victims to train", f"{says.victims:,}"),
+            ("cells to play", f"{says.cells:,}"),
+            ("a clean model, from records of " + str(folder), _span(found.clean)),
+            ("work", _span(says.work)),
+            (f"elapsed, {slots} tasks side by side", _span(says.elapsed)),
+            ("longest chain of tasks", _span(says.chain)),
+            ("busy", f"{says.work / (slots * says.elapsed):.0%}"),
+        ]
+        out.print(tabulate(rows, tablefmt="plain"), highlight=False, soft_wrap=True)
+        if guessed := found.unknown(cells):
+            out.print(f"guessed, since not played there: {', '.join(guessed)}", soft_wrap=True)
+
+
+def _recorded(name: str) -> Path:
+    """The folder of records that fits best."""
+    from benchmark.runs.forecast import ForecastError
+
+    for folder in (Path("runs") / name, BOARDS / name, BOARDS / "digits-v3"):
+        if any((folder / "records").glob("*.json")):
+            return folder
+    raise ForecastError("there are no records here to take costs from; name a folder with --costs")
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,136 @@
+"""How long a plan takes on machines that are not here, from what cells took elsewhere."""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from benchmark.errors import UserError
+from benchmark.records.cell import Cell, Victim
+from benchmark.records.record import NONE, Record
+from benchmark.runs.executor import Task
+from benchmark.runs.schedule import Schedule
+
+
+class ForecastError(UserError, ValueError):
+    """There is nothing to forecast from."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds that tasks take.
+
+    Attributes:
+        clean: the training of a clean model.
+        victims: by name of the attack.
+        cells: by name of the defense.
+        other: a cell of a defense that nobody has played yet.
+    """
+
+    clean: float
+    victims: dict[str, float]
+    cells: dict[str, float]
+    other: float
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> Costs:
+        """Medians of what records say.
+
+        Raises:
+            ForecastError: no record says what the training of a clean model took.
+        """
+        victims: dict[str, list[float]] = defaultdict(list)
+        cells: dict[str, list[float]] = defaultdict(list)
+        for record in records:
+            if record.status == "failed":
+                continue
+            cells[record.defense.name].append(record.cost.seconds)
+            sanitized = any(stage.stage == "sanitize" for stage in record.defense.stages)
+            if record.cost.victim_seconds is not None and not sanitized:
+                victims[record.attack.name].append(record.cost.victim_seconds)
+        if NONE not in victims:
+            raise ForecastError(
+                "no record says what the training of a clean model takes; play one cell first, or "
+                "name another folder with --costs"
+            )
+        defended = [seconds for name in cells if name != NONE for seconds in cells[name]]
+        return cls(
+            median(victims[NONE]),
+            {name: median(seconds) for name, seconds in victims.items()},
+            {name: median(seconds) for name, seconds in cells.items()},
+            median(defended or [0.0]),
+        )
+
+    def scaled(self, clean: float) -> Costs:
+        """The same on a machine that trains a clean model in so many seconds."""
+        factor = clean / self.clean
+        return Costs(
+            clean,
+            {name: factor * seconds for name, seconds in self.victims.items()},
+            {name: factor * seconds for name, seconds in self.cells.items()},
+            factor * self.other,
+        )
+
+    def unknown(self, cells: Sequence[Cell]) -> list[str]:
+        """Names of attacks and defenses whose cost is a guess."""
+        names = {cell.victim.attack.name for cell in cells} - self.victims.keys()
+        return sorted(names | ({cell.defense.name for cell in cells} - self.cells.keys()))
+
+    def seconds(self, task: Task) -> float:
+        """An attack that nobody has played costs as much as a clean model."""
+        if isinstance(task, Victim):
+            own = self.victims.get(task.attack.name, self.clean)
+            # Sanitizers train a model to look at, then the victim.
+            return own * (1 if task.sanitizer is None else 2)
+        assert isinstance(task, Cell)
+        return self.cells.get(task.defense.name, self.other)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a plan takes.
+
+    Attributes:
+        work: seconds of all tasks.
+        elapsed: seconds until the last one is done.
+        chain: seconds of the longest chain of tasks that wait for one another; no number of
+            machines is faster.
+    """
+
+    victims: int
+    cells: int
+    work: float
+    elapsed: float
+    chain: float
+
+
+def forecast(cells: Sequence[Cell], costs: Costs, slots: int) -> Forecast:
+    """Play a plan in thought, in the very order of a run.
+
+    Args:
+        slots: tasks side by side.
+    """
+    schedule = Schedule(cells, lambda key: False)
+    playing: list[tuple[float, int, Task]] = []
+    ready: dict[str, float] = {}
+    now = work = chain = 0.0
+    begun = 0
+    while playing or not schedule.empty:
+        while len(playing) < slots and (task := schedule.next()) is not None:
+            seconds = costs.seconds(task)
+            begun, work = begun + 1, work + seconds
+            waited = (
+                max((ready[v.key] for v in task.needs()), default=0.0)
+                if isinstance(task, Cell)
+                else 0.0
+            )
+            ready[task.key] = waited + seconds
+            chain = max(chain, ready[task.key])
+            heapq.heappush(playing, (now + seconds, begun, task))
+        now, _, task = heapq.heappop(playing)
+        if isinstance(task, Victim):
+            schedule.trained(task)
+    return Forecast(begun - len(cells), len(cells), work, now, chain)

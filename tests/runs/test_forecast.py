@@ -1,0 +1,122 @@
+"""A plan that is played in thought takes what arithmetic says, and what a real run took."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from benchmark.cli import app
+from benchmark.games.all import records
+from benchmark.protocol import Protocol
+from benchmark.records.cell import Cell
+from benchmark.registry import Registry
+from benchmark.runs.forecast import Costs, ForecastError, forecast
+from benchmark.runs.plan import plan
+
+COSTS = Costs(10.0, {"none": 10.0, "badnets": 20.0}, {"none": 1.0, "strip": 3.0}, 5.0)
+
+
+@pytest.fixture(scope="module")
+def cells(registry: Registry, request: pytest.FixtureRequest) -> list[Cell]:
+    tiny: Protocol = request.getfixturevalue("tiny")
+    return plan(tiny, registry, defenses=["strip"], seeds=1)
+
+
+def test_one_worker_takes_the_sum_and_many_take_the_longest_chain(cells: list[Cell]) -> None:
+    # A clean and a poisoned model; each undefended and against strip at two shares.
+    assert len(cells) == 6
+    work = 10 + 20 + 2 * 1 + 4 * 3
+    alone = forecast(cells, COSTS, 1)
+    assert (alone.victims, alone.cells, alone.work, alone.elapsed) == (2, 6, work, work)
+    # No number of machines plays a cell before its victim is trained.
+    many = forecast(cells, COSTS, 100)
+    assert many.elapsed == many.chain == alone.chain == 20 + 3
+
+
+@given(slots=st.integers(1, 12))
+def test_no_number_of_machines_beats_the_bounds(slots: int, cells: list[Cell]) -> None:
+    found = forecast(cells, COSTS, slots)
+    assert found.chain <= found.elapsed <= found.work
+    assert found.elapsed >= found.work / slots
+    # Graham's bound for any list schedule.
+    assert found.elapsed <= found.work / slots + found.chain
+
+
+def test_costs_are_medians_and_scale(small_run: Path) -> None:
+    there = list(records(small_run))
+    found = Costs.of(there)
+    twice = found.scaled(2 * found.clean)
+    assert twice.clean == 2 * found.clean
+    assert twice.cells == {name: 2 * seconds for name, seconds in found.cells.items()}
+    with pytest.raises(ForecastError, match="no record says what the training"):
+        Costs.of([record for record in there if record.attack.name != "none"])
+
+
+def test_a_real_run_took_what_its_own_costs_say(small_run: Path, registry: Registry) -> None:
+    """One worker's cells and victims, one after the other: what the records say they took."""
+    there = [record for record in records(small_run) if record.status != "failed"]
+    played = [Cell.of(record) for record in there]
+    trained = {
+        (record.attack.name, record.seed, stage): record.cost.victim_seconds or 0.0
+        for record in there
+        for stage in [any(one.stage == "sanitize" for one in record.defense.stages)]
+    }
+    took = sum(record.cost.seconds for record in there) + sum(trained.values())
+    assert forecast(played, Costs.of(there), 1).elapsed == pytest.approx(took, rel=0.5)
+
+
+LARGE = """
+name = "large"
+summary = "the scale of ImageNet: listed, not played"
+architecture = "resnet18"
+recipe = "standard"
+
+[splits]
+dataset = "folder:path=/nowhere/imagenet"
+train = 1200000
+trusted = 60000
+auxiliary = 10000
+validation = 10000
+test = 40000
+
+[augmentation]
+pad = 8
+
+[recipes.standard]
+epochs = 90
+batch_size = 1024
+learning_rate = 1.0
+
+[robustness]
+budget = 0.02
+shares = [0.01, 0.05]
+interval = 50
+seeds = 10
+defenses = ["weight-decay", "pivotal-tuning", "fine-pruning", "nad", "strip"]
+
+[robustness.default_m]
+poison-label = 1200
+clean-label = 1200
+code = 1200
+"""
+
+
+def test_the_command_plans_what_no_machine_here_could_play(small_run: Path, tmp_path: Path) -> None:
+    attacks = ("badnets", "a-blend", "a-patch", "tsb", "lsp", "wanet")
+    large = tmp_path / "large.toml"
+    entries = "".join(f'\n[[robustness.attacks]]\nattack = "{name}"\n' for name in attacks)
+    large.write_text(LARGE + entries)
+    words = ["plan", str(large), "--machines", "8", "--gpus", "8", "--victim-time", "24h"]
+    done = CliRunner().invoke(app, [*words, "--costs", str(small_run)], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    said = {line[:30].strip(): line.split()[-2:] for line in done.output.splitlines()}
+    assert said["victims to train"][-1] == "70"  # a clean model and six attacks, ten times
+    assert said["cells to play"][-1] == "770"  # each undefended, and against five at two shares
+    assert any(line.startswith("elapsed, 64 tasks") for line in done.output.splitlines())
+    assert "guessed, since not played there: a-blend" in done.output
+    nothing = CliRunner().invoke(app, [*words, "--costs", str(tmp_path)])
+    assert nothing.exit_code == 2
