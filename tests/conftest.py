@@ -65,7 +65,10 @@ m = 40
 
 
 #: Long files come first, so that no process is left alone with one at the end.
-FIRST = ("test_contributing.py", "test_execution.py", "test_conformance.py", "test_populations.py")
+FIRST = (
+    *("test_contributing.py", "test_processes.py", "test_execution.py", "test_conformance.py"),
+    "test_populations.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

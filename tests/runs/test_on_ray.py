@@ -15,6 +15,7 @@ from typing import Any
 import misbehaving
 import psutil
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from benchmark.cli import app
@@ -133,3 +134,16 @@ def test_no_cluster_is_one_sentence(tiny_file: Path, tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "no Ray cluster answers at '127.0.0.1:1'" in done.output
     assert "start one with `ray start --head`" in done.output
+
+
+def test_examples_of_clusters_are_sound() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    folder = Path(__file__).parents[2] / "scripts" / "cluster"
+    validate_config(prepare_config(yaml.safe_load((folder / "ray-up.yaml").read_text())))
+    job = yaml.safe_load((folder / "kubernetes.yaml").read_text())
+    groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert groups[0]["template"]["spec"]["containers"][0]["image"] == "poisongames:latest"
+    subprocess.run(["bash", "-n", str(folder / "slurm.sh")], check=True)
+    for path in folder.iterdir():
+        assert "poisongames run cifar10-v3 --ray" in path.read_text()
