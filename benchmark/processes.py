@@ -28,6 +28,8 @@ def begin(parent: int) -> None:
         os._exit(1)
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     with suppress(OSError):  # where memory runs out, this process is the one to go
         Path("/proc/self/oom_score_adj").write_text("500")
 
@@ -43,7 +45,7 @@ def end_strays(own: Collection[int | None]) -> None:
         if not strays:
             return
         for stray in strays:
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.Error):
                 stray.kill()
         psutil.wait_procs(strays, timeout=1)
 

@@ -60,6 +60,8 @@ class Display:
         self._progress.update(self._all, completed=done, total=total)
 
     def _started(self, task: Task) -> None:
+        if task.key in self._tasks:  # it is tried once more
+            self._progress.remove_task(self._tasks[task.key])
         self._began[task.key] = time.monotonic()
         self._tasks[task.key] = self._progress.add_task(escape(str(task)), total=None)
 

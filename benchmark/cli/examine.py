@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -105,10 +106,16 @@ def _listen(
 ) -> Iterator[Verdict]:
     """Verdicts of one fork, taken from `rules`, until it is of no more use."""
     while rules:
-        if not answers.poll(seconds):
+        deadline = time.monotonic() + seconds
+        # What a plugin has forked may hold the pipe of a process that died.
+        while not answers.poll(0.1) and child.exitcode is None and time.monotonic() < deadline:
+            pass
+        if not answers.poll() and child.exitcode is None:
             yield Verdict(rules.pop(0), "broken", f"took longer than {seconds:.0f} s")
             return
         try:
+            if not answers.poll():
+                raise EOFError
             outcome, sentence = answers.recv()
         except EOFError:
             child.join(1)

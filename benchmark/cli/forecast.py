@@ -61,7 +61,9 @@ def plan(
         )
         folder = costs or _recorded(chosen.name)
         found = Costs.of(records(folder))
-        if (seconds := seconds_of(victim_time)) is not None:
+        if (seconds := seconds_of(victim_time)) == 0:
+            raise typer.BadParameter("0 s is no time to train in", param_hint="--victim-time")
+        if seconds is not None:
             found = found.scaled(seconds)
         slots = machines * max(1, gpus) * workers
         says = forecast(cells, found, slots)

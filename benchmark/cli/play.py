@@ -222,7 +222,7 @@ def _load_what_is_used(registry: Registry, cells: Sequence[Cell]) -> None:
                 plugin.uses()
         except UserError:
             raise
-        except Exception:  # the cell itself will fail and say so
+        except (Exception, SystemExit):  # the cell itself will fail and say so
             continue
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from contextlib import suppress
@@ -10,9 +11,16 @@ from uuid import uuid4
 
 from benchmark.errors import UserError
 
+#: What a disk says that is full, read-only, broken or away.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+
 
 class StoreError(UserError, RuntimeError):
-    """A file of the run that cannot be written or read; `size` are the bytes that had no room."""
+    """A file of the run that cannot be written or read.
+
+    Attributes:
+        size: bytes that could not be written, for another reason than those of `DISK`.
+    """
 
     size = 0
 
@@ -33,7 +41,7 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         refused = unwritable(path, error.strerror)
-        refused.size = len(content)
+        refused.size = 0 if error.errno in DISK else len(content)
         raise refused from error
     finally:
         with suppress(OSError):
@@ -49,6 +57,14 @@ def write_in(root: Path, place: str, content: bytes) -> None:
     if not root.is_dir():
         raise vanished(root)
     write_whole(root / place, content)
+
+
+def remove(path: Path) -> None:
+    """Remove a file that may be gone; raises as `write_whole` does."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(path, error.strerror) from error
 
 
 def unwritable(path: Path, why: str | None) -> StoreError:

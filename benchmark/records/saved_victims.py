@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark.protocol import digest
-from benchmark.records.files import sha256, vanished, write_in
+from benchmark.records.files import remove, sha256, vanished, write_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +64,7 @@ class SavedVictims:
     def discard(self, key: str) -> None:
         """From now on there is no such victim."""
         for path in (self._folder(key) / "victim.json", *self._folder(key).glob("*.npz")):
-            path.unlink(missing_ok=True)
+            remove(path)
 
     def keep(self, key: str, name: str, answers: np.ndarray) -> None:
         """Keep what can be asked again of a victim."""
@@ -79,7 +78,7 @@ class SavedVictims:
             with np.load(self._folder(key) / f"{name}.npz", allow_pickle=False) as archive:
                 found: np.ndarray = archive["answers"]
                 return found
-        except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error):
+        except Exception:  # of many kinds, where it is damaged
             return None
 
     def tensors(self, key: str, group: str) -> dict[str, Tensor]:
@@ -126,8 +125,10 @@ class SavedVictims:
         files = {file: self._read(key, file) for file in index["files"]}
         if any(sha256(files[file]) != digest for file, digest in index["files"].items()):
             raise DamagedVictim(key)
-        kept = {path.name: path.read_bytes() for path in self._folder(key).glob("*.npz")}
-        files |= kept | {"victim.json": self._read(key, "victim.json")}
+        for path in self._folder(key).glob("*.npz"):
+            with suppress(OSError):  # it can be asked again
+                files[path.name] = path.read_bytes()
+        files["victim.json"] = self._read(key, "victim.json")
         return {_place(key, name): files[name] for name in files}
 
     def is_sound(self, key: str) -> bool:

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from benchmark.records.files import StoreError, sha256, unwritable, write_in
+from benchmark.records.files import StoreError, remove, sha256, unwritable, write_in
 from benchmark.records.record import Evidence, Record
 from benchmark.records.saved_victims import SavedVictims
 
@@ -61,8 +61,7 @@ class Store:
 
     def save_record(self, name: str, record: Record) -> None:
         content = record.to_json().encode()
-        # The record comes last, since it says that the cell is done.
-        self._digest(name).unlink(missing_ok=True)
+        # Killed between the two, the digest is an older one, and the cell is played again.
         self._write(self._record(name), content)
         self._write(self._digest(name), sha256(content).encode())
 
@@ -73,7 +72,7 @@ class Store:
             StoreError: that cannot be done, or nothing can be written there.
         """
         try:
-            for part in ("records", "evidence", "artifacts/records", "artifacts/victims"):
+            for part in _MADE:
                 (self.root / part).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(self.root, error.strerror) from error
@@ -145,7 +144,7 @@ class Store:
         return len(lines) + 1
 
     def forget_deaths(self, key: str) -> None:
-        self._deaths(key).unlink(missing_ok=True)
+        remove(self._deaths(key))
 
     def _deaths(self, key: str) -> Path:
         return self.root / "artifacts" / "deaths" / f"{key[:32]}.txt"
@@ -153,7 +152,7 @@ class Store:
     def made(self, known: Collection[str]) -> dict[str, bytes]:
         """Files that tasks made, by their place in the folder, but for those that are known."""
         found = (path for part in _MADE for path in (self.root / part).rglob("*"))
-        places = {path.relative_to(self.root).as_posix(): path for path in found if path.is_file()}
+        places = {path.relative_to(self.root).as_posix(): path for path in found if _whole(path)}
         return {place: path.read_bytes() for place, path in places.items() if place not in known}
 
     def take(self, files: Mapping[str, bytes]) -> None:
@@ -165,3 +164,8 @@ class Store:
         """Remove all files that tasks made."""
         for part in _MADE:
             shutil.rmtree(self.root / part, ignore_errors=True)
+
+
+def _whole(path: Path) -> bool:
+    """Whether this is a file that was written to its end."""
+    return path.is_file() and not path.name.endswith(".tmp")

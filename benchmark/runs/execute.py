@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from benchmark.records.cell import Cell, Tune, Victim
@@ -22,6 +22,8 @@ TIMES_TRAINING, AT_LEAST = 100, 600
 
 #: A task whose process dies so often has failed.
 DEATHS = 2
+#: A victim that is found damaged so often, with no cell played in between, has a broken disk.
+DAMAGES = 3
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Listener:
 
 
 def execute(
-    root: Store,
+    store: Store,
     cells: Sequence[Cell | Tune],
     executor: Executor,
     *,
@@ -59,7 +61,7 @@ def execute(
     continues.
 
     Args:
-        root: where records are kept.
+        store: where records are kept.
         executor: what plays; it is closed at the end.
         cell_seconds: how long one task may take; by default a cell or a poisoned victim has 100
             times what the training of its clean model took, and at least ten minutes.
@@ -69,8 +71,8 @@ def execute(
         StoreError: the run's folder cannot be written.
         WorkerDied: nothing can be played any more.
     """
-    waiting = [cell for cell in cells if not is_done(cell, root)]
-    run = _Run(root, waiting, executor, cell_seconds, listener or Listener())
+    waiting = [cell for cell in cells if not is_done(cell, store)]
+    run = _Run(store, waiting, executor, cell_seconds, listener or Listener())
     before, total = len(cells) - len(waiting), len(cells)
     run.listener.planned(before, total)
     why: Literal["time", "interrupted"] | None = None
@@ -128,11 +130,15 @@ class _Run:
         self._executor.submit(job)
 
     def _seconds(self, task: Task) -> float | None:
-        """How long a task may take. Nobody knows it of searches and of clean models."""
+        """How long a task may take; None where nobody knows it.
+
+        Of searches and of clean models nobody ever does, of what plays beside its clean model not
+        yet; see `_finish`.
+        """
         if self._cell_seconds is not None or isinstance(task, Tune):
             return self._cell_seconds
         clean = (task if isinstance(task, Victim) else task.victim).clean
-        if task == clean or not self._store.victims.has(clean.key):
+        if task.key == clean.key or not self._store.victims.has(clean.key):
             return None
         training: float = self._store.victims.facts(clean.key)["seconds"]
         return max(AT_LEAST, TIMES_TRAINING * training)
@@ -143,14 +149,23 @@ class _Run:
             raise StoreError(ended.trouble)
         if ended.damaged:
             self._train_again(task, ended.damaged)
+        elif (ended.died or ended.overtime) and self._is_done(task):
+            self._finish(task, None)  # it was killed just after its work
         elif job.error is not None and ended.died:
-            raise WorkerDied(f"the process that was to record {task} died ({ended.died})")
+            if self._store.note_death(task.key, f"{task}: {ended.died}") > 2 * DEATHS:
+                raise WorkerDied(f"what was to record {task} died again and again ({ended.died})")
+            self._submit(task, job.error)
         elif (error := ended.overtime or self._death(task, ended)) is not None:
             self._fail(task, error)
         elif ended.died:
             self._schedule.again(task)
         else:
             self._finish(task, ended.error)
+
+    def _is_done(self, task: Task) -> bool:
+        if isinstance(task, Victim):
+            return self._store.victims.has(task.key)
+        return is_done(task, self._store)
 
     def _death(self, task: Task, ended: Ended) -> Error | None:
         """Note that a process died; what that means for its task."""
@@ -173,19 +188,25 @@ class _Run:
         self._store.forget_deaths(task.key)
         if isinstance(task, Victim):
             self._schedule.trained(task, error)
+            for job in [*self._playing.values()]:
+                if job.seconds is None and (seconds := self._seconds(job.task)) is not None:
+                    self._playing[job.task.key] = replace(job, seconds=seconds)
+                    self._executor.limit(job.task, seconds)
         else:
             self.done += 1
+            for victim in () if error else task.needs():
+                self._damages.pop(victim.key, None)
         self.listener.finished(task, error)
 
     def _train_again(self, task: Task, key: str) -> None:
         """A victim's files are not what was written, so it is trained before its cells go on."""
         self._schedule.again(task)
-        if key in self._playing:  # another cell found out before, and it is being trained
+        if self._schedule.lacks(key):  # another cell found out before
             return
         needed = [task] if isinstance(task, Victim) else task.needs()
         victim = next(victim for victim in needed if victim.key == key)
         self._damages[key] += 1
-        if self._damages[key] > DEATHS:
+        if self._damages[key] > DAMAGES:
             raise StoreError(
                 f"the files of {victim} are damaged whenever they are read; see to the disk of "
                 f"{self._store.root}, then run the same command to continue"

@@ -14,7 +14,7 @@ Task = Victim | Cell | Tune
 
 
 class WorkerDied(UserError, RuntimeError):
-    """What watches over the processes of a run ended again and again."""
+    """Nothing can be played any more."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,12 @@ class Ended:
 
     Attributes:
         error: of whoever played, or of a victim; a cell's record says it already.
-        overtime: it was stopped for this reason, and nothing was recorded.
+        overtime: it was stopped for this reason; nobody recorded that.
         died: how its process ended without a word, such as "signal 11".
         damaged: key of a victim whose files are not what was written, which must be trained again.
         trouble: what is wrong with the run itself, such as a full disk.
-        unwritten: bytes that could not be written, where that is the trouble.
+        unwritten: how many bytes could not be written, where the disk has not said that it is
+            full, read-only or broken: another process may be able to.
     """
 
     error: Error | None = None
@@ -58,7 +59,7 @@ class Ended:
     died: str = ""
     damaged: str = ""
     trouble: str = ""
-    unwritten: int | None = None
+    unwritten: int = 0
 
 
 class Executor(Protocol):
@@ -71,6 +72,10 @@ class Executor(Protocol):
 
     def submit(self, job: Job) -> None:
         """Begin to play a task."""
+        ...
+
+    def limit(self, task: Task, seconds: float) -> None:
+        """Say how long a task that plays may take, now that it is known."""
         ...
 
     def wait(self, seconds: float) -> Iterator[Tick | tuple[Task, Ended]]:

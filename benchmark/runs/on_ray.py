@@ -136,6 +136,9 @@ class RayExecutor:
         self._victims.move_to_end(key)
         return self._victims[key]
 
+    def limit(self, task: Task, seconds: float) -> None:
+        """A task that was sent away keeps the limit that it was sent with."""
+
     def wait(self, seconds: float) -> Iterator[Tick | tuple[Task, Ended]]:
         while self._refused:
             yield self._refused.pop()
@@ -177,7 +180,7 @@ def _play_there(sent: _Sent, job: Job, *victims: Mapping[str, bytes]) -> tuple[E
         executor.submit(job)
         while True:
             for what in executor.wait(1.0):
-                if not isinstance(what, Tick):
+                if not isinstance(what, Tick) and what[0].key == job.task.key:
                     known = {place for files in victims for place in files}
                     return _named_machine(what[1]), store.made(known)
     finally:
@@ -211,7 +214,7 @@ def _prepare_here(sent: _Sent) -> tuple[Path, LocalExecutor]:
         run.begin()
         run.claim(sent.data_sha256)
         setup = replace(sent.setup, root=run.root, plugin_files=tuple(files))
-        executor = LocalExecutor(setup, 1)
+        executor = LocalExecutor(setup, 1, ahead=False)
         _here = about, run.root, executor
         atexit.register(_leave)
     return _here[1], _here[2]

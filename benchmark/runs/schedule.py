@@ -45,6 +45,10 @@ class Schedule:
             self._failed[victim.key] = error
         self._trained.add(victim.key)
 
+    def lacks(self, key: str) -> bool:
+        """Whether a victim is still to be trained."""
+        return key not in self._trained
+
     def again(self, task: Task) -> None:
         """Hand a task out again: a victim when it is needed, a cell after all others."""
         if isinstance(task, Victim):

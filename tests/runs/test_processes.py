@@ -17,6 +17,14 @@ import misbehaving
 import psutil
 import pytest
 
+from benchmark import protocol as protocols
+from benchmark.records.store import Store
+from benchmark.registry import Registry
+from benchmark.runs import local
+from benchmark.runs.context import Setup
+from benchmark.runs.execute import execute
+from benchmark.runs.plan import plan
+
 COMMAND = [sys.executable, "-m", "benchmark", "run"]
 PLUGIN = Path(misbehaving.__file__)
 
@@ -268,3 +276,25 @@ def test_what_ends_a_run_ends_all_of_it_in_seconds(
     ended = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     assert not [child for child in alive if child.status() not in ended]
     assert left_behind() == []
+
+
+def test_processes_that_are_no_forks_play_the_same(
+    protocol: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: each is begun anew, one while another plays."""
+    monkeypatch.setattr(local, "start_method", lambda device: "spawn")
+    chosen = protocols.load(str(protocol))
+    setup = Setup(chosen, chosen.recipe, "cpu", (PLUGIN,), None, tmp_path)
+    registry = Registry(setup.plugin_files)
+    cells = plan(chosen, registry, attacks=["badnets"], defenses=["crashes", "weight-decay"])
+    store = Store(tmp_path)
+    store.begin()
+    done = execute(store, cells, local.LocalExecutor(setup, 1))
+    assert (done.done, done.total, done.why) == (6, 6, None)
+    found, expected = without_costs(tmp_path), without_costs(undisturbed)
+    failed = {name for name, record in found.items() if record["status"] == "failed"}
+    assert len(failed) == 2
+    assert all("crashes" in name for name in failed)
+    assert {name: expected[name] for name in found if name not in failed} == {
+        name: record for name, record in found.items() if name not in failed
+    }

@@ -1,0 +1,230 @@
+"""The process that begins another one for each task of a run.
+
+It stops a task at its time limit, and ends whatever the task leaves behind: threads, children,
+grandchildren. On a CPU it has loaded the data and the plugins, and tasks are played by forks of it,
+which cost little. Where a GPU is used a task's process is begun anew, one while another plays.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import wait as wait_for
+from multiprocessing.process import BaseProcess
+from typing import Literal, NoReturn
+
+import psutil
+
+from benchmark import processes
+from benchmark.errors import UserError
+from benchmark.records.files import StoreError
+from benchmark.records.record import Error
+from benchmark.records.store import Store
+from benchmark.runs import report
+from benchmark.runs.context import Setup
+from benchmark.runs.executor import Ended, Job
+from benchmark.runs.tasks import Worker
+
+Method = Literal["fork", "spawn"]
+
+#: What a nursery says when it can begin tasks.
+READY = "ready"
+#: Seconds between two looks at the processes that play; those that end well say so at once.
+LOOK = 0.05
+
+
+@dataclass
+class _Child:
+    """A process that plays a task, and what it has said."""
+
+    job: Job
+    process: BaseProcess
+    pipe: Connection
+    began: float
+    ended: Ended | None = None
+
+
+def serve(setup: Setup, link: Connection, method: Method, ahead: bool) -> NoReturn:
+    """The nursery: start what it is sent, tell how it ends, until nobody sends any more."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # they are the parent's to handle
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    processes.adopt_orphans()
+    Nursery(setup, link, method, ahead).serve()
+    os._exit(0)  # whatever threads a plugin's module may have begun
+
+
+class Nursery:
+    def __init__(self, setup: Setup, link: Connection, method: Method, ahead: bool) -> None:
+        self._setup, self._link = setup, link
+        self._ahead = ahead and method == "spawn"
+        self._context = multiprocessing.get_context(method)
+        self._worker = _prepared(setup) if method == "fork" else None
+        self._playing: list[_Child] = []
+        self._spare: tuple[BaseProcess, Connection] | None = None
+        resource_tracker.ensure_running()
+        self._own = {child.pid for child in psutil.Process().children()}
+        with suppress(OSError):
+            self._link.send(READY)
+
+    def serve(self) -> None:
+        while True:
+            pipes = {child.pipe: child for child in self._playing if not child.pipe.closed}
+            for ready in wait_for([self._link, *pipes], LOOK if self._playing else None):
+                if ready is not self._link:
+                    self._hear(pipes[ready])  # type: ignore[index]
+                    continue
+                try:
+                    job = self._link.recv()
+                except (EOFError, OSError):
+                    self._playing, self._spare = [], None
+                    self._end_strays()
+                    return
+                self._begin(job)
+            for child in [*self._playing]:
+                self._look_after(child)
+
+    def _begin(self, job: Job) -> None:
+        """Begin a job, or note the limit of one that plays."""
+        for child in self._playing:
+            if child.job.task.key == job.task.key:
+                child.job = job
+                return
+        if isinstance(self._worker, Ended):
+            self._tell(job, self._worker)
+            return
+        try:
+            self._playing.append(_Child(job, *self._process_for(job), time.monotonic()))
+        except OSError as error:
+            self._tell(job, Ended(trouble=f"no process can be begun: {error.strerror}"))
+
+    def _process_for(self, job: Job) -> tuple[BaseProcess, Connection]:
+        """A process that plays a job: the one that was begun ahead, or a new one."""
+        spare, self._spare = self._spare, None
+        try:
+            if spare is None or spare[0].exitcode is not None:
+                return self._launch(job)
+            spare[1].send(job)
+            return spare
+        except BrokenPipeError:  # it has just died
+            return self._launch(job)
+        finally:
+            if self._ahead:
+                self._spare = self._launch(None)
+
+    def _launch(self, job: Job | None) -> tuple[BaseProcess, Connection]:
+        """Begin a process for a job, or for one that it will be sent."""
+        pipe, other = Pipe()
+        with warnings.catch_warnings():
+            # The other threads are numpy's, which knows how to be forked.
+            warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
+            process: BaseProcess = self._context.Process(  # type: ignore[attr-defined]
+                target=_play, args=(self._worker or self._setup, job, other, os.getpid())
+            )
+            process.start()
+        other.close()
+        return process, pipe
+
+    def _hear(self, child: _Child) -> None:
+        try:
+            while child.ended is None and child.pipe.poll():
+                said = child.pipe.recv()
+                if isinstance(said, Ended):
+                    child.ended = said
+                else:
+                    self._tell(child.job, said)
+        except (EOFError, OSError):
+            child.pipe.close()
+
+    def _look_after(self, child: _Child) -> None:
+        code = child.process.exitcode
+        late = time.monotonic() - child.began > (child.job.seconds or float("inf"))
+        if child.ended is None and code is None and not late:
+            return
+        if not child.pipe.closed:
+            self._hear(child)  # what it said just before it ended
+            child.pipe.close()
+        child.process.kill()
+        child.process.join()
+        self._playing.remove(child)
+        self._end_strays()
+        if child.ended is None:
+            died = None if code is None else Ended(died=processes.cause(code))
+            child.ended = died or _late(child.job)
+        self._tell(child.job, self._checked(child.ended))
+
+    def _checked(self, ended: Ended) -> Ended:
+        """Whether what ails a process ails this one too: plugins can set limits and close files."""
+        store = Store(self._setup.root)
+        try:
+            if ended.unwritten and store.works(ended.unwritten):
+                return Ended(died=f"it could not write its files: {ended.trouble}")
+            if ended.damaged and store.victims.is_sound(ended.damaged):
+                return Ended(died="it could not read its victim")
+        except StoreError as error:
+            return Ended(trouble=str(error))
+        return ended
+
+    def _end_strays(self) -> None:
+        stay = [child.process for child in self._playing]
+        stay += [self._spare[0]] if self._spare else []
+        processes.end_strays({*self._own, *(process.pid for process in stay)})
+
+    def _tell(self, job: Job, what: tuple[int, int] | Ended) -> None:
+        with suppress(OSError):  # nobody listens any more, which `serve` finds
+            self._link.send((job.task.key, what))
+
+
+def _prepared(setup: Setup) -> Worker | Ended:
+    """What plays tasks, or why nothing can be played."""
+    try:
+        worker = Worker(setup)
+        worker.store.claim(worker.data_sha256)
+        report.environment()  # what plugins do to the import system must not reach records
+        return worker
+    except UserError as error:
+        return Ended(trouble=str(error))
+    except Exception as error:
+        return Ended(trouble=f"a worker cannot begin: {type(error).__name__}: {error}")
+
+
+def _late(job: Job) -> Ended:
+    assert job.seconds is not None
+    return Ended(
+        overtime=Error(
+            kind="TimeLimit",
+            message=f"took longer than {job.seconds:.0f} s; --cell-time-limit gives it more",
+            where="",
+        )
+    )
+
+
+def _play(prepared: Worker | Setup, job: Job | None, pipe: Connection, parent: int) -> NoReturn:
+    """The process of one task. It says how the task ended, and ends at once with all it holds."""
+    processes.begin(parent)
+    worker = _prepared(prepared) if isinstance(prepared, Setup) else prepared
+    if job is None:
+        if isinstance(worker, Ended):
+            os._exit(1)  # whoever needs one begins it anew, and finds out what is wrong then
+        job = pipe.recv()
+    if isinstance(worker, Ended):
+        ended = worker
+    else:
+        try:
+            ended = worker.work(job, lambda done, total: pipe.send((done, total)))
+        except BaseException as error:  # our own code, among what a plugin left of the libraries
+            said = report.describe(error)
+            ended = Ended(died=f"nothing could be recorded: {said.kind}: {said.message}")
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(BaseException):
+            stream.flush()
+    pipe.send(ended)
+    os._exit(0)

@@ -1,0 +1,145 @@
+"""What a run makes of how its tasks end, with an executor that plays nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmark.protocol import Protocol
+from benchmark.records.cell import Cell, Victim
+from benchmark.records.files import StoreError
+from benchmark.records.record import Error
+from benchmark.records.store import Store
+from benchmark.registry import Registry
+from benchmark.runs.execute import AT_LEAST, TIMES_TRAINING, Listener, Summary, execute
+from benchmark.runs.executor import Ended, Job, Task, Tick
+from benchmark.runs.plan import plan
+
+#: What becomes of a job; None leaves it playing.
+Script = Callable[[Job], Ended | None]
+
+
+class Pretended:
+    """Ends tasks as a script says, oldest first; victims that end well are there afterwards."""
+
+    def __init__(self, store: Store, script: Script, slots: int = 2) -> None:
+        self.slots, self.closed = slots, False
+        self.jobs: list[Job] = []
+        self.submitted: list[Job] = []
+        self.limits: dict[str, float] = {}
+        self._store, self._script = store, script
+
+    def submit(self, job: Job) -> None:
+        assert job.task.key not in {other.task.key for other in self.jobs}, "it plays already"
+        self.jobs.append(job)
+        self.submitted.append(job)
+
+    def limit(self, task: Task, seconds: float) -> None:
+        self.limits[str(task)] = seconds
+
+    def wait(self, seconds: float) -> Iterator[Tick | tuple[Task, Ended]]:
+        for job in [*self.jobs]:
+            if (ended := self._script(job)) is not None:
+                self.jobs.remove(job)
+                if isinstance(job.task, Victim) and ended == Ended():
+                    self._store.victims.save(job.task.key, {}, {"seconds": 20.0})
+                yield job.task, ended
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    found = Store(tmp_path)
+    found.begin()
+    return found
+
+
+@pytest.fixture
+def cells(tiny: Protocol, registry: Registry) -> list[Cell]:
+    return plan(tiny, registry, defenses=["strip"], seeds=1)
+
+
+def played(store: Store, cells: list[Cell], script: Script, slots: int = 2) -> Pretended:
+    executor = Pretended(store, script, slots)
+    assert execute(store, cells, executor) == Summary(len(cells), len(cells), None)
+    assert executor.closed
+    return executor
+
+
+def test_what_plays_beside_its_clean_model_has_its_limit_once_that_is_known(
+    store: Store, cells: list[Cell]
+) -> None:
+    turns = iter(range(100))
+
+    def clean_first(job: Job) -> Ended | None:
+        poisoned = isinstance(job.task, Victim) and job.task.attack.name == "badnets"
+        return None if poisoned and next(turns) < 3 else Ended()
+
+    found = played(store, cells, clean_first)
+    expected = max(AT_LEAST, TIMES_TRAINING * 20.0)
+    assert found.limits == {"train badnets:side=0.25 (m=40), seed 0": expected}
+    limits = [job.seconds for job in found.submitted]
+    assert limits == [None, None] + [expected] * len(cells)
+
+
+def test_many_cells_may_find_the_same_damage(store: Store, cells: list[Cell]) -> None:
+    clean, damaged = cells[0].victim, set()
+
+    def once_each(job: Job) -> Ended:
+        if isinstance(job.task, Victim) or job.task.key in damaged:
+            return Ended()
+        damaged.add(job.task.key)
+        return Ended(damaged=clean.key)
+
+    found = played(store, cells, once_each, slots=6)
+    # All six in flight find it at once, and it is trained once more.
+    assert [job.task.key for job in found.submitted].count(clean.key) == 2
+
+
+def test_a_victim_that_is_damaged_for_ever_is_the_disk_s(store: Store, cells: list[Cell]) -> None:
+    def always(job: Job) -> Ended:
+        return Ended() if isinstance(job.task, Victim) else Ended(damaged=cells[0].victim.key)
+
+    executor = Pretended(store, always)
+    with pytest.raises(StoreError, match=r"are damaged whenever they are read; see to the disk"):
+        execute(store, cells, executor)
+    assert executor.closed
+
+
+def test_the_second_death_is_recorded_and_the_first_is_told(
+    store: Store, cells: list[Cell]
+) -> None:
+    told: list[str] = []
+    failed: list[tuple[str, Error | None]] = []
+
+    def dies(job: Job) -> Ended:
+        if isinstance(job.task, Victim) or not job.task.defense.stages or job.error:
+            return Ended(job.error)
+        return Ended(died="signal 11")
+
+    executor = Pretended(store, dies)
+    listener = Listener(
+        finished=lambda task, error: failed.append((str(task), error)) if error else None,
+        noticed=told.append,
+    )
+    execute(store, cells, executor, listener=listener)
+    defended = [cell for cell in cells if cell.defense.stages]
+    assert [error for _, error in failed] == [
+        Error(kind="ProcessDied", message="its process died (signal 11)", where="")
+    ] * len(defended)
+    assert len(told) == len(defended)
+    # Twice played, then a process that makes the record; all others were played in between.
+    jobs = [job for job in executor.submitted if job.task.key == defended[0].key]
+    assert [job.error is not None for job in jobs] == [False, False, True]
+    assert not list((store.root / "artifacts" / "deaths").glob("*"))
+
+
+def test_what_is_wrong_with_the_run_ends_it(store: Store, cells: list[Cell]) -> None:
+    executor = Pretended(store, lambda job: Ended(trouble="the disk is full"))
+    with pytest.raises(StoreError, match="the disk is full"):
+        execute(store, cells, executor)
+    assert executor.closed
