@@ -189,6 +189,7 @@ def frames_of(records: Sequence[Record], searches: Sequence[Search] = ()) -> dic
 
 
 def save(folder: Path, records: Iterable[Record]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     for number, one in enumerate(records):
         Store(folder).save_record(f"r{number}-{one.key[:8]}", one)
     return folder

@@ -26,6 +26,9 @@ from benchmark.runs.tasks import Worker
 SEEDS = 1
 
 
+pytestmark = pytest.mark.nightly
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Path:
     """All three attacks, and the repair that one of them is claimed to fall to."""

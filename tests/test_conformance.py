@@ -26,9 +26,10 @@ from benchmark.registry import Registry, RegistryError
 #: Settings for images of 16x16 pixels, and for little time.
 SETTINGS = {
     "tsb": "side=0.25",
-    "neural-cleanse": "steps=20",
-    "neural-cleanse-additive": "steps=20",
-    "neural-cleanse-fixed": "steps=20",
+    "neural-cleanse": "steps=6",
+    "strip": "overlays=4",
+    "neural-cleanse-additive": "steps=6",
+    "neural-cleanse-fixed": "steps=6",
     "neural-cleanse-repair": "inversion.steps=5",
     "nad": "teacher_steps=3",
     "calibrated-trigger-inversion": "steps=5,repair.steps=5",
@@ -677,18 +678,15 @@ def test_a_file_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("hangs", "took longer than 8 s"),
+        ("hangs", "took longer than 10 s"),
         ("crashes", "the process died (signal 11) while it played"),
-        ("exits", "SystemExit was raised, which ends a program"),
-        ("keeps-a-daemon", "It plays a round of its game, and returns what the rules allow."),
     ],
 )
 def test_what_a_plugin_does_to_its_process_ends_with_it(name: str, sentence: str) -> None:
     file = Path(misbehaving.__file__)
-    outcome = {one.rule: one for one in examine(name, [file], seconds=8)}
+    outcome = {one.rule: one for one in examine(name, [file], seconds=10)}
     assert list(outcome) == [str(check) for check in checks(name, Registry([file]))]
     assert outcome["plays"].sentence == sentence
-    # Rules for which nothing is played are examined all the same.
     assert outcome["version"].outcome == outcome["round-trip"].outcome == "kept"
     commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
     assert not [words for words in commands if misbehaving.MARK in words]

@@ -52,6 +52,7 @@ def test_steps_can_be_kept_from_being_recorded(speed: ModuleType) -> None:
     assert before == graphs.ORDINARY_CALLS
 
 
+@pytest.mark.nightly
 def test_the_report_of_a_small_protocol(tiny_file: Path) -> None:
     done = subprocess.run(
         [

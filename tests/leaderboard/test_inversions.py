@@ -250,6 +250,7 @@ def test_configurations_are_rows_without_restarts() -> None:
 
 
 def save(folder: Path, records: list[InversionRecord]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     for number, one in enumerate(records):
         Store(folder).save_record(f"r{number}", one)
     return folder

@@ -316,6 +316,7 @@ def examined(
 
 
 def save(folder: Path, *cells: list[Record]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     for number, one in enumerate(record for cell in cells for record in cell):
         Store(folder).save_record(f"r{number}", one)
     return folder

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,14 @@ import yaml
 from typer.testing import CliRunner
 
 from benchmark.cli import app
+from benchmark.protocol import Protocol
+from benchmark.records.store import Store
+from benchmark.registry import Registry
+from benchmark.runs import on_ray
+from benchmark.runs.context import Setup
+from benchmark.runs.executor import Ended, Job
+from benchmark.runs.plan import plan
+from benchmark.runs.tasks import Worker
 
 pytest.importorskip("ray")
 from ray.cluster_utils import Cluster
@@ -74,20 +83,11 @@ def wait_for_records(out: Path, count: int, process: subprocess.Popen[str]) -> N
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(
-    "defenses",
-    [
-        ["weight-decay", "keeps-a-child"],
-        pytest.param(
-            ["weight-decay", "keeps-a-child", "strip", "spectral-signatures", "crashes"],
-            marks=pytest.mark.nightly,
-        ),
-    ],
-    ids=len,
-)
+@pytest.mark.nightly
 def test_lost_machines_and_a_killed_driver_change_no_record(
-    defenses: list[str], cluster: Cluster, tiny_file: Path, tmp_path: Path
+    cluster: Cluster, tiny_file: Path, tmp_path: Path
 ) -> None:
+    defenses = ["weight-decay", "keeps-a-child", "strip", "spectral-signatures", "crashes"]
     plugin = ["--plugin", misbehaving.__file__, "--attack", "badnets"]
     for name in defenses:
         plugin += ["--defense", name]
@@ -124,6 +124,39 @@ def test_an_interrupt_ends_what_plays_on_the_cluster(
     said = driver.communicate(timeout=60)
     assert driver.returncode == 130, said
     assert "interrupted; the same command continues" in said[0]
+
+
+def test_a_machine_makes_the_files_that_a_run_here_makes(
+    tiny: Protocol, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs on a machine of a cluster, without one: files go there and come back."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    cell = plan(tiny, registry, attacks=["badnets"], defenses=["weight-decay"], seeds=1)[-1]
+    setup = Setup(tiny, "standard", "cpu", (Path(misbehaving.__file__),), None, tmp_path / "here")
+    setup.root.mkdir()
+    worker = Worker(setup)
+    content = Path(misbehaving.__file__).read_bytes()
+    sent = on_ray._Sent(setup, (("misbehaving.py", content),), worker.data_sha256)
+    try:
+        ended, clean = on_ray._play_there(sent, Job(cell.victim.clean))
+        assert (ended, len(clean)) == (Ended(), 5)  # four groups of tensors, and their index
+        for victim in cell.needs():
+            assert worker.train_victim(victim) is None
+        assert Store(setup.root).victims.facts(cell.victim.clean.key)["test_hits"] > 0
+        victims = [worker.store.victims.files(victim.key) for victim in cell.needs()]
+        ended, made = on_ray._play_there(sent, Job(cell), *victims)
+        assert ended == Ended()
+        # Without the victims, they are what is missing, and nothing of before is left there.
+        ended, nothing = on_ray._play_there(sent, Job(cell))
+        assert ended.damaged in {victim.key for victim in cell.needs()}
+        assert nothing == {}
+    finally:
+        on_ray._leave()
+    assert worker.play_cell(cell) is None
+    Store(tmp_path / "run").begin()
+    Store(tmp_path / "run").take(made)
+    assert records(tmp_path / "run") == records(setup.root)
+    assert not list(tmp_path.glob("poisongames-ray-*"))
 
 
 def test_no_cluster_is_one_sentence(tiny_file: Path, tmp_path: Path) -> None:

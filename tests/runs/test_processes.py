@@ -161,11 +161,11 @@ def test_deaths_are_remembered_when_a_run_is_begun_again(protocol: Path, tmp_pat
         start_new_session=True,
     )
     deadline = time.monotonic() + 120
-    while not list(out.glob("artifacts/deaths/*")) and time.monotonic() < deadline:
+    while not list(out.glob("artifacts/deaths/*.txt")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
     process.wait()
-    noted = sorted(path.read_text() for path in out.glob("artifacts/deaths/*"))
+    noted = sorted(path.read_text() for path in out.glob("artifacts/deaths/*.txt"))
     assert noted
     assert all("vs crashes" in text and "signal 11" in text for text in noted)
     done = run(protocol, out, *words, workers=1)
