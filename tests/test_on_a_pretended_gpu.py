@@ -378,14 +378,21 @@ def small(plugin: type[Plugin], prefix: str = "") -> list[str]:
     return found
 
 
-def specs(kind: type[Plugin]) -> list[str]:
+#: Played for every change; all others at night.
+EVERY_TIME = ("badnets", "lsp", "pcb", "pivotal-tuning", "neural-cleanse", "strip", "smoothinv")
+
+
+def specs(kind: type[Plugin]) -> list[Any]:
     """All plugins of a kind with small settings, and the further ones."""
-    registry, found = Registry(), []
+    registry = Registry()
+    found: list[str] = []
     for plugin in [entry.plugin for entry in registry.entries if entry.kind is kind]:
         settings = [*small(plugin), *filter(None, [SETTINGS.get(plugin.name)])]
         found.append(f"{plugin.name}:{','.join(settings)}")
         found += [spec for spec in FURTHER if spec.split(":")[0].split("+")[0] == plugin.name]
-    return found
+    night = pytest.mark.nightly
+    marks = {spec: () if spec.split(":")[0] in EVERY_TIME else night for spec in found}
+    return [pytest.param(spec, marks=marks[spec]) for spec in found]
 
 
 @dataclass(frozen=True)

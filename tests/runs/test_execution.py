@@ -215,25 +215,6 @@ def test_the_time_limit_stops_the_run_and_says_how_to_continue(
     assert "no duration" in wrong.stderr
 
 
-def test_an_interrupt_stops_the_run_in_good_order(tiny_file: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [*COMMAND, str(tiny_file), "--out", str(tmp_path), "--workers", "1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Where the tests run in the background, the shell has interrupts ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.rglob("victim.json")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
-    assert "interrupted; the same command continues" in stdout
-    assert "Traceback" not in stderr
-
-
 def test_a_plugin_that_raises_costs_its_own_cells_only(tiny_file: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text(BROKEN)

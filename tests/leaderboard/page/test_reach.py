@@ -233,8 +233,10 @@ def test_a_name_without_parts_breaks_as_a_last_resort(open_page: Opener, both_ga
     assert box["width"] < 0.6 * PHONE["width"]
 
 
-@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
-@pytest.mark.parametrize("size", [PHONE, WIDE])
+@pytest.mark.parametrize(
+    ("size", "motion"),
+    [(PHONE, "reduce"), (WIDE, "reduce"), (PHONE, "no-preference")],
+)
 def test_no_heading_lands_under_the_navigation(
     size: dict[str, int], motion: str, open_page: Opener, both_games: Board
 ) -> None:
