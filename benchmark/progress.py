@@ -39,7 +39,7 @@ class Display:
         self._all = self._progress.add_task(f"[b]{escape(title)}[/b]", total=None)
         self._tasks: dict[str, TaskID] = {}
         self._began: dict[str, float] = {}
-        self._done = self._total = self._before = 0
+        self._before = 0
         self.failed = 0
         self.listener = Listener(
             self._planned, self._started, self._ticked, self._finished, self._say
@@ -56,7 +56,7 @@ class Display:
         self._progress.stop()
 
     def _planned(self, done: int, total: int) -> None:
-        self._done, self._total, self._before = done, total, done
+        self._before = done
         self._progress.update(self._all, completed=done, total=total)
 
     def _started(self, task: Task) -> None:
@@ -72,12 +72,12 @@ class Display:
     def _finished(self, task: Task, error: Error | None) -> None:
         self._progress.remove_task(self._tasks.pop(task.key))
         if not isinstance(task, Victim):
-            self._done += 1
             self._progress.advance(self._all)
             self.failed += error is not None
         if not self._console.is_terminal:
             took = time.monotonic() - self._began[task.key]
-            self._say(f"{self._done}/{self._total} {task}: {took:.0f} s{self._left()}")
+            done, total = self._progress.tasks[0].completed, self._progress.tasks[0].total or 0
+            self._say(f"{done:.0f}/{total:.0f} {task}: {took:.0f} s{self._left(done, total)}")
         if error is not None:
             where = f" ({escape(error.where)})" if error.where else ""
             self._console.print(
@@ -86,12 +86,12 @@ class Display:
                 soft_wrap=True,
             )
 
-    def _left(self) -> str:
+    def _left(self, done: float, total: float) -> str:
         """Time left, if what is to come takes as long as what was."""
-        done, left = self._done - self._before, self._total - self._done
-        if not (done and left):
+        if done == self._before or done == total:
             return ""
-        minutes = (time.monotonic() - self._start) / done * left / 60
+        each = (time.monotonic() - self._start) / (done - self._before)
+        minutes = each * (total - done) / 60
         return f", some {minutes / 60:.1f} h left" if minutes > 90 else f", {minutes:.0f} min left"
 
     def _say(self, sentence: str) -> None:

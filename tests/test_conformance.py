@@ -9,11 +9,11 @@ from unittest import SkipTest
 
 import misbehaving
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from whole_runs import left_behind
 
 from backdoor_attacks import lsp
 from backdoor_defenses.smoothinv import training
@@ -688,5 +688,4 @@ def test_what_a_plugin_does_to_its_process_ends_with_it(name: str, sentence: str
     assert list(outcome) == [str(check) for check in checks(name, Registry([file]))]
     assert outcome["plays"].sentence == sentence
     assert outcome["version"].outcome == outcome["round-trip"].outcome == "kept"
-    commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
-    assert not [words for words in commands if misbehaving.MARK in words]
+    assert left_behind() == []

@@ -155,7 +155,7 @@ def _replay(
         wrong = 0
         for recipe in dict.fromkeys(record.protocol.recipe for record in drawn):
             own = [record for record in drawn if record.protocol.recipe == recipe]
-            setup, registry = prepare(
+            setup, registry, _ = prepare(
                 own[0].protocol.name, recipe, Path(scratch) / recipe, device, data_dir, plugin
             )
             cells = [playable(record, registry) for record in own]

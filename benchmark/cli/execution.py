@@ -15,6 +15,7 @@ from benchmark.cli.shared import choose_device, err, load_registry, out, seconds
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from benchmark.api import Source
     from benchmark.records.cell import Cell, Tune
     from benchmark.registry import Registry
     from benchmark.runs.context import Setup
@@ -29,8 +30,11 @@ def prepare(
     data_dir: Path | None,
     plugin: list[Path] | None,
     elsewhere: bool = False,
-) -> tuple[Setup, Registry]:
+) -> tuple[Setup, Registry, Source]:
     """Check all that can be checked before any worker starts; errors are then said once.
+
+    Returns:
+        What workers begin with, the plugins, and the decoded data.
 
     Args:
         elsewhere: other machines play, so that the device need not be here.
@@ -60,7 +64,7 @@ def prepare(
         root=store.root,
     )
     store.claim(data.sha256(source))
-    return setup, registry
+    return setup, registry, source
 
 
 def workers_for(device: str) -> int:

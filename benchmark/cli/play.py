@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -23,9 +22,9 @@ from benchmark.cli.shared import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from benchmark.games.experiment import Experiment
     from benchmark.records.cell import Cell
     from benchmark.registry import Registry
-    from benchmark.runs.context import Setup
 
 Attacks = Annotated[
     Optional[list[str]],
@@ -106,13 +105,14 @@ def run(
     """
     started = time.monotonic()
     with one_sentence():
+        from benchmark.games.experiment import Experiment
         from benchmark.games.robustness import searches as tuned
         from benchmark.protocol import tuned_folder
         from benchmark.runs.plan import plan
 
         if ray is not None:
             device = _join(ray, device)
-        setup, registry = prepare(
+        setup, registry, source = prepare(
             protocol, recipe, out_dir, device, data_dir, plugin, elsewhere=ray is not None
         )
         searches = tuned_folder(protocol)
@@ -130,7 +130,7 @@ def run(
             cells, planned = _without_those_of(done, cells), len(cells)
             out.print(f"{planned - len(cells)} of {planned} cells are in {done} already")
         _load_what_is_used(registry, cells)
-        _check_enough_images(setup, cells)
+        _check_enough_images(Experiment(setup.protocol, source, registry), cells, registry)
         tuned.copy_searches(searches, setup.root)
         execute_plan(
             setup,
@@ -171,7 +171,7 @@ def tune(
         from benchmark.protocol import tuned_folder
         from benchmark.runs.plan import plan_tuning
 
-        setup, registry = prepare(protocol, recipe, out_dir, device, data_dir, plugin)
+        setup, registry, _ = prepare(protocol, recipe, out_dir, device, data_dir, plugin)
         folder = tuned_folder(protocol)
         with _as_protocol_error():
             searches = plan_tuning(setup.protocol, registry, folder, defense or (), recipe)
@@ -226,18 +226,15 @@ def _load_what_is_used(registry: Registry, cells: Sequence[Cell]) -> None:
             continue
 
 
-def _check_enough_images(setup: Setup, cells: Sequence[Cell]) -> None:
+def _check_enough_images(experiment: Experiment, cells: Sequence[Cell], registry: Registry) -> None:
+    from benchmark.api import Attack
     from benchmark.games.victims import check_enough
-    from benchmark.runs.context import RunContext
+    from benchmark.records.record import NONE
 
-    seeds: dict[str, list[int]] = {}
-    attacks = {str(cell.victim.attack): cell.victim.attack for cell in cells}
-    for cell in cells:
-        seeds.setdefault(str(cell.victim.attack), []).append(cell.victim.seed)
-    context = RunContext(replace(setup, device="cpu"))
-    for name, ref in attacks.items():
-        if (attack := context.attack(ref)) is not None:
-            check_enough(context.experiment, attack, ref.m, seeds[name])
+    for victim in {cell.victim.key: cell.victim for cell in cells}.values():
+        if victim.attack.threat != NONE:
+            attack = registry.create(Attack, victim.attack.label)
+            check_enough(experiment, attack, victim.attack.m, experiment.target(victim.seed))
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -69,17 +68,13 @@ def may_change(experiment: Experiment, attack: PoisoningAttack, target: int) -> 
     return (of_target if attack.clean_label else ~of_target).nonzero().flatten()
 
 
-def check_enough(
-    experiment: Experiment, attack: Attack, m: int, repetitions: Iterable[int]
-) -> None:
+def check_enough(experiment: Experiment, attack: Attack, m: int, target: int) -> None:
     """Find out before anything is trained that an attack has too few images.
 
     Raises:
-        ProtocolError: it may change fewer than m in one of the repetitions.
+        ProtocolError: it may change fewer than m.
     """
-    if not isinstance(attack, PoisoningAttack):
-        return
-    for target in {experiment.target(seed) for seed in repetitions}:
+    if isinstance(attack, PoisoningAttack):
         there = len(may_change(experiment, attack, target))
         if m > there:
             raise ProtocolError(

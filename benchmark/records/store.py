@@ -43,26 +43,25 @@ class Store:
     def _write(self, path: Path, content: bytes) -> None:
         write_in(self.root, path.relative_to(self.root).as_posix(), content)
 
-    def _record(self, name: str) -> Path:
+    def record(self, name: str) -> Path:
+        """Where the record of a cell is, or would be."""
         return self.root / "records" / f"{name}.json"
 
     def _digest(self, name: str) -> Path:
         return self.root / "artifacts" / "records" / f"{name}.sha256"
 
-    def record(self, name: str) -> Path | None:
-        """The file of a record, None where there is none or where it is not what was written."""
-        path, noted = self._record(name), self._digest(name)
+    def as_written(self, name: str, content: bytes) -> bool:
+        """Whether this is what a record was when it was saved, as far as that was noted."""
+        noted = self._digest(name)
         try:
-            content = path.read_bytes()
-            known = noted.read_text(errors="replace") if noted.is_file() else sha256(content)
+            return not noted.is_file() or noted.read_text(errors="replace") == sha256(content)
         except OSError:
-            return None
-        return path if sha256(content) == known else None
+            return False
 
     def save_record(self, name: str, record: Record) -> None:
         content = record.to_json().encode()
         # Killed between the two, the digest is an older one, and the cell is played again.
-        self._write(self._record(name), content)
+        self._write(self.record(name), content)
         self._write(self._digest(name), sha256(content).encode())
 
     def begin(self) -> None:
@@ -118,10 +117,9 @@ class Store:
     def _played_on(self) -> str | None:
         """The digest of the images that the first record names, None where there is none."""
         for path in sorted((self.root / "records").glob("*.json")):
-            if self.record(path.stem) is None:
-                continue
-            with suppress(ValueError, KeyError, TypeError):  # damaged, and played again
-                return str(json.loads(path.read_bytes())["data_sha256"])
+            with suppress(OSError, ValueError, KeyError, TypeError):  # damaged, and played again
+                if self.as_written(path.stem, content := path.read_bytes()):
+                    return str(json.loads(content)["data_sha256"])
         return None
 
     def save_evidence(self, name: str, arrays: Mapping[str, np.ndarray]) -> Evidence:

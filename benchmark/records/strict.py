@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 from pydantic import ValidationError
 
+from benchmark.records.files import sha256
 from benchmark.records.record import MESSAGE_LIMIT, Evidence, Record
 from benchmark.specs import FORBIDDEN, NAME_LIMIT
 
@@ -223,7 +223,7 @@ def check_named(folder: Path, evidence: Evidence, limit: int = EVIDENCE_LIMIT) -
         Refused: another file, none, or a large one.
     """
     content = regular(folder / evidence.file, limit)
-    found = hashlib.sha256(content).hexdigest()
+    found = sha256(content)
     if found != evidence.sha256:
         raise Refused(
             "sha256", f"is {found[:12]}…, its record names {evidence.sha256[:12]}…; one was changed"

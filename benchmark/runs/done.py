@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from benchmark.games.all import read
-from benchmark.records.cell import Cell, Tune
+from benchmark.records.cell import Cell, Tune, Victim
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 from benchmark.records.strict import Refused, check_named, read_record
+from benchmark.runs.executor import Task
 
 
-def is_done(task: Cell | Tune, store: Store) -> bool:
+def is_done(task: Task, store: Store) -> bool:
     """Whether a task needs no playing. A result that was damaged is none."""
+    if isinstance(task, Victim):
+        return store.victims.has(task.key)
     if isinstance(task, Tune):
         return task.path.is_file()
     record = record_of(task, store)
@@ -26,11 +29,8 @@ def is_done(task: Cell | Tune, store: Store) -> bool:
 
 def record_of(cell: Cell, store: Store) -> Record | None:
     """The record of a cell, None where there is none that can be read."""
-    path = store.record(cell.name)
-    if path is None:
-        return None
     try:
-        record, _ = read_record(path, read)
-    except Refused:
+        record, content = read_record(store.record(cell.name), read)
+    except (Refused, OSError):
         return None
-    return record if record.key == cell.key else None
+    return record if record.key == cell.key and store.as_written(cell.name, content) else None

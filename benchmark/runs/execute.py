@@ -149,7 +149,7 @@ class _Run:
             raise StoreError(ended.trouble)
         if ended.damaged:
             self._train_again(task, ended.damaged)
-        elif (ended.died or ended.overtime) and self._is_done(task):
+        elif (ended.died or ended.overtime) and is_done(task, self._store):
             self._finish(task, None)  # it was killed just after its work
         elif job.error is not None and ended.died:
             if self._store.note_death(task.key, f"{task}: {ended.died}") > 2 * DEATHS:
@@ -161,11 +161,6 @@ class _Run:
             self._schedule.again(task)
         else:
             self._finish(task, ended.error)
-
-    def _is_done(self, task: Task) -> bool:
-        if isinstance(task, Victim):
-            return self._store.victims.has(task.key)
-        return is_done(task, self._store)
 
     def _death(self, task: Task, ended: Ended) -> Error | None:
         """Note that a process died; what that means for its task."""

@@ -122,12 +122,8 @@ def forecast(cells: Sequence[Cell], costs: Costs, slots: int) -> Forecast:
         while len(playing) < slots and (task := schedule.next()) is not None:
             seconds = costs.seconds(task)
             begun, work = begun + 1, work + seconds
-            waited = (
-                max((ready[v.key] for v in task.needs()), default=0.0)
-                if isinstance(task, Cell)
-                else 0.0
-            )
-            ready[task.key] = waited + seconds
+            needed = () if isinstance(task, Victim) else task.needs()
+            ready[task.key] = seconds + max((ready[one.key] for one in needed), default=0.0)
             chain = max(chain, ready[task.key])
             heapq.heappush(playing, (now + seconds, begun, task))
         now, _, task = heapq.heappop(playing)

@@ -9,7 +9,6 @@ any run can.
 from __future__ import annotations
 
 import atexit
-import hashlib
 import logging
 import os
 import pickle
@@ -28,6 +27,7 @@ import psutil
 
 from benchmark.errors import UserError
 from benchmark.records.cell import Cell
+from benchmark.records.files import sha256
 from benchmark.records.saved_victims import DamagedVictim
 from benchmark.records.store import Store
 from benchmark.runs.context import Setup
@@ -197,7 +197,7 @@ def _named_machine(ended: Ended) -> Ended:
 def _prepare_here(sent: _Sent) -> tuple[Path, LocalExecutor]:
     """A folder for the files of a task, and what plays there; both serve until a run asks anew."""
     global _here
-    about = hashlib.sha256(pickle.dumps(sent)).hexdigest()
+    about = sha256(pickle.dumps(sent))
     if _here is not None and _here[0] != about:
         _leave()
     if _here is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any
 from benchmark.games.all import GAMES, UNDEFENDED
 from benchmark.protocol import Protocol
 from benchmark.records.cell import NO_DEFENSE, Cell
-from benchmark.records.files import StoreError, write_whole
+from benchmark.records.files import StoreError, sha256, write_whole
 from benchmark.records.strict import EVIDENCE_LIMIT, Finding, regular
 from benchmark.registry import Registry
 from benchmark.verification.verify import Checked, Progress, verify_records
@@ -167,6 +166,6 @@ def _listed(seeds: set[int]) -> str:
 def _checked(path: Path, digest: str) -> bytes:
     """The content that was verified."""
     content = regular(path, EVIDENCE_LIMIT)
-    if hashlib.sha256(content).hexdigest() != digest:
+    if sha256(content) != digest:
         raise StoreError(f"{path} was changed while it was read; run the same command again")
     return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
@@ -17,7 +16,7 @@ from benchmark.leaderboard import deviations
 from benchmark.leaderboard.build import generated, stale
 from benchmark.protocol import Protocol
 from benchmark.records.cell import Cell
-from benchmark.records.files import StoreError
+from benchmark.records.files import StoreError, sha256
 from benchmark.records.record import Record
 from benchmark.records.strict import (
     RECORD_LIMIT,
@@ -124,7 +123,7 @@ def _record(path: Path, folder: Path, found: Checked) -> Iterator[Finding]:
             raise Refused("protocol.name", f"is {protocol.name}, others are {found.protocol.name}")
         found.protocol = protocol
         wrong = list(identity.check(record, path.name, protocol))
-        files = {place: hashlib.sha256(content).hexdigest()}
+        files = {place: sha256(content)}
         # Numbers are compared only where it is clear what they belong to.
         if not wrong and record.evidence is not None:
             place = f"evidence/{record.evidence.file}"
@@ -175,7 +174,7 @@ def _searches(folder: Path, protocol: Protocol, files: dict[str, str]) -> Iterat
         if not own.is_file() or own.read_bytes() != content:
             yield Finding(place, "file", f"is no search of {protocol.name}; it brings its own")
             continue
-        files[place] = hashlib.sha256(content).hexdigest()
+        files[place] = sha256(content)
     try:
         searches = tuned.load(released) if protocol.tuning else []
     except StoreError as error:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from benchmark.cli import app
 from benchmark.protocol import Protocol
 from benchmark.records.cell import Cell, Victim
 from benchmark.records.files import StoreError
@@ -143,3 +145,11 @@ def test_what_is_wrong_with_the_run_ends_it(store: Store, cells: list[Cell]) -> 
     with pytest.raises(StoreError, match="the disk is full"):
         execute(store, cells, executor)
     assert executor.closed
+
+
+def test_the_help_states_the_limits_that_hold() -> None:
+    words = " ".join(
+        CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "400"}).output.split()
+    )
+    assert f"{TIMES_TRAINING} times what the training of its clean model took" in words
+    assert f"at least {AT_LEAST // 60} minutes" in words

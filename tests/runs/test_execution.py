@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -16,10 +15,9 @@ from typing import Any
 import psutil
 import pytest
 from typer.testing import CliRunner, Result
+from whole_runs import COMMAND, records
 
 from benchmark.cli import app
-
-COMMAND = [sys.executable, "-m", "benchmark", "run"]
 
 BROKEN = '''
 from dataclasses import dataclass
@@ -61,10 +59,6 @@ def run(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
 def here(*words: str | Path) -> Result:
     """A command that plays nothing, without a new process."""
     return CliRunner().invoke(app, [*map(str, words)], env={"COLUMNS": "300"})
-
-
-def records(out: Path) -> dict[str, dict[str, Any]]:
-    return {path.stem: json.loads(path.read_text()) for path in (out / "records").glob("*.json")}
 
 
 def measured(out: Path) -> dict[str, Any]:

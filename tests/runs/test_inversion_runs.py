@@ -84,7 +84,7 @@ def played(with_inversion: Protocol, tmp_path_factory: pytest.TempPathFactory) -
             for victim in cell.needs():
                 assert worker.train_victim(victim) is None
             worker.play_cell(cell)
-    done = [cell for cell in cells if worker.store.record(cell.name)]
+    done = [cell for cell in cells if worker.store.record(cell.name).is_file()]
     return Played(worker, done, root / "run")
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import misbehaving
-import psutil
 import pytest
 import yaml
 from typer.testing import CliRunner
+from whole_runs import COMMAND, left_behind, without_costs
 
 from benchmark.cli import app
 from benchmark.protocol import Protocol
@@ -32,7 +30,6 @@ from benchmark.runs.tasks import Worker
 pytest.importorskip("ray")
 from ray.cluster_utils import Cluster
 
-COMMAND = [sys.executable, "-m", "benchmark", "run"]
 STORE = {"object_store_memory": 100 * 2**20}
 
 
@@ -64,15 +61,12 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
     return said
 
 
-def records(out: Path) -> dict[str, dict[str, Any]]:
+def with_evidence(out: Path) -> dict[str, dict[str, Any]]:
     """Records without what they cost, with the bytes of their evidence."""
-    found = {}
-    for path in (out / "records").glob("*.json"):
-        record = json.loads(path.read_text())
-        del record["cost"]
+    found = without_costs(out)
+    for record in found.values():
         if record["evidence"]:
             record["bytes"] = (out / "evidence" / record["evidence"]["file"]).read_bytes()
-        found[path.stem] = record
     return found
 
 
@@ -106,10 +100,9 @@ def test_lost_machines_and_a_killed_driver_change_no_record(
     cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
     cluster.add_node(num_cpus=1, **STORE)
     finish(again)
-    assert records(out) == records(tmp_path / "local")
+    assert with_evidence(out) == with_evidence(tmp_path / "local")
     assert not list(out.rglob("*.tmp"))
-    commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
-    assert not [line for line in commands if misbehaving.MARK in line]
+    assert left_behind() == []
 
 
 @pytest.mark.nightly
@@ -155,7 +148,7 @@ def test_a_machine_makes_the_files_that_a_run_here_makes(
     assert worker.play_cell(cell) is None
     Store(tmp_path / "run").begin()
     Store(tmp_path / "run").take(made)
-    assert records(tmp_path / "run") == records(setup.root)
+    assert with_evidence(tmp_path / "run") == with_evidence(setup.root)
     assert not list(tmp_path.glob("poisongames-ray-*"))
 
 

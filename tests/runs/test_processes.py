@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import misbehaving
 import psutil
 import pytest
+from whole_runs import COMMAND, left_behind, records, without_costs
 
 from benchmark import protocol as protocols
 from benchmark.records.store import Store
@@ -25,7 +23,6 @@ from benchmark.runs.context import Setup
 from benchmark.runs.execute import execute
 from benchmark.runs.plan import plan
 
-COMMAND = [sys.executable, "-m", "benchmark", "run"]
 PLUGIN = Path(misbehaving.__file__)
 
 #: How each misbehaving repair's cells end; those that are not named are measured.
@@ -46,17 +43,6 @@ FAILURES = {
 }
 
 
-def records(out: Path) -> dict[str, dict[str, Any]]:
-    return {path.stem: json.loads(path.read_text()) for path in (out / "records").glob("*.json")}
-
-
-def without_costs(out: Path) -> dict[str, dict[str, Any]]:
-    found = records(out)
-    for record in found.values():
-        del record["cost"]
-    return found
-
-
 def run(
     protocol: Path, out: Path, *words: str, workers: int = 2
 ) -> subprocess.CompletedProcess[str]:
@@ -67,16 +53,6 @@ def run(
         timeout=500,
         env=os.environ | {"MISBEHAVING_RUN": str(out), "COLUMNS": "300"},
     )
-
-
-def left_behind() -> list[str]:
-    """Command lines of processes that misbehaving plugins started."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or ()
-        if misbehaving.MARK in words:
-            found.append(" ".join(words))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +162,6 @@ def test_flipped_bits_are_noticed_or_harmless(
     """One bit in every file of a run, in several rounds: afterwards all is as it was."""
     drawn, flips, out = random.Random(3), 0, tmp_path / "run"
     subprocess.run(["cp", "-r", str(undisturbed), str(out)], check=True)
-    # The oldest of what was written: all of it is needed to make records again.
     expected = without_costs(undisturbed)
     while flips < FLIPS[how_many]:
         files = sorted(path for path in out.rglob("*") if path.is_file())
