@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from benchmark import processes
 from benchmark.runs.context import Setup
 from benchmark.runs.executor import Ended, Job, Task, Tick, WorkerDied
-from benchmark.runs.nursery import READY, Method, serve
+from benchmark.runs.nursery import READY, Limit, Method, serve
 
 #: A nursery that dies so often while nothing is done is no chance.
 PATIENCE = 5
@@ -52,7 +52,7 @@ class LocalExecutor:
 
     def limit(self, task: Task, seconds: float) -> None:
         self._jobs[task.key] = replace(self._jobs[task.key], seconds=seconds)
-        self._send(self._jobs[task.key])
+        self._send(Limit(task.key, seconds))
 
     def wait(self, seconds: float) -> Iterator[Tick | tuple[Task, Ended]]:
         if self._nursery is None:
@@ -110,9 +110,9 @@ class LocalExecutor:
             self._jobs = {}
         self._begin()
 
-    def _send(self, job: Job) -> None:
+    def _send(self, what: Job | Limit) -> None:
         with suppress(OSError):  # it died, which the next look finds
-            self._link.send(job)
+            self._link.send(what)
 
     def _understand(self, key: str, said: tuple[int, int] | Ended) -> Tick | tuple[Task, Ended]:
         if isinstance(said, Ended):

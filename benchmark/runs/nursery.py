@@ -14,12 +14,12 @@ import sys
 import time
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.process import BaseProcess
-from typing import Literal, NoReturn
+from typing import Literal, NamedTuple, NoReturn
 
 import psutil
 
@@ -39,6 +39,13 @@ Method = Literal["fork", "spawn"]
 READY = "ready"
 #: Seconds between two looks at the processes that play; those that end well say so at once.
 LOOK = 0.05
+
+
+class Limit(NamedTuple):
+    """How long a task may take, where it still plays: it may have ended meanwhile."""
+
+    key: str
+    seconds: float
 
 
 @dataclass
@@ -83,21 +90,24 @@ class Nursery:
                     self._hear(pipes[ready])  # type: ignore[index]
                     continue
                 try:
-                    job = self._link.recv()
+                    said = self._link.recv()
                 except (EOFError, OSError):
                     self._playing, self._spare = [], None
                     self._end_strays()
                     return
-                self._begin(job)
+                if isinstance(said, Limit):
+                    self._limit(said)
+                else:
+                    self._begin(said)
             for child in [*self._playing]:
                 self._look_after(child)
 
-    def _begin(self, job: Job) -> None:
-        """Begin a job, or note the limit of one that plays."""
+    def _limit(self, limit: Limit) -> None:
         for child in self._playing:
-            if child.job.task.key == job.task.key:
-                child.job = job
-                return
+            if child.job.task.key == limit.key:
+                child.job = replace(child.job, seconds=limit.seconds)
+
+    def _begin(self, job: Job) -> None:
         if isinstance(self._worker, Ended):
             self._tell(job, self._worker)
             return

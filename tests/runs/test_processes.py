@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -21,6 +22,7 @@ from benchmark.registry import Registry
 from benchmark.runs import local
 from benchmark.runs.context import Setup
 from benchmark.runs.execute import execute
+from benchmark.runs.executor import Job, Tick
 from benchmark.runs.plan import plan
 
 PLUGIN = Path(misbehaving.__file__)
@@ -274,3 +276,35 @@ def test_processes_that_are_no_forks_play_the_same(
     assert {name: expected[name] for name in found if name not in failed} == {
         name: record for name, record in found.items() if name not in failed
     }
+
+
+def test_a_limit_that_comes_too_late_begins_nothing(
+    protocol: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """The task has ended, and whoever sent the limit has not heard so yet."""
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    chosen = protocols.load(str(protocol))
+    first, second = plan(chosen, Registry(), attacks=["badnets"], defenses=["weight-decay"])[:2]
+    executor = local.LocalExecutor(Setup(chosen, chosen.recipe, "cpu", (), None, out), 1)
+    ended: list[str] = []
+
+    def hear(until: int) -> None:
+        deadline = time.monotonic() + 120
+        while len(ended) < until and time.monotonic() < deadline:
+            ended.extend(what[0].key for what in executor.wait(0.2) if not isinstance(what, Tick))
+
+    try:
+        executor.submit(Job(first))
+        record = Store(out).record(first.name)
+        before, deadline = record.stat().st_mtime_ns, time.monotonic() + 120
+        while record.stat().st_mtime_ns == before and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(1)  # it has been written, and the nursery has said so
+        executor.limit(first, 600.0)
+        hear(until=1)
+        executor.submit(Job(second))
+        hear(until=2)
+    finally:
+        executor.close()
+    assert ended == [first.key, second.key]
