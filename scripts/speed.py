@@ -1,15 +1,15 @@
 """What a protocol's work costs on this machine, and what bounds it.
 
-    python scripts/speed.py cifar10-v2                    # on a GPU, where there is one
-    python scripts/speed.py cifar10-v2 --recipe fast --recipe fast:epochs=30 --recipe table-iv
+    python scripts/speed.py cifar10-v3                    # on a GPU, where there is one
+    python scripts/speed.py cifar10-v3 --recipe fast --recipe fast:epochs=30 --recipe table-iv
     python scripts/speed.py digits-v3 --device cpu        # a minute, to see what it prints
 
 Measures, with the code that runs play: the rate of matrix products and of copies; a victim of
 the protocol's first attack by each recipe, with its accuracy on validation images; training
-steps as they are, replayed from a CUDA graph, and compiled too; a whole game of the first repair
-with its trade-off curve; one examination by a detector. The share is that of the measured rate of
-matrix products. Models are others than those that boards report, so that a recipe can be chosen
-by what is measured here.
+steps as they are, replayed from a CUDA graph and, if asked for, compiled too; a whole game of the
+first repair with its trade-off curve; one examination by a detector. The share is that of the
+measured rate of matrix products. Models are others than those that boards report, so that a
+recipe can be chosen by what is measured here.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from benchmark.registry import Registry
 from benchmark.runs.context import as_runs_do
 from benchmark.runs.plan import plan
 from benchmark.specs import parse
+from benchmark.training import compute_type
 
 
 @dataclass
@@ -70,10 +71,11 @@ class Clock:
 
 
 def ceilings(clock: Clock) -> dict[str, float]:
-    """Operations per second of a bfloat16 matrix product, bytes per second of a copy."""
+    """Operations a second of matrix products as models compute them, bytes a second of a copy."""
+    kind = compute_type(clock.device)
     on_gpu = clock.device.type == "cuda"
     side, size = (8192, 2**31) if on_gpu else (1024, 2**27)
-    a, b = (torch.randn(side, side, device=clock.device, dtype=torch.bfloat16) for _ in range(2))
+    a, b = (torch.randn(side, side, device=clock.device, dtype=kind) for _ in range(2))
     product = clock.median(lambda: a @ b)
     there = torch.randint(256, (size,), device=clock.device, dtype=torch.uint8)
     back = torch.empty_like(there)
@@ -201,12 +203,13 @@ class Report:
         name = f"victim by recipe {recipe}"
         return Row(name, seconds, images, images * each, note), experiment, evaluation_set, model
 
-    def steps(self, experiment: Experiment, each: float) -> Iterator[Row]:
+    def steps(self, experiment: Experiment, each: float, compiled: bool) -> Iterator[Row]:
         """A training step in every way; `each` is the operations of an image."""
         batch = experiment.recipe.batch_size
         ways = {"as it is": (False, False)}
         if self.device.type == "cuda":
-            ways |= {"replayed": (True, False), "compiled and replayed": (True, True)}
+            ways |= {"replayed": (True, False)}
+            ways |= {"compiled and replayed": (True, True)} if compiled else {}
         for way, (replayed, compiled) in ways.items():
             try:
                 seconds = step_seconds(experiment, self.clock, replayed=replayed, compiled=compiled)
@@ -261,13 +264,14 @@ def main() -> None:
         "--recipe", action="append", help="NAME or NAME:field=value,…; may be given several times"
     )
     parser.add_argument("--detector", default="neural-cleanse:steps=100")
+    parser.add_argument("--compile", action="store_true", help="also compile a step; takes minutes")
     parser.add_argument("--kernels", action="store_true", help="also profile a training step")
     asked = parser.parse_args()
     as_runs_do(asked.device)
     report = Report(asked.protocol, asked.device, asked.data_dir)
     where = torch.cuda.get_device_name() if report.device.type == "cuda" else "CPU"
     limits = ceilings(report.clock)
-    print(f"{where}: matrix products {limits['matrix'] / 1e12:.1f} TFLOP/s in bfloat16, ", end="")
+    print(f"{where}: matrix products {limits['matrix'] / 1e12:.1f} TFLOP/s, ", end="")
     print(f"copies {limits['copy'] / 1e9:.0f} GB/s, read and written", flush=True)
     rows: list[Row] = []
 
@@ -278,7 +282,7 @@ def main() -> None:
     for number, recipe in enumerate(asked.recipe or [report.protocol.recipe]):
         row, experiment, evaluation_set, model = report.victim(recipe)
         add(row)
-        for step in report.steps(experiment, row.operations / row.images):
+        for step in report.steps(experiment, row.operations / row.images, asked.compile):
             add(step)
         if number == 0:
             add(report.repair(experiment, evaluation_set, model))

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -41,6 +42,19 @@ FLOORS = [
     {"conformance", "scaffold"},
     {"cli"},
 ]
+
+
+def test_what_the_package_reads_is_installed_with_it() -> None:
+    """A checkout finds its files anyway; a machine that was sent a wheel does not."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    installed = {
+        path
+        for package, patterns in settings["package-data"].items()
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    there = {path for folder in ("benchmark", "plugins") for path in (ROOT / folder).rglob("*.*")}
+    assert {path for path in there if path.suffix not in (".py", ".pyc", ".tuned")} == installed
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))

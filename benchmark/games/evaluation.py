@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -72,12 +73,16 @@ def ask(predict: Callable[[Tensor], Tensor], pixels: Tensor) -> Answer:
 def predictor(model: Classifier, precision: str) -> Callable[[Tensor], Tensor]:
     """A function from images to predicted classes that leaves the model as it was."""
 
+    @cache
+    def at_once(shape: torch.Size) -> int:
+        return images_per_pass(model, shape)
+
     def predict(images: Tensor) -> Tensor:
         modes = {module: module.training for module in model.modules()}
         model.eval()
         with torch.inference_mode(), mixed_precision(images.device, precision):
-            size = images_per_pass(model, images.shape[1:])
-            predicted = torch.cat([model(part).argmax(1) for part in images.split(size)])
+            parts = images.split(at_once(images.shape[1:]))
+            predicted = torch.cat([model(part).argmax(1) for part in parts])
         for module, training in modes.items():
             module.training = training
         return predicted

@@ -224,7 +224,10 @@ def _play(prepared: Worker | Setup, job: Job | None, pipe: Connection, parent: i
     if job is None:
         if isinstance(worker, Ended):
             os._exit(1)  # whoever needs one begins it anew, and finds out what is wrong then
-        job = pipe.recv()
+        try:
+            job = pipe.recv()
+        except EOFError:
+            os._exit(0)  # the run is over, and nobody needs it any more
     if isinstance(worker, Ended):
         ended = worker
     else:

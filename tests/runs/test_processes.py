@@ -257,7 +257,11 @@ def test_what_ends_a_run_ends_all_of_it_in_seconds(
 
 
 def test_processes_that_are_no_forks_play_the_same(
-    protocol: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    protocol: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """As on a GPU: each is begun anew, one while another plays."""
     monkeypatch.setattr(local, "start_method", lambda device: "spawn")
@@ -269,6 +273,7 @@ def test_processes_that_are_no_forks_play_the_same(
     store.begin()
     done = execute(store, cells, local.LocalExecutor(setup, 1))
     assert (done.done, done.total, done.why) == (6, 6, None)
+    assert "Traceback" not in capfd.readouterr().err  # of the one that nobody needed
     found, expected = without_costs(tmp_path), without_costs(undisturbed)
     failed = {name for name, record in found.items() if record["status"] == "failed"}
     assert len(failed) == 2

@@ -115,7 +115,7 @@ def self_poison(
     learning, judging = robustness.hold_out(
         trusted, settings.held_out, Generator().manual_seed(seed)
     )
-    stamp, target = _random_patch(experiment, rng)
+    stamp, target = random_patch(experiment, rng)
     evaluation_set = EvaluationSet(judging, judging, stamp(judging.pixels), target)
     answers = evaluation_set.predict(predictor(suspect, experiment.recipe.precision))
     base = Point.of(evaluation_set.labels, answers, "victim", 0, answers)
@@ -186,7 +186,7 @@ def _fine_tune(
             yield step
 
 
-def _random_patch(experiment: Experiment, rng: Generator) -> tuple[Callable[[Tensor], Tensor], int]:
+def random_patch(experiment: Experiment, rng: Generator) -> tuple[Callable[[Tensor], Tensor], int]:
     """A function that stamps uint8 pixels (N, C, H, W), and the target class."""
     c, h, w = experiment.shape
     rows, columns = max(1, round(OWN_PATCH * h)), max(1, round(OWN_PATCH * w))
