@@ -191,7 +191,7 @@ def auc_interval(
     Solves |auc - t| = z * sd(t) with Hanley and McNeil's variance at t, with the mean of both
     sizes in place of each.
     """
-    z = float(scipy.stats.norm.ppf((1 + confidence) / 2))
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
     size = (positives + negatives) / 2 - 1
 
     def excess(t: float) -> float:
@@ -216,7 +216,18 @@ def mean_interval(rates: Sequence[Rate], confidence: float = 0.95) -> tuple[floa
     pooled = Rate(sum(r.hits for r in rates), sum(r.total for r in rates))
     low, high = pooled.interval(confidence)
     if len(values) > 1:
-        t = float(scipy.stats.t.ppf((1 + confidence) / 2, len(values) - 1))
-        half = t * float(scipy.stats.sem(values))
+        half = half_width(values, confidence)
         low, high = min(low, mean - half), max(high, mean + half)
     return mean, max(low, 0.0), min(high, 1.0)
+
+
+def half_width(values: Sequence[float], confidence: float = 0.95) -> float:
+    """Half of Student's interval for the mean of at least two values."""
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return student(len(values), confidence) * error
+
+
+def student(count: int, confidence: float = 0.95) -> float:
+    """How many standard errors Student's interval reaches to each side, from `count` values."""
+    # Without scipy.stats, whose import takes longer than a small board.
+    return float(scipy.special.stdtrit(count - 1, (1 + confidence) / 2))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import pandas as pd
-import scipy
 
 from benchmark import metrics
 from benchmark.games.columns import KEYS
@@ -61,7 +60,7 @@ def spread_columns(prefix: str, values: Sequence[float]) -> dict[str, float]:
     """Likewise of differences of rates, by Student's t; from one alone there are no bounds."""
     mean, half = average(values), float("nan")
     if len(values) > 1:
-        half = float(scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values))
+        half = metrics.half_width(values)
     # Written so that NaN stays NaN.
     low, high = max(mean - half, -1.0), min(mean + half, 1.0)
     return {prefix: mean, f"{prefix}_low": low, f"{prefix}_high": high}

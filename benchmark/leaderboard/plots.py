@@ -23,7 +23,7 @@ COLOURS = (
 )
 WIDTH = 3.6
 #: A picture has no more panels than these, and says so; the CSV file has all numbers.
-PANELS = 24
+PANELS = 12
 
 
 def svg(figure: Figure) -> bytes:

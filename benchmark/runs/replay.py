@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from statistics import stdev
 from typing import Any, Literal, NamedTuple
 
-import scipy
-
+from benchmark import metrics
 from benchmark.api import Attack, Defense
 from benchmark.games.all import GAMES
 from benchmark.records.cell import Cell
@@ -121,8 +120,7 @@ def compare(record: Record, again: Record, others: Sequence[Record]) -> list[Com
         high = recorded.high + (number.value - number.low)
         values = [numbers[title].value for numbers in family if title in numbers]
         if len(values) >= FEW:
-            t = float(scipy.stats.t.ppf(0.975, len(values) - 1))
-            reach = t * stdev(values) * math.sqrt(2)
+            reach = metrics.student(len(values)) * stdev(values) * math.sqrt(2)
             low, high = min(low, recorded.value - reach), max(high, recorded.value + reach)
         verdict = "agrees" if low <= number.value <= high else "differs"
         allowed = f"{low:.4g} to {high:.4g}"
