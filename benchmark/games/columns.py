@@ -135,6 +135,11 @@ class Column:
 TRUSTED = Column(
     "trusted_share", "r", Unit.SHARE, "trusted images, as a share of the training set", hidden=True
 )
+FAILED = Column(
+    "failed", "failed", Unit.COUNT,
+    "repetitions that failed or were refused; in means they are the worst case for whoever would "
+    "profit from their absence",
+)  # fmt: skip
 #: Columns that tell an attack; with `KEYS` it is shown in one.
 ATTACK = (
     Column(

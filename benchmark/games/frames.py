@@ -33,6 +33,8 @@ class Sources:
         records: those that are ok, without what their chapter's `slim` took.
         kept: what it took, by the record's key.
         unfinished: records of cells that failed or that the sanity gate refused.
+        worst: the same with numbers, where whoever profits from their absence would profit from
+            them least.
         searches: what defenders found for themselves.
         name: what plugins are called in all tables.
         published: the ASR that an inverter's triggers are published with, by the names of the
@@ -50,11 +52,17 @@ class Sources:
     published: Callable[[str, str], float]
     protocol: Protocol | None = None
     folders: Sequence[Path] = ()
+    worst: Sequence[Record] = ()
     frames: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def of(self, kind: type[AnyRecord]) -> list[AnyRecord]:
         """The records of one game."""
         return [record for record in self.records if isinstance(record, kind)]
+
+    def counted(self, kind: type[AnyRecord]) -> list[AnyRecord]:
+        """The records of one game that means are taken over: a failed one is the worst case."""
+        every = [one for one in (*self.records, *self.worst) if isinstance(one, kind)]
+        return sorted(every, key=lambda one: (one.seed, one.key))
 
     def evidence(self, file: str) -> Path | None:
         """Where a file of the evidence lies, None where it is missing."""
@@ -72,6 +80,7 @@ class Grid:
         rows: which rows of the frame count.
         mark: tells of a row and a reading's key how its cell looks, one of `LOOKS`, and what is
             added to its text.
+        repetitions: key of the column that counts them.
     """
 
     caption: str
@@ -82,6 +91,13 @@ class Grid:
         "" if row.get("worked", True) else "dead",
         "",
     )
+    repetitions: str = "models"
+
+    def look(self, row: Row, key: str) -> tuple[str, str]:
+        """What `mark` tells, and how many of the repetitions were measured."""
+        look, note = self.mark(row, key)
+        whole, failed = row[self.repetitions], row["failed"]
+        return look, f"{note} ({whole - failed} of {whole})" if failed else note
 
 
 #: How a cell of a grid may look, and what that means.
@@ -230,6 +246,8 @@ class Chapter:
     Attributes:
         how: how to read them, in a paragraph or two.
         record: the class of the game's records.
+        worst: makes the worst case of records that are unfinished, of whose kind all are, and
+            of those of all games that are ok.
         slim: takes from a record what fills memory, and returns it and what tables keep of it.
         verdict: what the frames say, in sentences.
         pictures: title and text of a gallery, and what is in it.
@@ -239,6 +257,7 @@ class Chapter:
     frames: tuple[Frame, ...]
     how: str = ""
     record: type[Record] | None = None
+    worst: Callable[[Sequence[Any], Sequence[Record]], Iterable[Record]] | None = None
     slim: Callable[[Any], tuple[Any, Any]] | None = None
     verdict: Callable[[Mapping[str, pd.DataFrame]], Iterable[str]] | None = None
     gallery: tuple[str, str] = field(default=("", ""))

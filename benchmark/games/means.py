@@ -48,6 +48,11 @@ def defense_name(defense: DefenseRef, name: Namer) -> str:
     return "+".join(name(stage) for stage in defense.stages) or NONE
 
 
+def unplayed(records: Iterable[Record]) -> int:
+    """How many of the records are of cells that failed or were refused."""
+    return sum(record.status != "ok" for record in records)
+
+
 def mean_columns(prefix: str, rates: Iterable[metrics.Rate | None]) -> dict[str, float]:
     """Mean over repetitions and its interval, as three columns; NaN where nothing was counted."""
     counts = [rate for rate in rates if rate is not None and rate.total]

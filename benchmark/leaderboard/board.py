@@ -125,10 +125,10 @@ def read_sources(folder: Path, beside: Path | None = None) -> tuple[Sources, Pro
         for search in tuned.load(one / "tuning")
     }
     protocol = next(iter(seen.values()))
-    every = [*found["ok"], *found["unfinished"]]
+    measured, unfinished = found["ok"], found["unfinished"]
     sources = Sources(
-        found["ok"], kept, found["unfinished"], list(searches.values()), short_names(every),
-        inverted, played(protocol), folders,
+        measured, kept, unfinished, list(searches.values()), short_names([*measured, *unfinished]),
+        inverted, played(protocol), folders, list(chapters.worst_cases(unfinished, measured)),
     )  # fmt: skip
     return sources, protocol
 

@@ -82,8 +82,9 @@ UNFINISHED = Frame(
     "unfinished",
     "Failed and invalid cells",
     """\
-A cell whose plugin raised an error has failed; one that the sanity gate refused is invalid. Neither
-counts in any other table.""",
+A cell whose plugin raised an error has failed; one that the sanity gate refused is invalid. In
+the means of other tables it is the worst case for whoever would profit from its absence: the
+defense did nothing, or the attack did not work.""",
     unfinished,
     (
         *ATTACK, _DEFENSE, TRUSTED,

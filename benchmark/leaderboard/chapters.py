@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
@@ -15,6 +15,7 @@ from benchmark.leaderboard.costs import COSTS
 from benchmark.leaderboard.defenders import DEFENDERS
 from benchmark.leaderboard.front_plots import PARETO
 from benchmark.leaderboard.published import COMPARISON
+from benchmark.records.record import Record
 
 PLAYED = tuple(game.chapter() for game in GAMES.values())
 FRONTS = Chapter("Fronts", (PARETO, DEFENDERS), verdict=verdict.fronts)
@@ -31,6 +32,14 @@ UNDEFENDED = VICTIMS.frames[0].name, VICTIMS.frames[0].column("asr")
 BUILT = (VICTIMS, *PLAYED, FRONTS, *OTHERS)
 #: As they are shown.
 CHAPTERS = (FRONTS, *PLAYED, VICTIMS, *OTHERS)
+
+
+def worst_cases(unfinished: Sequence[Record], measured: Sequence[Record]) -> Iterator[Record]:
+    """Numbers for records that have none; see `Chapter`."""
+    for one in PLAYED:
+        if one.worst and one.record:
+            own = [record for record in unfinished if isinstance(record, one.record)]
+            yield from one.worst(own, measured)
 
 
 def frames() -> Iterator[Frame]:

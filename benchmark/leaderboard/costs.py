@@ -63,12 +63,13 @@ def costs(sources: Sources) -> pd.DataFrame:
             | _against([cells for cells in defended(group) if worked(cells)])
         )
     for _, examined in grouped(
-        sources.of(DetectabilityRecord),
+        sources.counted(DetectabilityRecord),
         lambda one: (one.protocol.recipe, one.defense.stages[0].label, one.trusted_share),
     ):
         clean = [one for one in examined if one.attack.threat == NONE]
-        seconds = (fmean(scan.seconds for scan in one.scans) for one in examined)
-        times = [_overhead(one, own) for one, own in zip(examined, seconds, strict=True)]
+        played = [one for one in examined if one.status == "ok"]
+        seconds = (fmean(scan.seconds for scan in one.scans) for one in played)
+        times = [_overhead(one, own) for one, own in zip(played, seconds, strict=True)]
         found.append(
             _who(examined[0], sources.name(examined[0].defense.stages[0]))
             | {"clean_models": len(clean)}

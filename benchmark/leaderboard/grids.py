@@ -27,7 +27,7 @@ class Filled:
         defenders: name and trusted share of each column, None where it has no trusted images.
         before: for each line the row of the undefended attack, where it was played.
         cells: number and content of the frame's row behind a cell.
-        failed: why a cell without a row has none.
+        failed: why nothing was measured for a cell.
     """
 
     attacks: dict[AttackKey, str]
@@ -51,7 +51,8 @@ def fill(frame: Frame, frames: Mapping[str, pd.DataFrame]) -> Filled:
         attack = _attack(row)
         attacks[attack] = attack_label(row) + ("" if row.get("worked", True) else " ‡")
         defenders[who] = (who[0], row[column.share] if who[1] else None)
-        cells[attack, who] = (int(index), row)
+        if row["failed"] < row[grid.repetitions]:
+            cells[attack, who] = (int(index), row)
     failed = {}
     for row in frames.get(UNFINISHED.name, pd.DataFrame()).to_dict("records"):
         who, attack = _defender(row, "defense", "trusted_share"), _attack(row)

@@ -114,7 +114,7 @@ def _tables(frame: Frame, column: Column, filled: Filled, most: int) -> Iterator
                         text = "failed"
                     elif (attack, who) in filled.cells:
                         row = filled.cells[attack, who][1]
-                        look, note = frame.grid.mark(row, column.key)
+                        look, note = frame.grid.look(row, column.key)
                         style = "**{}**" if look == "repaired" else "{}"
                         text = style.format(column.short(row)) + note
                     line[escaped(filled.defenders[who][0])] = text

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from benchmark import metrics
 from benchmark.games.columns import (
     ATTACK,
+    FAILED,
     KEYS,
     TRUSTED,
     Column,
@@ -30,8 +31,9 @@ from benchmark.games.detectability.classes import (
     scores_of_classes,
 )
 from benchmark.games.detectability.record import DetectabilityRecord
+from benchmark.games.detectability.worst import worst_cases
 from benchmark.games.frames import Chapter, Frame, Grid, Line, Plot, Sources
-from benchmark.games.means import attack_columns, average, judged, mean_columns
+from benchmark.games.means import attack_columns, average, judged, mean_columns, unplayed
 from benchmark.protocol import named_seed
 
 #: The detector's own score; others are readings of the same examinations.
@@ -48,7 +50,7 @@ def detectability(sources: Sources) -> pd.DataFrame:
     the threshold that is best for these very models.
     """
     rows = []
-    for pairs in populations(sources.of(DetectabilityRecord)):
+    for pairs in populations(sources.counted(DetectabilityRecord)):
         first = pairs[0][1]
         attack, detector = first.attack, first.defense.stages[0]
         seeds = (first.protocol.name, attack.label, attack.m, detector.label)
@@ -64,6 +66,7 @@ def detectability(sources: Sources) -> pd.DataFrame:
                 | {
                     "reading": reading,
                     "models": len(pairs),
+                    "failed": sum(unplayed(pair) > 0 for pair in pairs),
                     "repeats": clean.shape[1],
                     "auc": found.auc,
                     "auc_low": found.low,
@@ -144,7 +147,13 @@ def _examinations(pairs: Sequence[Pair], seeds: tuple[Any, ...]) -> dict[str, fl
         | {
             "reversed_asr": average(scan.success.value for scan in scans if scan.success),
             "reasr": average(scan.reasr.value for scan in scans if scan.reasr),
-            "seconds": average(scan.seconds for scan in scans),
+            "seconds": average(
+                scan.seconds
+                for pair in pairs
+                for one in pair
+                if one.status == "ok"
+                for scan in one.scans
+            ),
         }
     )
 
@@ -195,7 +204,8 @@ over pairs of models, repetitions kept together, and Newcombe's score interval."
 
 DETECTABILITY = """\
 ROC AUC of every detector against every attack. Low is good for the attacker. ‡ the attack did not
-work undefended, so that there is nothing to find.
+work undefended, so that there is nothing to find. (9 of 10) of one pair of models an examination
+failed; the detector counts as wrong about it.
 
 An oracle knows what nobody is told. Where the AUC of the target is high and the AUC is not, the
 attack shows but other classes hide it. A reading other than "score" is another published score of
@@ -213,6 +223,7 @@ COLUMNS = (
            menu=True),
     _WORKED,
     MODELS,
+    FAILED,
     Column("repeats", "repeats", Unit.COUNT, "examinations of each model"),
     _AUC,
     Column("average_precision", "AP", Unit.AREA, "average precision", interval=True),
@@ -271,5 +282,6 @@ CHAPTER = Chapter(
     ),
     HOW,
     DetectabilityRecord,
+    worst_cases,
     verdict=verdict,
 )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.games.columns import ATTACK, Column, Row, Unit, attack_label
+from benchmark.games.columns import ATTACK, FAILED, Column, Row, Unit, attack_label
 from benchmark.games.frames import Chapter, Frame, Grid, Line, Plot, Sources
 from benchmark.games.inversion.contests import (
     Contest,
@@ -23,13 +23,14 @@ from benchmark.games.inversion.contests import (
 )
 from benchmark.games.inversion.record import InversionRecord
 from benchmark.games.inversion.shown import pictures, verdict
-from benchmark.games.means import attack_columns, attack_key, grouped, mean_columns
+from benchmark.games.inversion.worst import worst_cases
+from benchmark.games.means import attack_columns, attack_key, grouped, mean_columns, unplayed
 
 
 def _groups(sources: Sources) -> list[list[InversionRecord]]:
     """Records of one attack and inverter, which rested on the same denoiser."""
     groups = grouped(
-        sources.of(InversionRecord),
+        sources.counted(InversionRecord),
         lambda one: (
             *attack_key(one),
             one.defense.stages[0].label,
@@ -56,7 +57,7 @@ def _known(group: Iterable[InversionRecord], name: str) -> list[Any]:
 def _common(group: Sequence[InversionRecord], sources: Sources) -> dict[str, Any]:
     inverter = sources.name(group[0].defense.stages[0])
     columns = attack_columns(group[0], sources.name)
-    return columns | {"inverter": inverter, "models": len(group)}
+    return columns | {"inverter": inverter, "models": len(group), "failed": unplayed(group)}
 
 
 def inversions(sources: Sources) -> pd.DataFrame:
@@ -180,6 +181,7 @@ _WHO = (
     Column("inverter", "inverter", Unit.TEXT, "the inverter", brief=True, menu=True,
            names="defender"),
     Column("models", "models", Unit.COUNT, "backdoored models"),
+    FAILED,
 )  # fmt: skip
 _STARTS = Column("starts", "starts", Unit.COUNT, "start images of each model")
 
@@ -291,9 +293,6 @@ CHAPTER = Chapter(
             readme=False,
         ),
     ),
-    HOW,
-    InversionRecord,
-    verdict=verdict,
-    gallery=("Pictures", PICTURES),
+    HOW, InversionRecord, worst_cases, verdict=verdict, gallery=("Pictures", PICTURES),
     pictures=pictures,
 )  # fmt: skip

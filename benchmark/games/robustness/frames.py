@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark import metrics
-from benchmark.games.columns import ATTACK, KEYS, TRUSTED, Column, Row, Unit
+from benchmark.games.columns import ATTACK, FAILED, KEYS, TRUSTED, Column, Row, Unit
 from benchmark.games.frames import MAGNIFIED, Chapter, Frame, Grid, Sources
 from benchmark.games.means import (
     attack_columns,
@@ -19,6 +20,7 @@ from benchmark.games.means import (
     grouped,
     judged,
     mean_columns,
+    unplayed,
 )
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.games.robustness.shown import (
@@ -31,6 +33,7 @@ from benchmark.games.robustness.shown import (
     triggers,
     verdict,
 )
+from benchmark.games.robustness.worst import worst_cases
 from benchmark.records.record import NONE
 
 
@@ -46,13 +49,16 @@ def victims(sources: Sources) -> pd.DataFrame:
     """Undefended models of each attack, means over seeds; the clean model comes first."""
     found = []
     undefended = (record for record in measured(sources) if not record.defense.stages)
-    for _, group in grouped(undefended, attack_key):
+    lost = Counter(attack_key(one) for one in sources.unfinished if not one.defense.stages)
+    for key, group in grouped(undefended, attack_key):
         results = [record.metrics for record in group if record.metrics]
+        # An attack whose victim could not be had did nothing.
+        nothing = [metrics.Rate(0, results[0].before.asr.total)] * lost[key]
         own = (
             attack_columns(group[0], sources.name)
-            | {"seeds": len(group)}
+            | {"seeds": len(group) + lost[key], "failed": lost[key]}
             | mean_columns("cda", (one.before.cda for one in results))
-            | mean_columns("asr", (one.before.asr for one in results))
+            | mean_columns("asr", (*(one.before.asr for one in results), *nothing))
             | {"asr_game": average(one.paper.asr_game for one in results)}
             | mean_columns("asr_clean", (one.asr_clean_model for one in results))
         )
@@ -86,6 +92,7 @@ def repairs(sources: Sources) -> pd.DataFrame:
             "defense": defense_name(first.defense, sources.name),
             "trusted_share": first.trusted_share,
             "seeds": len(group),
+            "failed": unplayed(group),
         }
         for name in ("before", *READINGS):
             row |= mean_columns(f"asr_{name}", (left_at(one, name).asr for one in group))
@@ -143,7 +150,8 @@ Student's t over seeds."""
 REPAIRS = """\
 The attack success rate in percent that is left after every defense. ✓ is repaired; ✓ 3/5: at most
 5 % are left in three of five seeds, but the interval reaches higher. † the chosen model is the
-untouched victim, † 2/5 in two of five seeds. ‡ the attack did not work undefended."""
+untouched victim, † 2/5 in two of five seeds. ‡ the attack did not work undefended. (2 of 3) one of
+three repetitions failed, and counts as if the defense had left the victim as it was."""
 
 VICTIM_TEXT = """\
 Models before any defense: their clean accuracy, how well the backdoor works, and what the same
@@ -173,6 +181,7 @@ def _readings(key: str, title: str, unit: Unit, doc: str, **options: Any) -> tup
 VICTIM_COLUMNS = (
     *ATTACK,
     _SEEDS,
+    FAILED,
     Column("cda", "CDA", Unit.RATE, "accuracy on clean test images", interval=True, brief=True),
     Column("asr", "ASR", Unit.RATE, "attack success rate", interval=True, brief=True,
            favours="attacker"),
@@ -192,6 +201,7 @@ REPAIR_COLUMNS = (
     TRUSTED,
     _WORKED,
     _SEEDS,
+    FAILED,
     Column("asr_before", "ASR before", Unit.RATE, "attack success rate without the defense",
            interval=True, brief=True, favours="attacker"),
     *_readings("asr", "ASR left", Unit.RATE, "attack success rate after the defense",
@@ -222,12 +232,14 @@ CHAPTER = Chapter(
                 "defense",
                 (("paper's reading", "asr_paper"), ("deployable reading", "asr_deployable")),
                 mark=mark,
+                repetitions="seeds",
             ),
             details=curves,
         ),
     ),
     HOW,
     RobustnessRecord,
+    worst_cases,
     slim,
     verdict,
 )

@@ -72,7 +72,8 @@ def left_at(record: RobustnessRecord, reading: str) -> Point:
 
 
 def measured(sources: Sources) -> list[RobustnessRecord]:
-    return [record for record in sources.of(RobustnessRecord) if record.metrics is not None]
+    """What means are taken over; a defense that failed has left the victim as it was."""
+    return [record for record in sources.counted(RobustnessRecord) if record.metrics is not None]
 
 
 def defended(records: Sequence[RobustnessRecord]) -> list[list[RobustnessRecord]]:
@@ -102,7 +103,7 @@ def curves(sources: Sources) -> list[list[dict[str, Any]]]:
 
     # Not in the order of the files, whatever they are called.
     groups = (sorted(group, key=lambda one: one.seed) for group in defended(measured(sources)))
-    return [list(map(drawn, group)) for group in groups]
+    return [[drawn(one) for one in group if one.status == "ok"] for group in groups]
 
 
 def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:

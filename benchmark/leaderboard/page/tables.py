@@ -72,7 +72,7 @@ def matrix(frame: Frame, frames: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
             shown = frame.column(key)
             if shown.missing(row):
                 continue
-            look, note = frame.grid.mark(row, key)
+            look, note = frame.grid.look(row, key)
             used.add(look)
             sign = "✓ " if look == "repaired" else ""
             value = _number(shown, row)

@@ -102,13 +102,16 @@ def test_names_are_text(open_page: Opener, board_of: Any, record: Any) -> None:
     error = {"kind": "ValueError", "message": HOSTILE, "where": "x.py:3"}
     failed = record(HOSTILE, "other", 0, 9, status="failed", error=error, metrics=None, curve=[])
     page = open_page(board_of(record(HOSTILE, None, 0, 9), record(HOSTILE, HOSTILE, 0, 9), failed))
-    page.locator("#repairs-matrices .heat").last.hover()
+    cells = page.locator("#repairs-matrices .heat")
+    cells.nth(-2).hover()
     expect(page.locator("#tip")).to_contain_text(f"{HOSTILE} (m=50), {HOSTILE}")
-    assert column(page, "repairs", "attack") == [f"{HOSTILE} (m=50)"]
-    assert column(page, "repairs", "defense") == [f"{HOSTILE} r=5%"]
+    cells.last.hover()
+    expect(page.locator("#tip")).to_contain_text(f"failed: ValueError: {HOSTILE}")
+    assert column(page, "repairs", "attack") == [f"{HOSTILE} (m=50)"] * 2
+    assert column(page, "repairs", "defense") == [f"{HOSTILE} r=5%", "other r=5%"]
     assert HOSTILE in page.locator("#unfinished-tables").inner_text()
     page.locator("#repairs-tables").get_by_role("searchbox").fill(HOSTILE)
-    expect(page.locator("#repairs-tables .count")).to_have_text("1 of 1 row")
+    expect(page.locator("#repairs-tables .count")).to_have_text("2 of 2 rows")
     assert page.evaluate("window.hacked") is None
     assert page.locator("img[src=x]").count() == 0
 

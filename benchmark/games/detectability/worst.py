@@ -1,0 +1,45 @@
+"""Examinations that failed: the detector was then wrong about the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import inf
+
+from benchmark.games.detectability.classes import detector_key
+from benchmark.games.detectability.record import DetectabilityRecord, Found
+from benchmark.games.means import attack_key
+from benchmark.records.record import NONE, Record
+
+
+def worst_cases(
+    unfinished: Sequence[DetectabilityRecord], measured: Sequence[Record]
+) -> Iterator[DetectabilityRecord]:
+    """Examinations that failed, with a poisoned model below and a clean one above all others.
+
+    A model that was not measured by itself is none that a detector failed on. What readings there
+    are is taken from the same detector's other examinations; without any there is no row either.
+    """
+    trained = {(*attack_key(one), one.seed) for one in measured if not one.defense.stages}
+    like = {detector_key(one): one for one in measured if isinstance(one, DetectabilityRecord)}
+    for record in unfinished:
+        other = like.get(detector_key(record))
+        if other is not None and (*attack_key(record), record.seed) in trained:
+            scans = tuple(_wrong(scan, record) for scan in other.scans)
+            yield record.model_copy(update={"scans": scans})
+
+
+def _wrong(scan: Found, record: DetectabilityRecord) -> Found:
+    clean, classes = record.attack.threat == NONE, len(scan.class_scores)
+    score = inf if clean else -inf
+    return scan.model_copy(
+        update={
+            "score": score,
+            "class_scores": (score,) * classes,
+            "guess": (record.target + 1) % classes,
+            "flagged": None if scan.flagged is None else clean,
+            "also": dict.fromkeys(scan.also, score),
+            "norms": None,
+            "success": None,
+            "reasr": None,
+        }
+    )
