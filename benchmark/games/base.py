@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from benchmark.metrics import Rate
 from benchmark.protocol import Protocol
 from benchmark.records.cell import Cell
 from benchmark.records.record import NONE, DefenseRef, Reason, Record
@@ -131,6 +132,17 @@ class Game(ABC, Generic[R]):
     def claims(self, record: R, evidence: Arrays) -> Iterator[Claim]:
         """What a record says of things that it shares with others, which must say the same."""
         yield from ()
+
+    @abstractmethod
+    def fingerprint(self, record: R, evidence: Arrays) -> np.ndarray:
+        """What no two models have in common, of one dimension.
+
+        Floats are measured, and differ; integers are mistakes, of which two models share some.
+        """
+
+    def rates(self, record: R) -> Mapping[str, Rate]:
+        """Counts that differ from one repetition to the next."""
+        return {}
 
     @abstractmethod
     def chapter(self) -> Chapter:

@@ -70,6 +70,7 @@ def submit(
     wrong = [
         *_other_results(run, folder, sorted(known)),
         *found.claims.contradictions(there.claims),
+        *found.likeness.findings(there.likeness),
     ]
     wrong += [*_incomplete(found, there, found.protocol), *_other_models(run, found)]
     if wrong:

@@ -32,6 +32,7 @@ from benchmark.records.strict import (
 from benchmark.verification import identity
 from benchmark.verification.claims import Claims, claims_of
 from benchmark.verification.compare import differences
+from benchmark.verification.likeness import Likeness
 
 if TYPE_CHECKING:
     from benchmark.registry import Registry
@@ -52,6 +53,7 @@ class Checked:
         records: every record that is right, by its file, as the cell that it is of.
         files: SHA-256 of every file that belongs to a right record or search, by its path.
         claims: what records say of things that they share.
+        likeness: what they may not share.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -59,6 +61,7 @@ class Checked:
     records: dict[str, Cell] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     claims: Claims = field(default_factory=Claims)
+    likeness: Likeness = field(default_factory=Likeness)
 
 
 def verify(
@@ -105,6 +108,7 @@ def verify_records(
     named = {f"{path.stem}.{ending}" for path in paths for ending in ("npz", "png")}
     found.findings += strangers(folder / "evidence", named, "evidence/")
     found.findings += found.claims.contradictions()
+    found.findings += found.likeness.findings()
     if registry is not None:
         found.findings += found.claims.unlike_installed(registry)
     if found.protocol is not None:
@@ -143,6 +147,8 @@ def _record(path: Path, folder: Path, found: Checked) -> Iterator[Finding]:
         found.records[place] = Cell.of(record)
         found.files |= files
         found.claims.add(claims_of(record, arrays), place)
+        if arrays is not None:
+            found.likeness.add(record, arrays, place)
 
 
 def wrong_numbers(record: Record, arrays: Arrays, protocol: Protocol) -> Iterator[Wrong]:

@@ -139,6 +139,9 @@ class DetectabilityGame(Game[DetectabilityRecord]):
         said = f"{len(scan.class_scores)} classes {norms} norms, other readings: {readings}"
         yield Claim("scans", record.defense.stages[0].label, said)
 
+    def fingerprint(self, record: DetectabilityRecord, evidence: Arrays) -> np.ndarray:
+        return evidence["class_scores"].astype(np.float64).ravel()
+
     def chapter(self) -> Chapter:
         from benchmark.games.detectability.frames import CHAPTER
 

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from benchmark import metrics
 from benchmark.api import Defense
 from benchmark.games.base import Arrays, Claim, Extra, Game, Number, Played, Wrong
@@ -134,6 +136,10 @@ class InversionGame(Game[InversionRecord]):
         said = hashlib.sha256(scale).hexdigest()[:12]
         yield Claim("scale", f"the digest of the trigger of {victim}", said)
         yield Claim("swept", "the number of classes", str(len(record.swept[0].classes[0])))
+
+    def fingerprint(self, record: InversionRecord, evidence: Arrays) -> np.ndarray:
+        """What inverters changed on their start images."""
+        return (evidence["inverted"].astype(np.float64) - evidence["starts"]).ravel()
 
     def chapter(self) -> Chapter:
         from benchmark.games.inversion.frames import CHAPTER

@@ -17,6 +17,8 @@ from benchmark.protocol import Protocol
 from benchmark.records.record import StageRef
 from benchmark.records.strict import Refused
 
+#: So many checkpoints may give the same answers by chance.
+FEW = 3
 #: Examples of a trigger that are kept.
 EXAMPLES = 4
 _ARRAYS = (
@@ -43,6 +45,7 @@ def check(record: RobustnessRecord, arrays: Arrays, protocol: Protocol) -> Itera
         raise Refused("confidence", "holds values outside 0 to 1")
     _examples(arrays)
     yield from _order(record, protocol)
+    yield from _flat(record, arrays)
     guarded = record.curve[-1].stage == "deploy"
     if guarded:
         shape(arrays, "suspicion_test", tests)
@@ -102,6 +105,16 @@ def _repair(record: RobustnessRecord, repair: StageRef, protocol: Protocol) -> I
     last = repair.params.get("steps", steps[-1])
     if steps[-1] != last and not (spent and steps[-1] == due[-1] < last):
         yield "curve", f"ends at step {steps[-1]} of {last}, though the budget was not spent"
+
+
+def _flat(record: RobustnessRecord, arrays: Arrays) -> Iterator[Wrong]:
+    """Weights that change change some answer among thousands."""
+    rows = [number for number, point in enumerate(record.curve) if point.stage == "repair"]
+    answers = np.concatenate([arrays[part] for part in ("held_out", "test", "triggered")], axis=1)
+    same = len(rows) > FEW and bool((answers[rows] == answers[rows[0]]).all())
+    moved = record.model_sha256 != record.victim_sha256
+    if same and (moved or not np.array_equal(answers[rows[0]], answers[0])):
+        yield "curve", f"has {len(rows)} checkpoints that give the very same answers to everything"
 
 
 def _examples(arrays: Arrays) -> None:

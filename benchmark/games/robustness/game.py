@@ -116,6 +116,26 @@ class RobustnessGame(Game[RobustnessRecord]):
             about = f"the digest of the answers of model {str(record.victim_sha256)[:12]}"
             yield Claim("curve.0", about, hashlib.sha256(first).hexdigest()[:12])
 
+    def fingerprint(self, record: RobustnessRecord, evidence: Arrays) -> np.ndarray:
+        """Wrong answers at all points, but for the victim's own and those of models that collapsed.
+
+        They are those to test images alone, since targets differ.
+        """
+        labels, answers = evidence["labels_test"], evidence["test"].astype(np.int64)
+        points = [
+            number
+            for number in range(min(1, len(answers) - 1), len(answers))
+            if not metrics.near_chance(metrics.accuracy(answers[number], labels), labels)
+        ]
+        point, image = np.nonzero(answers[points] != labels)
+        return np.asarray((point << 48) + (image << 16) + answers[points][point, image])
+
+    def rates(self, record: RobustnessRecord) -> dict[str, metrics.Rate]:
+        found = record.metrics
+        if found is None:
+            return {}
+        return {"CDA": found.paper.cda, "ASR": found.paper.asr}
+
     def chapter(self) -> Chapter:
         from benchmark.games.robustness.frames import CHAPTER
 

@@ -1,0 +1,160 @@
+"""Copies of other repetitions, curves that were drawn, rows that chance does not make."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from forgeries import REPAIRED, SCANNED, SMOOTHED, edit, edit_evidence, record_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmark import protocol as protocols
+from benchmark.games.all import GAMES, read
+from benchmark.metrics import Rate
+from benchmark.records.record import Record
+from benchmark.verification.likeness import equality
+from benchmark.verification.verify import verify
+
+Arrays = dict[str, Any]
+
+
+def arrays_of(run: Path, name: str) -> Arrays:
+    return dict(np.load(run / "evidence" / f"{record_of(run, name).stem}.npz"))
+
+
+def rescored(run: Path, name: str, change: Callable[[Arrays], object]) -> None:
+    """A forger who changes the evidence, and makes all numbers of it anew."""
+    edit_evidence(run, name, change)
+    path = record_of(run, name)
+    record: Record = read(path.read_bytes())
+    game = GAMES[record.game]
+    protocol = protocols.load(record.protocol.name)
+    found = arrays_of(run, name)
+    numbers = game.score(found, game.extra(record), protocol)
+    made = (
+        type(record).model_copy(record, update=dict(numbers)).model_dump(by_alias=True, mode="json")
+    )
+    edit(path, lambda content: content.update({name: made[name] for name in numbers}))
+
+
+def moved(answers: np.ndarray, old: int, new: int) -> np.ndarray:
+    """Answers in which two classes change places: the target is another one."""
+    changed = answers.copy()
+    changed[answers == old], changed[answers == new] = new, old
+    return changed
+
+
+def copied(run: Path, flips: int = 0) -> None:
+    """Seed 0's repaired checkpoints under seeds 1 and 2, whose victims stay what they are."""
+    source = arrays_of(run, REPAIRED)
+    for seed in (1, 2):
+
+        def change(arrays: Arrays, seed: int = seed) -> None:
+            test, triggered = source["test"].copy(), moved(source["triggered"], 0, seed)
+            test[1:, seed * 10 : seed * 10 + flips] += 1
+            test[1:] %= 10
+            for part, answers in (("test", test), ("triggered", triggered)):
+                answers[0] = arrays[part][0]
+                arrays[part] = answers
+            arrays["held_out"] = np.concatenate([arrays["held_out"][:1], source["held_out"][1:]])
+
+        rescored(run, REPAIRED.replace("-s0", f"-s{seed}"), change)
+
+
+def lines(run: Path) -> list[str]:
+    return [str(finding) for finding in verify(run).findings]
+
+
+def test_a_repetition_is_no_copy_of_another(played: Path) -> None:
+    copied(played)
+    found = lines(played)
+    assert len(found) == 2
+    assert all("evidence: says the same as that of records/" in line for line in found)
+
+
+def test_nor_is_it_nearly_one(played: Path) -> None:
+    copied(played, flips=2)
+    assert any("evidence: says nearly the same" in line for line in lines(played))
+
+
+def test_scores_of_two_models_differ(examined: Path) -> None:
+    """Those of this detector are few; others are put in their place."""
+    other = SCANNED.replace("-s0", "-s1")
+
+    def scored(name: str, seed: int, noise: float = 0.0) -> None:
+        def change(arrays: Arrays) -> None:
+            shape = arrays["class_scores"].shape
+            made = np.random.default_rng(seed).random(shape) + noise * np.eye(*shape)
+            arrays["class_scores"] = made.astype(np.float32)
+            arrays["scores"] = arrays["class_scores"].max(1)
+
+        rescored(examined, name, change)
+
+    assert lines(examined) == []
+    scored(SCANNED, 0)
+    scored(other, 1)
+    assert lines(examined) == []
+    scored(other, 0)
+    assert any("evidence: says the same" in line for line in lines(examined))
+    scored(other, 0, noise=0.02)
+    assert any("evidence: says nearly the same" in line for line in lines(examined))
+
+
+def test_inverted_images_of_two_models_differ(inverted: Path) -> None:
+    source = arrays_of(inverted, SMOOTHED)
+    other = SMOOTHED.replace("-s0", "-s1")
+
+    def change(arrays: Arrays) -> None:
+        arrays.update({name: source[name] for name in ("starts", "inverted", "triggered")})
+
+    assert lines(inverted) == []
+    rescored(inverted, other, change)
+    assert any("evidence: says the same" in line for line in lines(inverted))
+
+
+def test_weights_that_change_change_an_answer(played: Path) -> None:
+    def change(arrays: Arrays) -> None:
+        for part in ("held_out", "test", "triggered"):
+            arrays[part][1:] = arrays[part][1]
+
+    rescored(played, REPAIRED, change)
+    assert any("curve: has 4 checkpoints that give the very same" in one for one in lines(played))
+
+
+def slow_equality(hits: list[int], total: int) -> float:
+    """All outcomes of as many binomial draws, one by one."""
+    share, reach = sum(hits) / len(hits) / total, max(hits) - min(hits)
+    chance = [math.comb(total, k) * share**k * (1 - share) ** (total - k) for k in range(total + 1)]
+    return sum(
+        math.prod(chance[k] for k in drawn)
+        for drawn in itertools.product(range(total + 1), repeat=len(hits))
+        if max(drawn) - min(drawn) <= reach
+    )
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=4))
+def test_the_chance_of_equal_counts_is_that_of_all_outcomes(hits: list[int]) -> None:
+    # Counts of four times as many images stand for these.
+    found = equality([Rate(4 * count, 40) for count in hits])
+    assert found == pytest.approx(slow_equality(hits, 10), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("hits", "refused"),
+    [
+        ([4500] * 5, True),
+        ([4500] * 3, False),  # it happens once in thousands of rows
+        ([4400, 4450, 4500, 4520, 4610], False),
+        ([9000] * 5, False),  # what is next to certain is equal everywhere
+        ([0] * 5, False),
+    ],
+)
+def test_a_row_is_refused_where_chance_would_not_make_it(hits: list[int], refused: bool) -> None:
+    assert (equality([Rate(count, 9000) for count in hits]) < 1e-6) == refused
