@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
-from rich.markup import escape
 
 from benchmark.cli.shared import (
     BOARDS,
@@ -24,9 +23,6 @@ from benchmark.cli.shared import (
 
 if TYPE_CHECKING:
     from benchmark.records.strict import Finding
-
-#: How a replay's verdict is shown.
-VERDICTS = {"equal": "equal", "agrees": "agrees", "differs": "[red]differs[/red]"}
 
 Progress = Callable[[int, int], None]
 
@@ -124,55 +120,15 @@ def verify(
         raise typer.Exit(1)
     out.print(f"{folder}: {len(found.records)} records hold", soft_wrap=True)
     if replay:
-        _replay(folder, replay, seed, device, data_dir, plugin)
+        from benchmark.cli.replays import play_again, show
+        from benchmark.games.all import records
+        from benchmark.runs.replay import draw
 
-
-def _replay(
-    folder: Path,
-    count: int,
-    seed: int,
-    device: str,
-    data_dir: Path | None,
-    plugin: list[Path] | None,
-) -> None:
-    import tempfile
-
-    from rich.table import Table
-
-    from benchmark.cli.execution import prepare, workers_for
-    from benchmark.games.all import records
-    from benchmark.progress import Display
-    from benchmark.records.cell import Cell
-    from benchmark.records.store import Store
-    from benchmark.runs.execute import execute
-    from benchmark.runs.local import LocalExecutor
-    from benchmark.runs.replay import compare, draw, playable, same_cell
-
-    with one_sentence(), tempfile.TemporaryDirectory() as scratch:
-        there = list(records(folder))
-        drawn = draw(there, count, seed)
-        table = Table("cell and number", "recorded", "replayed", "may lie in", "", box=None)
-        wrong = 0
-        for recipe in dict.fromkeys(record.protocol.recipe for record in drawn):
-            own = [record for record in drawn if record.protocol.recipe == recipe]
-            setup, registry, _ = prepare(
-                own[0].protocol.name, recipe, Path(scratch) / recipe, device, data_dir, plugin
-            )
-            cells = [playable(record, registry) for record in own]
-            with Display(err, f"replay on {setup.device}") as display:
-                executor = LocalExecutor(setup, workers_for(setup.device))
-                execute(Store(setup.root), cells, executor, listener=display.listener)
-            again = {record.key: record for record in records(setup.root)}
-            for record in own:
-                others = [other for other in there if same_cell(record, other)]
-                table.add_row(escape(str(Cell.of(record))), style="bold")
-                for one in compare(record, again[record.key], others):
-                    wrong += one.verdict == "differs"
-                    table.add_row(f"  {one.number}", *one[1:4], VERDICTS[one.verdict])
-    out.print(table)
-    out.print(f"{len(drawn)} cells replayed, {wrong} numbers differ")
-    if wrong:
-        raise typer.Exit(1)
+        with one_sentence():
+            there = list(records(folder))
+            again = play_again(draw(there, replay, seed), there, device, data_dir, plugin)
+        if show(again):
+            raise typer.Exit(1)
 
 
 def submit(
@@ -184,31 +140,56 @@ def submit(
         bool,
         typer.Option("--whole-rows", help="Leave out rows without all seeds, of a run cut short."),
     ] = False,
+    replay: Annotated[
+        int,
+        typer.Option(min=0, help="Play so many random cells again, beside those that must be."),
+    ] = 1,
+    no_replay: Annotated[
+        bool, typer.Option("--no-replay", help="Play nothing again; the board says so.")
+    ] = False,
+    device: Device = "auto",
+    data_dir: DataDir = None,
     plugin: PluginFiles = None,
 ) -> None:
     """Check a run's records and copy them with their evidence to leaderboards/PROTOCOL/.
 
     All of them are taken, or none. Cells that the board has already, such as the clean models
-    that every run trains, stay as they are on the board.
+    that every run trains, stay as they are on the board. Of every new row the repetition that
+    flatters most is played again, and every cell that failed; numbers that differ refuse all.
     """
-    from benchmark.verification.submit import Rejected
-    from benchmark.verification.submit import submit as take
+    from benchmark.verification.submit import Rejected, review
 
     with one_sentence():
         try:
             with _counting("verifying") as progress:
                 registry = load_registry(plugin)
-                done = take(run_dir, boards, registry, progress, whole_rows=whole_rows)
+                taken = review(run_dir, boards, registry, progress, whole_rows=whole_rows)
         except Rejected as rejected:
             _print(rejected.findings)
-            out.print(f"{run_dir} was refused, nothing was written", soft_wrap=True)
-            raise typer.Exit(1) from None
+            _refuse(run_dir)
+        replays = {}
+        if not no_replay and (drawn := taken.to_replay(replay)):
+            from benchmark.cli.replays import play_again, show
+
+            again = play_again(drawn, taken.all_records(), device, data_dir, plugin)
+            if show(again):
+                _refuse(run_dir)
+            replays = {one.record.key: one.noted(taken.digest(one.record)) for one in again}
+        done = taken.write(replays)
     known = f", {done.known} were there already" if done.known else ""
     left_out = f", {done.left_out} of unfinished rows were left out" if done.left_out else ""
-    out.print(f"{done.new} records are new in {done.folder}{known}{left_out}", soft_wrap=True)
+    replayed = f", {len(replays)} were played again" if replays else ", none was played again"
+    out.print(
+        f"{done.new} records are new in {done.folder}{known}{left_out}{replayed}", soft_wrap=True
+    )
     out.print(
         f"next: `poisongames board build {done.folder}`, then commit the folder", soft_wrap=True
     )
+
+
+def _refuse(run_dir: Path) -> NoReturn:
+    out.print(f"{run_dir} was refused, nothing was written", soft_wrap=True)
+    raise typer.Exit(1)
 
 
 def _print(findings: Sequence[Finding]) -> None:

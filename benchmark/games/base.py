@@ -140,6 +140,10 @@ class Game(ABC, Generic[R]):
         Floats are measured, and differ; integers are mistakes, of which two models share some.
         """
 
+    @abstractmethod
+    def defended(self, record: R) -> float:
+        """How well the defender of a cell did; of the repetitions of a row one does best."""
+
     def rates(self, record: R) -> Mapping[str, Rate]:
         """Counts that differ from one repetition to the next."""
         return {}

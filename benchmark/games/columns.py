@@ -140,6 +140,10 @@ FAILED = Column(
     "repetitions that failed or were refused; in means they are the worst case for whoever would "
     "profit from their absence",
 )  # fmt: skip
+REPLAYED = Column(
+    "replayed", "replayed", Unit.COUNT,
+    "records behind the row that were played again when it was handed in, with numbers that agree",
+)  # fmt: skip
 #: Columns that tell an attack; with `KEYS` it is shown in one.
 ATTACK = (
     Column(

@@ -19,6 +19,7 @@ from benchmark.games.columns import Column, Row, Unit
 from benchmark.games.robustness.searches import Search
 from benchmark.protocol import Protocol
 from benchmark.records.record import PluginRef, Record
+from benchmark.records.replays import Replay
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 #: A short name for a plugin in a table.
@@ -35,6 +36,7 @@ class Sources:
         unfinished: records of cells that failed or that the sanity gate refused.
         worst: the same with numbers, where whoever profits from their absence would profit from
             them least.
+        replays: those that were played again, by the record's key.
         searches: what defenders found for themselves.
         name: what plugins are called in all tables.
         published: the ASR that an inverter's triggers are published with, by the names of the
@@ -53,6 +55,7 @@ class Sources:
     protocol: Protocol | None = None
     folders: Sequence[Path] = ()
     worst: Sequence[Record] = ()
+    replays: Mapping[str, Replay] = field(default_factory=dict)
     frames: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def of(self, kind: type[AnyRecord]) -> list[AnyRecord]:
@@ -63,6 +66,10 @@ class Sources:
         """The records of one game that means are taken over: a failed one is the worst case."""
         every = [one for one in (*self.records, *self.worst) if isinstance(one, kind)]
         return sorted(every, key=lambda one: (one.seed, one.key))
+
+    def replayed(self, records: Iterable[Record]) -> dict[str, int]:
+        """How many records of a row were played again, as a column."""
+        return {"replayed": sum(record.key in self.replays for record in records)}
 
     def evidence(self, file: str) -> Path | None:
         """Where a file of the evidence lies, None where it is missing."""

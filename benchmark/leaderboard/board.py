@@ -17,6 +17,7 @@ from benchmark.games.robustness import searches as tuned
 from benchmark.leaderboard import chapters
 from benchmark.leaderboard.papers import inverted
 from benchmark.protocol import Protocol
+from benchmark.records import replays
 from benchmark.records.files import StoreError
 from benchmark.records.record import NONE, PluginRef, ProtocolRef, Record
 
@@ -129,6 +130,7 @@ def read_sources(folder: Path, beside: Path | None = None) -> tuple[Sources, Pro
     sources = Sources(
         measured, kept, unfinished, list(searches.values()), short_names([*measured, *unfinished]),
         inverted, played(protocol), folders, list(chapters.worst_cases(unfinished, measured)),
+        {key: one for place in folders for key, one in replays.read(place).items()},
     )  # fmt: skip
     return sources, protocol
 

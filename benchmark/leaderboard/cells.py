@@ -50,6 +50,22 @@ def unfinished(sources: Sources) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def replayed(sources: Sources) -> pd.DataFrame:
+    """One row per cell, with where it was played again."""
+    every = (*sources.records, *sources.unfinished)
+    rows = [
+        attack_columns(record, sources.name)
+        | {"defense": defense_name(record.defense, sources.name)}
+        | {"trusted_share": record.trusted_share, "seed": record.seed}
+        | {"verdict": again.verdict, "device": again.device}
+        | {name: again.env.get(name, "") for name in ("poisongames", "torch")}
+        for record in every
+        if (again := sources.replays.get(record.key))
+    ]
+    rows.sort(key=lambda row: [str(value) for value in row.values()])
+    return pd.DataFrame(rows)
+
+
 _DEFENSE = Column(
     "defense", "defense", Unit.TEXT, "the defense with its trusted share r", brief=True,
     menu=True, names="defender", share="trusted_share",
@@ -92,4 +108,23 @@ defense did nothing, or the attack did not work.""",
         Column("status", "status", Unit.TEXT, "failed or invalid", brief=True, menu=True),
         Column("reason", "reason", Unit.TEXT, "why", brief=True),
     ),
+)  # fmt: skip
+
+REPLAYS = Frame(
+    "replays",
+    "Cells that were played again",
+    """\
+When results are handed in, some cells are played again from the installed plugins: those of a new
+row that flatter most, those that failed, and random ones. On the same model all numbers are equal;
+on another one they agree if they are no further apart than two repetitions.""",
+    replayed,
+    (
+        *ATTACK, _DEFENSE, TRUSTED,
+        Column("seed", "seed", Unit.COUNT, "the repetition", brief=True),
+        Column("verdict", "verdict", Unit.TEXT, "equal, or agrees", brief=True, menu=True),
+        Column("device", "device", Unit.TEXT, "where", brief=True),
+        Column("poisongames", "poisongames", Unit.TEXT, "by which version"),
+        Column("torch", "torch", Unit.TEXT, "with which version of torch"),
+    ),
+    readme=False,
 )  # fmt: skip

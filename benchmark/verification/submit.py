@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark.games.all import GAMES, UNDEFENDED
+from benchmark.games.all import GAMES, UNDEFENDED, read
 from benchmark.protocol import Protocol
 from benchmark.records.cell import NO_DEFENSE, Cell
 from benchmark.records.files import StoreError, sha256, write_whole
+from benchmark.records.record import Record
+from benchmark.records.replays import Replay, add
 from benchmark.records.strict import EVIDENCE_LIMIT, Finding, regular
 from benchmark.registry import Registry
 from benchmark.verification.verify import Checked, Progress, verify_records
@@ -36,15 +39,86 @@ class Submission:
     left_out: int
 
 
-def submit(
+@dataclass(frozen=True)
+class Reviewed:
+    """A run that may be taken into a board.
+
+    Attributes:
+        found, there: what was checked in the run, and on the board.
+        known: records that the board has already.
+    """
+
+    run: Path
+    folder: Path
+    found: Checked
+    there: Checked
+    known: frozenset[str]
+    left_out: int
+
+    def records(self, folder: Path, files: Iterable[str]) -> list[Record]:
+        return [read((folder / file).read_bytes()) for file in sorted(files)]
+
+    def all_records(self) -> list[Record]:
+        """Those of the run, and of the board what else there is."""
+        others = self.there.records.keys() - self.found.records.keys()
+        own = self.records(self.run, self.found.records)
+        return own + self.records(self.folder, others)
+
+    def digest(self, record: Record) -> str:
+        return self.found.files[f"records/{Cell.of(record).name}.json"]
+
+    def to_replay(self, more: int) -> list[Record]:
+        """What has to be played again before it is taken, and `more` random cells.
+
+        Every cell that failed, and of every new row the repetition that flatters whoever is new
+        on the board: the defense, the attack, or both.
+        """
+        new = self.records(self.run, self.found.records.keys() - self.known)
+        board = self.records(self.folder, self.there.records)
+        attacks = {record.attack.label for record in board}
+        defenses = {record.defense.name for record in board}
+        drawn = {record.key: record for record in new if record.status != "ok"}
+        rows: defaultdict[str, list[Record]] = defaultdict(list)
+        for record in new:
+            if record.status == "ok" and record.defense.stages:
+                rows[Cell.of(record).row].append(record)
+        for row in rows.values():
+            order = sorted(row, key=lambda one: GAMES[one.game].defended(one))
+            old = (order[0].attack.label in attacks, order[0].defense.name in defenses)
+            if all(old) or not old[1]:
+                drawn[order[-1].key] = order[-1]
+            if all(old) or not old[0]:
+                drawn[order[0].key] = order[0]
+        # Nobody knows beforehand which ones: the numbers themselves decide.
+        seed = int(sha256("".join(sorted(one.key for one in new)).encode())[:12], 16)
+        rest = [one for one in new if one.key not in drawn]
+        others = random.Random(seed).sample(rest, min(more, len(rest)))
+        return [*drawn.values(), *others]
+
+    def write(self, replays: Mapping[str, Replay]) -> Submission:
+        """Copy what is new, and note what was played again.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        new = [file for file in sorted(self.found.files) if not _is_of(file, self.known)]
+        # Evidence comes first in the alphabet: every record finds its own, whatever ends this.
+        for file in new:
+            write_whole(self.folder / file, _checked(self.run / file, self.found.files[file]))
+        add(self.folder, replays)
+        count = len(self.found.records) - len(self.known)
+        return Submission(self.folder, count, len(self.known), self.left_out)
+
+
+def review(
     run: Path,
     boards: Path,
     registry: Registry | None = None,
     progress: Progress = lambda done, total: None,
     *,
     whole_rows: bool = False,
-) -> Submission:
-    """Check a run and copy its records, evidence and searches below `boards`.
+) -> Reviewed:
+    """Check a run, and whether the board below `boards` may take its records; writes nothing.
 
     Args:
         boards: the folder of all boards; the records go to ``boards/PROTOCOL/``.
@@ -53,7 +127,6 @@ def submit(
 
     Raises:
         Rejected: a finding in the run, or a contradiction to what the board has.
-        StoreError: the folder cannot be written.
     """
     found = verify_records(run, registry, progress)
     if found.findings or found.protocol is None:
@@ -75,14 +148,10 @@ def submit(
     wrong += [*_incomplete(found, there, found.protocol), *_other_models(run, found)]
     if wrong:
         raise Rejected(wrong)
-    new = [file for file in sorted(found.files) if not _is_of(file, known)]
-    # Evidence comes first in the alphabet: every record finds its own, whatever ends this early.
-    for file in new:
-        write_whole(folder / file, _checked(run / file, found.files[file]))
-    return Submission(folder, len(found.records) - len(known), len(known), left_out)
+    return Reviewed(run, folder, found, there, frozenset(known), left_out)
 
 
-def _is_of(file: str, records: set[str]) -> bool:
+def _is_of(file: str, records: Collection[str]) -> bool:
     """Whether a file belongs to one of the records."""
     return f"records/{Path(file).stem}.json" in records
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -15,6 +15,7 @@ from benchmark.games.robustness import searches as tuned
 from benchmark.leaderboard import deviations
 from benchmark.leaderboard.build import generated, stale
 from benchmark.protocol import Protocol
+from benchmark.records import replays
 from benchmark.records.cell import Cell
 from benchmark.records.files import StoreError, sha256
 from benchmark.records.record import Record
@@ -104,11 +105,12 @@ def verify_records(
         progress(number, len(paths))
         found.findings += _record(path, folder, found)
     progress(len(paths), len(paths))
-    found.findings += strangers(folder, generated() | FOLDERS | {deviations.FILE})
+    found.findings += strangers(folder, generated() | FOLDERS | {deviations.FILE, replays.FILE})
     named = {f"{path.stem}.{ending}" for path in paths for ending in ("npz", "png")}
     found.findings += strangers(folder / "evidence", named, "evidence/")
     found.findings += found.claims.contradictions()
     found.findings += found.likeness.findings()
+    found.findings += _replays(folder, found.files)
     if registry is not None:
         found.findings += found.claims.unlike_installed(registry)
     if found.protocol is not None:
@@ -164,6 +166,22 @@ def wrong_numbers(record: Record, arrays: Arrays, protocol: Protocol) -> Iterato
         # Arrays of kinds and sizes that no game writes.
         raise Refused("file", f"does not fit its record: {error}") from None
     yield from wrong
+
+
+def _replays(folder: Path, files: Mapping[str, str]) -> Iterator[Finding]:
+    """What was played again are records that are there, as they are."""
+    try:
+        if (folder / replays.FILE).exists():
+            regular(folder / replays.FILE, RECORD_LIMIT)
+        noted = replays.read(folder)
+    except (Refused, StoreError) as error:
+        yield Finding(replays.FILE, "file", str(error))
+        return
+    there = {sha for file, sha in files.items() if file.startswith("records/")}
+    for key, one in noted.items():
+        if one.record not in there:
+            reason = f"{one.record[:12]}… is of no record here; remove it, or play it again"
+            yield Finding(replays.FILE, f"{key[:12]}….record", reason)
 
 
 def _searches(folder: Path, protocol: Protocol, files: dict[str, str]) -> Iterator[Finding]:

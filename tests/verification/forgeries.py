@@ -19,6 +19,8 @@ import small_board
 from benchmark.games.all import read
 from benchmark.records.cell import Cell
 from benchmark.records.strict import EVIDENCE_LIMIT, RECORD_LIMIT
+from benchmark.registry import Registry
+from benchmark.verification.submit import Submission, review
 
 Json = dict[str, Any]
 REPAIRED = "robustness-badnets-m40-pivotal-tuning-r0.05-s0"
@@ -27,6 +29,13 @@ SCANNED = "detectability-badnets-m40-abs-r0.1-s0"
 #: Test images of other classes than the first.
 OTHERS = 180
 SMOOTHED = "inversion-blind-p-m0-smoothinv-s0"
+
+
+def submit(
+    run: Path, boards: Path, registry: Registry | None = None, *, whole_rows: bool = False
+) -> Submission:
+    """Take a run into a board without playing anything again."""
+    return review(run, boards, registry, whole_rows=whole_rows).write({})
 
 
 def record_of(run: Path, name: str) -> Path:

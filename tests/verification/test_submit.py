@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forgeries import GUARDED, REPAIRED, at, edit, edit_evidence, forged, record_of
+from forgeries import GUARDED, REPAIRED, at, edit, edit_evidence, forged, record_of, submit
 from typer.testing import CliRunner
 
 from benchmark.cli import app
@@ -18,7 +18,7 @@ from benchmark.leaderboard.build import build
 from benchmark.records.files import write_whole
 from benchmark.registry import Registry
 from benchmark.verification import submit as module
-from benchmark.verification.submit import Rejected, submit
+from benchmark.verification.submit import Rejected
 from benchmark.verification.verify import verify
 
 CLEAN = "robustness-none-m0-none-s{}"
@@ -255,10 +255,11 @@ def test_a_board_without_its_page_and_a_plot_with_a_script_are_found(
 
 
 def test_the_command_takes_a_run(played: Path, tmp_path: Path) -> None:
-    words = ["submit", str(played), "--boards", str(tmp_path / "boards")]
+    words = ["submit", str(played), "--boards", str(tmp_path / "boards"), "--no-replay"]
     done = CliRunner().invoke(app, words, env={"COLUMNS": "300"})
     assert done.exit_code == 0, done.output
     assert "12 records are new in" in done.output
+    assert "none was played again" in done.output
     assert f"poisongames board build {tmp_path / 'boards' / 'small-v1'}" in done.output
 
 
@@ -269,7 +270,7 @@ def test_of_a_run_that_was_cut_short_whole_rows_are_taken(played: Path, tmp_path
     boards = tmp_path / "boards"
     boards.mkdir()
     assert any("seeds 2 is missing" in one for one in refused(played, boards))
-    words = ["submit", str(played), "--boards", str(boards), "--whole-rows"]
+    words = ["submit", str(played), "--boards", str(boards), "--whole-rows", "--no-replay"]
     done = CliRunner().invoke(app, words, env={"COLUMNS": "300"})
     assert done.exit_code == 0, done.output
     assert "9 records are new" in done.stdout

@@ -23,6 +23,7 @@ from forgeries import (
     edit_evidence,
     rate,
     record_of,
+    submit,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -32,7 +33,7 @@ from benchmark.cli import app
 from benchmark.games.all import read
 from benchmark.leaderboard.build import build
 from benchmark.records.strict import Refused, read_record
-from benchmark.verification.submit import Rejected, submit
+from benchmark.verification.submit import Rejected
 from benchmark.verification.verify import verify
 
 

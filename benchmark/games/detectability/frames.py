@@ -15,6 +15,7 @@ from benchmark.games.columns import (
     ATTACK,
     FAILED,
     KEYS,
+    REPLAYED,
     TRUSTED,
     Column,
     Unit,
@@ -75,6 +76,7 @@ def detectability(sources: Sources) -> pd.DataFrame:
                     "average_precision_low": found.precision_low,
                     "average_precision_high": found.precision_high,
                 }
+                | sources.replayed(one for pair in pairs for one in pair)
                 | _best_accuracy(clean, poisoned)
             )
             # What follows belongs to the examination, not to a reading of its score.
@@ -224,6 +226,7 @@ COLUMNS = (
     _WORKED,
     MODELS,
     FAILED,
+    REPLAYED,
     Column("repeats", "repeats", Unit.COUNT, "examinations of each model"),
     _AUC,
     Column("average_precision", "AP", Unit.AREA, "average precision", interval=True),

@@ -142,6 +142,10 @@ class DetectabilityGame(Game[DetectabilityRecord]):
     def fingerprint(self, record: DetectabilityRecord, evidence: Arrays) -> np.ndarray:
         return evidence["class_scores"].astype(np.float64).ravel()
 
+    def defended(self, record: DetectabilityRecord) -> float:
+        score = fmean(scan.score for scan in record.scans)
+        return -score if is_clean(record) else score
+
     def chapter(self) -> Chapter:
         from benchmark.games.detectability.frames import CHAPTER
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.games.columns import ATTACK, FAILED, Column, Row, Unit, attack_label
+from benchmark.games.columns import ATTACK, FAILED, REPLAYED, Column, Row, Unit, attack_label
 from benchmark.games.frames import Chapter, Frame, Grid, Line, Plot, Sources
 from benchmark.games.inversion.contests import (
     Contest,
@@ -69,6 +69,7 @@ def inversions(sources: Sources) -> pd.DataFrame:
             "starts": len(first.starts),
             "configurations": sum(not tried.restart for tried in first.tried),
             "runs": len(first.tried),
+            **sources.replayed(group),
             "scale": fmean(record.scale or 0.0 for record in group),
             "asr_published": sources.published(first.attack.name, first.defense.stages[0].name),
         }
@@ -199,6 +200,7 @@ _FOUND = (
 
 COLUMNS = (
     *_WHO,
+    REPLAYED,
     _STARTS,
     Column("configurations", "configurations", Unit.COUNT, "settings that were tried"),
     Column("runs", "runs", Unit.COUNT, "the same with restarts"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -140,6 +141,11 @@ class InversionGame(Game[InversionRecord]):
     def fingerprint(self, record: InversionRecord, evidence: Arrays) -> np.ndarray:
         """What inverters changed on their start images."""
         return (evidence["inverted"].astype(np.float64) - evidence["starts"]).ravel()
+
+    def defended(self, record: InversionRecord) -> float:
+        return fmean(
+            record.tried[start.chosen].evaluation[row] for row, start in enumerate(record.starts)
+        )
 
     def chapter(self) -> Chapter:
         from benchmark.games.inversion.frames import CHAPTER

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from benchmark import metrics
-from benchmark.games.base import Arrays, Claim, Extra, Game, Number, Played, Wrong
+from benchmark.games.base import Arrays, Claim, Extra, Game, Number, Played, Wrong, is_clean
 from benchmark.games.robustness.check import EXAMPLES, check
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.games.robustness.score import score
@@ -129,6 +129,11 @@ class RobustnessGame(Game[RobustnessRecord]):
         ]
         point, image = np.nonzero(answers[points] != labels)
         return np.asarray((point << 48) + (image << 16) + answers[points][point, image])
+
+    def defended(self, record: RobustnessRecord) -> float:
+        assert record.metrics is not None
+        chosen = record.metrics.paper
+        return chosen.cda.value if is_clean(record) else -chosen.asr.value
 
     def rates(self, record: RobustnessRecord) -> dict[str, metrics.Rate]:
         found = record.metrics

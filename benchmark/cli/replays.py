@@ -1,0 +1,103 @@
+"""Plays cells of records again, and shows how they compare."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from benchmark.cli.shared import err, out
+
+if TYPE_CHECKING:
+    from benchmark.records.record import Record
+    from benchmark.records.replays import Replay
+    from benchmark.runs.replay import Compared
+
+#: How a replay's verdict is shown.
+VERDICTS = {"equal": "equal", "agrees": "agrees", "differs": "[red]differs[/red]"}
+
+
+@dataclass(frozen=True)
+class Again:
+    """A record, what came of its cell now, and the numbers of both side by side."""
+
+    record: Record
+    now: Record
+    compared: list[Compared]
+
+    @property
+    def differing(self) -> int:
+        return sum(one.verdict == "differs" for one in self.compared)
+
+    def noted(self, sha256: str) -> Replay:
+        """What a board says of it; `sha256` is that of the record's file."""
+        from benchmark.records.replays import Replay
+
+        equal = all(one.verdict == "equal" for one in self.compared)
+        return Replay(
+            record=sha256,
+            verdict="equal" if equal else "agrees",
+            device=self.now.cost.device,
+            env=self.now.env,
+        )
+
+
+def play_again(
+    drawn: Sequence[Record],
+    there: Sequence[Record],
+    device: str,
+    data_dir: Path | None,
+    plugin: list[Path] | None,
+) -> list[Again]:
+    """Train the models of some records anew and play their cells, in a folder that is removed.
+
+    Args:
+        there: all records, among which other repetitions say how far one more may lie.
+    """
+    from benchmark.cli.execution import prepare, workers_for
+    from benchmark.games.all import records
+    from benchmark.progress import Display
+    from benchmark.records.store import Store
+    from benchmark.runs.execute import execute
+    from benchmark.runs.local import LocalExecutor
+    from benchmark.runs.replay import compare, playable, same_cell
+
+    found = []
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for recipe in dict.fromkeys(record.protocol.recipe for record in drawn):
+            own = [record for record in drawn if record.protocol.recipe == recipe]
+            setup, registry, _ = prepare(
+                own[0].protocol.name, recipe, scratch / recipe, device, data_dir, plugin
+            )
+            cells = [playable(record, registry) for record in own]
+            with Display(err, f"replay on {setup.device}") as display:
+                executor = LocalExecutor(setup, workers_for(setup.device))
+                execute(Store(setup.root), cells, executor, listener=display.listener)
+            again = {record.key: record for record in records(setup.root)}
+            for record in own:
+                others = [other for other in there if same_cell(record, other)]
+                now = again[record.key]
+                found.append(Again(record, now, compare(record, now, others)))
+    return found
+
+
+def show(found: Sequence[Again]) -> int:
+    """Print the numbers of all; how many of them differ."""
+    from benchmark.records.cell import Cell
+
+    table = Table("cell and number", "recorded", "replayed", "may lie in", "", box=None)
+    for one in found:
+        table.add_row(escape(str(Cell.of(one.record))), style="bold")
+        for number in one.compared:
+            table.add_row(f"  {number.number}", *number[1:4], VERDICTS[number.verdict])
+    wrong = sum(one.differing for one in found)
+    out.print(table)
+    out.print(f"{len(found)} cells replayed, {wrong} numbers differ")
+    return wrong
