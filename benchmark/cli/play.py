@@ -180,6 +180,10 @@ def tune(
         )
         table = Table("repair", "r", "points", "own ASR", "cost", "chosen", box=None)
         for found in tuned.load(folder):
+            if not found.trials:
+                share = f"{found.trusted_share:.1%}"
+                table.add_row(found.defense, share, "0", "", "", str(found.impossible))
+                continue
             table.add_row(
                 found.defense,
                 f"{found.trusted_share:.1%}",

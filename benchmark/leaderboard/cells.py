@@ -16,12 +16,15 @@ def chosen(sources: Sources) -> pd.DataFrame:
     """One row per search for the settings of a repair."""
     rows = []
     for found in sources.searches:
+        common = {"defense": found.defense, "trusted_share": found.trusted_share}
+        if not found.trials:
+            rows.append(common | {"chosen": f"the protocol's own: {found.impossible}"})
+            continue
         held_out, unseen = found.cost(found.best)
         before = (own.poisoned.asr.value for own in found.poisonings)
         rows.append(
-            {
-                "defense": found.defense,
-                "trusted_share": found.trusted_share,
+            common
+            | {
                 "points": len(found.trials),
                 "own_asr_before": fmean(before),
                 "own_asr_left": found.best.asr,

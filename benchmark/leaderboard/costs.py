@@ -31,7 +31,9 @@ from benchmark.records.record import NONE, Record
 def costs(sources: Sources) -> pd.DataFrame:
     """One row per defender of either game, trusted share and recipe; see `COLUMNS`."""
     failed = failures(sources.frames["victims"])
-    unstable = {(one.defense, one.trusted_share): one.instability for one in sources.searches}
+    unstable = {
+        (one.defense, one.trusted_share): one.instability for one in sources.searches if one.trials
+    }
     repaired = Counter(
         (*_defender(row["recipe"], row["defense"], row["trusted_share"]), reading)
         for row in sources.frames["repairs"].to_dict("records")

@@ -79,7 +79,9 @@ def _comparison(sources: Sources) -> pd.DataFrame:
     if protocol is None or not lines:
         return pd.DataFrame()
     own = _own_settings(protocol)
-    searched = {(one.defense, one.trusted_share): one.best.params for one in sources.searches}
+    searched = {
+        (one.defense, one.trusted_share): one.best.params for one in sources.searches if one.trials
+    }
     found: defaultdict[tuple[Any, ...], list[_Found]] = defaultdict(list)
     for one in _measurements(sources):
         if _as_prescribed(one.attack, own.get(one.attack.name, ())):

@@ -208,7 +208,7 @@ def _searches(folder: Path, protocol: Protocol, files: dict[str, str]) -> Iterat
         place = f"tuning/{tuned.file_name(search.defense, search.trusted_share)}"
         grid = protocol.tuning.grids[search.defense] if protocol.tuning else {}
         tried = [tuple(trial.params.get(name) for name in grid) for trial in search.trials]
-        if sorted(map(repr, tried)) != sorted(map(repr, product(*grid.values()))):
+        if search.trials and sorted(map(repr, tried)) != sorted(map(repr, product(*grid.values()))):
             yield Finding(place, "trials", "are not the points of the protocol's grid")
         if search.protocol.sha256 != protocol.sha256:
             yield Finding(place, "protocol.sha256", f"is not that of {protocol.name}")

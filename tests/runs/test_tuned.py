@@ -6,19 +6,33 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from made_records import frames_of, played
+from pydantic import ValidationError
 
+from benchmark.games.robustness import search as searching
 from benchmark.games.robustness import searches as tuned
 from benchmark.games.robustness.search import search_grid
 from benchmark.games.robustness.searches import Left, Poisoning, Search, Trial
 from benchmark.games.robustness.settings import Tuning
+from benchmark.games.robustness.tuning import CannotPoison
 from benchmark.metrics import Rate
 from benchmark.protocol import Protocol
 from benchmark.records.files import StoreError
 from benchmark.records.record import ProtocolRef
 from benchmark.registry import Registry
+from benchmark.runs.context import Setup
 from benchmark.runs.plan import plan, plan_tuning
+from benchmark.runs.tasks import Worker
 
 GRID = {"learning_rate": (0.1, 0.01, 0.001), "decay": (1.0, 2.0)}
+TUNING = Tuning(
+    suspect=9,
+    draws=1,
+    steps=5,
+    batch_size=8,
+    learning_rate=0.1,
+    grids={"weight-decay": {"decay": tuple(range(1, 21))}},
+)
 REF = ProtocolRef(name="made-up", sha256="a" * 64, recipe="standard")
 
 
@@ -136,6 +150,41 @@ def test_searches_are_kept_as_files_and_a_damaged_one_is_named(tmp_path: Path) -
         tuned.load(tmp_path)
 
 
+def test_a_search_that_was_impossible_chooses_nothing_and_says_why(tmp_path: Path) -> None:
+    one = found(Trial(params={"decay": 0.5}, left=(left(3),)))
+    nothing = {"trials": (), "poisonings": (), "trusted_share": 0.01, "impossible": "too few"}
+    two = Search.model_validate(one.model_dump() | nothing)
+    for search in (one, two):
+        search.save(tmp_path / tuned.file_name(search.defense, search.trusted_share))
+    assert tuned.load(tmp_path) == [two, one]
+    assert tuned.chosen(tmp_path) == {("weight-decay", 0.05): {"decay": 0.5}}
+    for changes in ({"impossible": None}, {"trials": one.trials}):
+        with pytest.raises(ValidationError, match="either trials or a reason"):
+            Search.model_validate(two.model_dump() | changes)
+    frames = frames_of([played("badnets")], [one, two])
+    settings = frames["settings"].set_index("trusted_share").chosen
+    assert dict(settings) == {0.05: "decay=0.5", 0.01: "the protocol's own: too few"}
+
+
+def test_a_defender_with_too_few_images_makes_no_search(
+    tiny: Protocol, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason is in the file, and the search has not failed."""
+    protocol = tiny.model_copy(update={"tuning": TUNING})
+    worker = Worker(Setup(protocol, protocol.recipe, "cpu", (), None, tmp_path))
+    worker.store.begin()
+
+    def refuse(*_: object) -> None:
+        raise CannotPoison("ASR 10% for 7.0% of accuracy")
+
+    monkeypatch.setattr(searching, "self_poison", refuse)
+    tune = plan_tuning(protocol, registry, tmp_path / "tuned", ["weight-decay"])[0]
+    worker.train_victim(tune.suspect)
+    assert worker.tune(tune) is None
+    (kept,) = tuned.load(tmp_path / "tuned")
+    assert kept.impossible == "ASR 10% for 7.0% of accuracy"
+
+
 def test_a_winner_is_used_at_its_share_under_what_the_user_asks_for(
     tiny: Protocol, registry: Registry
 ) -> None:
@@ -166,15 +215,7 @@ def test_a_winner_reaches_the_repair_inside_a_detector(
 def test_searches_are_planned_for_every_share_that_is_played(
     with_population: Protocol, registry: Registry, tmp_path: Path
 ) -> None:
-    tuning = Tuning(
-        suspect=9,
-        draws=1,
-        steps=5,
-        batch_size=8,
-        learning_rate=0.1,
-        grids={"weight-decay": {"decay": tuple(range(1, 21))}},
-    )
-    protocol = with_population.model_copy(update={"tuning": tuning})
+    protocol = with_population.model_copy(update={"tuning": TUNING})
     searches = plan_tuning(protocol, registry, tmp_path)
     # That of the detectors is played first.
     assert [search.trusted_share for search in searches] == [0.15, 0.05]

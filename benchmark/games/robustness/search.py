@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Defense, Repair
 from benchmark.games.experiment import Progress
 from benchmark.games.robustness.searches import Left, Poisoning, Search, Trial
-from benchmark.games.robustness.tuning import self_poison
+from benchmark.games.robustness.tuning import CannotPoison, self_poison
 from benchmark.games.settings import Setting
 from benchmark.records.cell import Tune
 from benchmark.records.record import ProtocolRef
@@ -26,22 +27,32 @@ def search(context: RunContext, tune: Tune, progress: Progress) -> Search:
     Args:
         progress: called with (points done, points in all).
 
-    Raises:
-        ValueError: self-poisoning costs too much, or the backdoor does not take.
+    Where self-poisoning costs too much, or the backdoor does not take, the search says so.
     """
     experiment, protocol, share = context.experiment, context.setup.protocol, tune.trusted_share
     settings, suspect = protocol.tuning, context.load(tune.suspect)
     assert settings is not None
-    backdoors = [
-        self_poison(
-            experiment,
-            suspect,
-            experiment.trusted(share, settings.suspect, draw),
-            settings,
-            experiment.rng("self-poison", share, draw),
-        )
-        for draw in range(settings.draws)
-    ]
+    found = partial(
+        Search,
+        protocol=ProtocolRef.of(protocol, tune.suspect.recipe),
+        defense=tune.repair.name,
+        version=tune.repair.version,
+        trusted_share=share,
+        suspect=settings.suspect,
+    )
+    try:
+        backdoors = [
+            self_poison(
+                experiment,
+                suspect,
+                experiment.trusted(share, settings.suspect, draw),
+                settings,
+                experiment.rng("self-poison", share, draw),
+            )
+            for draw in range(settings.draws)
+        ]
+    except CannotPoison as error:
+        return found(poisonings=(), trials=(), impossible=str(error))
 
     def try_point(params: dict[str, Setting]) -> tuple[Left, ...]:
         repair = context.registry.create(Defense, with_settings(tune.repair.label, params))
@@ -52,12 +63,7 @@ def search(context: RunContext, tune: Tune, progress: Progress) -> Search:
         )
 
     journal = context.setup.root / "artifacts" / "tuning" / f"{tune.key[:32]}.journal"
-    return Search(
-        protocol=ProtocolRef.of(protocol, tune.suspect.recipe),
-        defense=tune.repair.name,
-        version=tune.repair.version,
-        trusted_share=share,
-        suspect=settings.suspect,
+    return found(
         poisonings=tuple(map(Poisoning.of, backdoors)),
         trials=search_grid(settings.grids[tune.repair.name], try_point, journal, progress),
     )

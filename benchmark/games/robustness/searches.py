@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from benchmark.games.settings import Setting
 from benchmark.metrics import Rate
@@ -87,6 +87,8 @@ class Search(Part):
 
     Attributes:
         suspect: the repetition whose clean model was poisoned; no game plays it.
+        impossible: why nothing could be tried: a defender with few images may not be able to
+            poison his own model within the budget. The protocol's own settings stand then.
     """
 
     protocol: ProtocolRef
@@ -95,7 +97,14 @@ class Search(Part):
     trusted_share: float
     suspect: Annotated[int, Field(ge=1)]
     poisonings: tuple[Poisoning, ...]
-    trials: Annotated[tuple[Trial, ...], Field(min_length=1)]
+    trials: tuple[Trial, ...]
+    impossible: str | None = None
+
+    @model_validator(mode="after")
+    def _has_trials_or_a_reason(self) -> Search:
+        if bool(self.trials) == (self.impossible is not None):
+            raise ValueError("a search has either trials or a reason why there are none")
+        return self
 
     @property
     def best(self) -> Trial:
@@ -141,8 +150,12 @@ def load(folder: Path) -> list[Search]:
 
 
 def chosen(folder: Path) -> dict[tuple[str, float], dict[str, Setting]]:
-    """The winners of all searches in a folder."""
-    return {(found.defense, found.trusted_share): found.best.params for found in load(folder)}
+    """The winners of all searches in a folder that were possible."""
+    return {
+        (found.defense, found.trusted_share): found.best.params
+        for found in load(folder)
+        if found.trials
+    }
 
 
 def copy_searches(folder: Path, run: Path) -> None:

@@ -38,6 +38,10 @@ GENTLER = 4
 LOOK = 10
 
 
+class CannotPoison(ValueError):
+    """A defender's images do not suffice to poison a model of his own within the budget."""
+
+
 @dataclass(frozen=True)
 class Left:
     """What is left of the own backdoor, and of clean accuracy.
@@ -109,7 +113,7 @@ def self_poison(
     more than the budget is tried again at half of the learning rate.
 
     Raises:
-        ValueError: it costs too much, or the backdoor does not take, at every rate.
+        CannotPoison: it costs too much, or the backdoor does not take, at every rate.
     """
     seed = int(torch.randint(2**62, (), generator=rng, device=experiment.device))
     learning, judging = robustness.hold_out(
@@ -149,10 +153,9 @@ def self_poison(
         "accuracy"
         for point in tried
     )
-    raise ValueError(
+    raise CannotPoison(
         f"self-poisoning reaches no ASR of {settings.enough:.0%} within the budget of "
-        f"{budget:.1%} at rates from {settings.learning_rate:g} down: {said}; choose more steps "
-        "or another rate in the protocol's tuning"
+        f"{budget:.1%} at rates from {settings.learning_rate:g} down: {said}"
     )
 
 
