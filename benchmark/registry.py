@@ -32,7 +32,8 @@ from benchmark.api import (
 )
 from benchmark.hooks import COMMANDS, HookSpecs, origin, points
 from benchmark.hooks import GROUP as GROUP
-from benchmark.specs import FORBIDDEN, NAME_LIMIT, RegistryError, parameters, parse
+from benchmark.specs import NAME_LIMIT, RegistryError, parameters, parse
+from benchmark.texts import unfit
 
 P = TypeVar("P", bound=Plugin)
 
@@ -203,7 +204,7 @@ def _value(where: str, field: str, hint: Any, text: str) -> Any:
         value = TypeAdapter(hint).validate_python(text)
         if isinstance(value, float) and not math.isfinite(value):
             raise RegistryError(f"{where}: {field}={text} is not allowed: it must be finite")
-        if isinstance(value, str) and (bad := [c for c in value if c in FORBIDDEN]):
+        if isinstance(value, str) and (bad := unfit(value)):
             raise RegistryError(f"{where}: {field}={text} is not allowed: {bad[0]!r} in a text")
         return value
     except ValidationError as error:

@@ -14,8 +14,6 @@ from benchmark.games.settings import Setting
 
 #: Characters that a plugin's name may have: it becomes part of file names.
 NAME_LIMIT = 50
-#: Characters that no text in a result may have: they would be markup or quotes somewhere.
-FORBIDDEN = frozenset("<>\"'`&\\")
 
 
 class RegistryError(UserError, ValueError):

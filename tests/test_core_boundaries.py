@@ -23,7 +23,7 @@ CORE = sorted((ROOT / "benchmark").rglob("*.py"))
 
 #: Rooms from the ground up; see README, "How it is built".
 FLOORS = [
-    {"errors", "hooks", "processes"},
+    {"errors", "hooks", "processes", "texts"},
     {"games.settings"},
     {"graphs", "images", "metrics", "protocol"},
     {"classifier", "triggers", "training"},

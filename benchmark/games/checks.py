@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmark.api import Deployment, Detection, Detector, PoisoningAttack, Sanitizer, Verdict
 from benchmark.metrics import REJECTED
+from benchmark.texts import FIELD
 from benchmark.triggers import Additive, Patch, Trigger
 
 #: Rounding in a plugin's arithmetic is no offence; it ends in the next 8-bit level anyway.
@@ -123,6 +124,12 @@ def detection(
         raise RuleViolation(
             f"{who} must return {classes} class scores, got {tuple(returned.class_scores.shape)}"
         )
+    for name in returned.also:
+        if not FIELD.fullmatch(name) or name == "score":
+            raise RuleViolation(
+                f"{who}: {name!r} is no name of a reading; choose English letters, digits and "
+                "spaces, at most 60, and not 'score'"
+            )
     numbers = [returned.score, *returned.class_scores.tolist(), *returned.also.values()]
     for number in numbers:
         if not math.isfinite(number):

@@ -24,14 +24,19 @@ def known(arrays: Arrays, names: str) -> None:
             raise Refused(name, "is an array that this game does not leave behind")
 
 
-def shape(arrays: Arrays, name: str, *wanted: int) -> None:
-    """Refuse an array of another shape."""
-    if arrays[name].shape != wanted:
-        raise Refused(name, f"has shape {arrays[name].shape} in the evidence, not {wanted}")
+def shape(arrays: Arrays, name: str, *wanted: int, kinds: str = "iu") -> None:
+    """Refuse an array of another shape, or of another kind: whole numbers by default."""
+    found = arrays[name]
+    if found.shape != wanted:
+        raise Refused(name, f"has shape {found.shape} in the evidence, not {wanted}")
+    if found.dtype.kind not in kinds:
+        what = "whole numbers" if kinds == "iu" else "numbers with a fraction"
+        raise Refused(name, f"holds {found.dtype}, this array holds {what}")
 
 
 def takes_turn(arrays: Arrays, record: Record, classes: int) -> Iterator[Wrong]:
     """Targets take turns over repetitions, in the record and in the evidence."""
+    shape(arrays, "target")
     due = record.seed % classes
     for where, found in (("record", record.target), ("evidence", int(arrays["target"]))):
         if found != due:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark.records.files import StoreError
-from benchmark.specs import FORBIDDEN
+from benchmark.texts import unfit
 
 #: What a comparison says of a published number.
 INSIDE, OUTSIDE, NOT_MEASURED = "inside", "outside", "not measured"
@@ -78,7 +78,7 @@ def _explanations(path: Path) -> dict[Key, str]:
         where = f"{path}: the text for {_written(key)}"
         if not text.strip() or len(text) > TEXT_LIMIT:
             raise StoreError(f"{where} has {len(text)} characters, 1 to {TEXT_LIMIT} are allowed")
-        if bad := [c for c in text if c in FORBIDDEN or not c.isprintable()]:
+        if bad := unfit(text):
             raise StoreError(f"{where} has {bad[0]!a}, which no text of a board may have")
         if key in found:
             raise StoreError(f"{where} is given twice; keep one")

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import stat
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -18,7 +19,8 @@ from pydantic import ValidationError
 
 from benchmark.records.files import sha256
 from benchmark.records.record import MESSAGE_LIMIT, Evidence, Record
-from benchmark.specs import FORBIDDEN, NAME_LIMIT
+from benchmark.specs import NAME_LIMIT
+from benchmark.texts import FIELD, hidden, unfit
 
 #: Bytes that a record, a file of evidence, and all arrays of one such file may have.
 RECORD_LIMIT, EVIDENCE_LIMIT, UNPACKED_LIMIT = 2 << 20, 32 << 20, 256 << 20
@@ -125,7 +127,9 @@ def _check_texts(value: Any, place: tuple[str, ...]) -> None:
     """Refuse markup, control characters and novels; only errors speak freely."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            _check_texts(key, (*place, key[:40]))
+            if not FIELD.fullmatch(key):
+                reason = f"{key[:60]!r} is no name of a field or a setting"
+                raise Refused(".".join(place) or "file", reason)
             _check_texts(inner, (*place, key))
     elif isinstance(value, list):
         for number, inner in enumerate(value):
@@ -138,7 +142,7 @@ def _check_texts(value: Any, place: tuple[str, ...]) -> None:
         names = value.split("+") if place == ("defense", "name") else [value]
         if len(value) > limit:
             reason = f"has {len(value):,} characters, at most {limit:,} are allowed"
-        elif not plain.isprintable() or (not free and FORBIDDEN & set(value)):
+        elif any(map(hidden, plain)) or (not free and unfit(value)):
             reason = f"{value[:60]!r} has characters that names and values do not have"
         elif place[-1:] == ("name",) and not all(map(_NAME.fullmatch, names)):
             reason = f"{value[:60]!r} is not lower-case words, at most {NAME_LIMIT} characters"
@@ -208,12 +212,23 @@ def check_picture(folder: Path, evidence: Evidence) -> bytes:
         with Image.open(BytesIO(content), formats=["PNG"]) as image:
             if any(side > most for side, most in zip(image.size, PICTURE_SIZE, strict=True)):
                 raise Refused("file", f"is {image.size} pixels, at most {PICTURE_SIZE} are drawn")
-            image.verify()
+            image.load()
+        if _png_end(content) != len(content):
+            raise Refused("file", "goes on after the end of its picture")
     except Refused:
         raise
     except Exception as error:  # of many kinds, where it is damaged
         raise Refused("file", f"is no picture: {error}") from None
     return content
+
+
+def _png_end(content: bytes) -> int:
+    """Where the last chunk of a PNG ends."""
+    place, kind = 8, b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", content, place)
+        place += 12 + int(length)
+    return place
 
 
 def check_named(folder: Path, evidence: Evidence, limit: int = EVIDENCE_LIMIT) -> bytes:

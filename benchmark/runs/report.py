@@ -16,6 +16,7 @@ import torch
 
 import benchmark
 from benchmark.records.record import MESSAGE_LIMIT, Error
+from benchmark.texts import hidden
 
 
 def describe(error: BaseException) -> Error:
@@ -25,7 +26,7 @@ def describe(error: BaseException) -> Error:
     except BaseException:  # what stands there is a plugin's code
         said = "its text cannot be had"
     message = re.sub(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))", "", said)
-    plain = "".join(c if c.isprintable() or c in "\n\t" else " " for c in message)
+    plain = "".join(c if c in "\n\t" or not hidden(c) else " " for c in message)
     frames, where = traceback.extract_tb(error.__traceback__), ""
     if frames:
         # Code without a file is called <string>, which would be markup.

@@ -14,6 +14,7 @@ from benchmark.games.base import Wrong
 from benchmark.games.robustness import searches as tuned
 from benchmark.leaderboard import deviations
 from benchmark.leaderboard.build import generated, stale
+from benchmark.leaderboard.index import has_index
 from benchmark.protocol import Protocol
 from benchmark.records import replays
 from benchmark.records.cell import Cell
@@ -97,6 +98,13 @@ def verify_records(
 ) -> Checked:
     """The same without the board."""
     found = Checked()
+    linked = [name for name in sorted(FOLDERS) if (folder / name).is_symlink()]
+    if linked:
+        reason = "is a link; a board has folders of its own"
+        return Checked([Finding(name, "file", reason) for name in linked])
+    if (folder / "artifacts").exists() and has_index(folder.parent):
+        reason = "is a run's; a board has none, remove it"
+        found.findings.append(Finding("artifacts", "file", reason))
     there = sorted((folder / "records").glob("*")) if (folder / "records").is_dir() else []
     paths = [path for path in there if not path.name.endswith(".tmp")]
     if not paths:

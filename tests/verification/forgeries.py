@@ -362,6 +362,55 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], object], str, str, str]] = {
     "a picture that is none": ("inverted",
         lambda run: next((run / "evidence").glob("*.png")).write_bytes(b"<svg/>"),
         "evidence", "sha256", "one was changed"),
+    **{f"a target as {kind}": ("played", evidence(REPAIRED, "target", lambda old, kind=kind:
+            old.astype(kind)), "(records|evidence)", "target", "holds")
+       for kind in ("float64", "bool")},
+    **{f"answers as fractions: {name}": ("played",
+        evidence(REPAIRED, name, lambda old: old.astype(np.float32)),
+        "(records|evidence)", name, "holds float32")
+       for name in ("test", "triggered", "held_out", "labels_test", "clean_model")},
+    "scores as whole numbers": ("examined",
+        evidence(SCANNED, "class_scores", lambda old: old.astype(np.int64)),
+        "(records|evidence)", "class_scores", "holds int64"),
+    "decisions as fractions": ("examined",
+        evidence(SCANNED, "flagged", lambda old: old.astype(np.float64)),
+        "(records|evidence)", "flagged", "holds float64"),
+    "bits as fractions": ("inverted",
+        evidence(SMOOTHED, "classes", lambda old: old.astype(np.float64)),
+        "(records|evidence)", "classes", "holds float64"),
+    **{f"{what} in a device": ("played", tampered(REPAIRED, "cost.device", f"cpu{text}x"),
+        "records", "cost.device", "characters that names")
+       for what, text in {
+           "a filler": "\u3164", "another filler": "\uffa0", "a blank pattern": "\u2800",
+           "a combining mark": "\u0301", "a right-to-left override": "\u202e",
+           "an isolate": "\u2066", "a soft hyphen": "\xad", "a joiner": "\u200d",
+           "a narrow space": "\u202f", "a letter from right to left": "\u05d0",
+           "a picture": "\U0001f600", "a tag": "\U000e0041", "a private letter": "\ue000",
+       }.items()},
+    **{f"{what} in an error": ("played", lambda run, text=text: edit(record_of(run, REPAIRED),
+        lambda r: r.update(status="failed", error={"kind": "E", "message": text, "where": ""})),
+        "records", "error.message", "characters that names")
+       for what, text in {
+           "a filler": "x\u3164", "an override": "\u202e", "marks": "e\u0301"}.items()},
+    **{f"{what} for a field": ("played",
+        lambda run, name=name: edit(record_of(run, REPAIRED), at("env", {name: "1"})),
+        "records", "env", "no name of a field")
+       for what, name in {"a blank": " ", "nothing": "", "markup": "<b>", "letters of elsewhere":
+                          "\u0430bc", "a number": "1", "a novel": "a" * 61}.items()},
+    "a reading of another script": ("examined", lambda run: edit(record_of(run, SCANNED),
+        lambda r: [scan["also"].update({"sc\u043ere": 1.0}) for scan in r["scans"]]),
+        "records", "scans.0.also", "no name of a field"),
+    "a picture that goes on": ("inverted", lambda run: picture_with(run, b"<script>"),
+        "evidence", "file", "goes on after the end"),
+    "a picture that goes on and ends again": ("inverted",
+        lambda run: picture_with(run, b"x" * 9 + b"\0\0\0\0IEND\xaeB`\x82"),
+        "evidence", "file", "goes on after the end"),
+    "a picture that is cut": ("inverted", lambda run: picture_with(run, b"", cut=40),
+        "evidence", "file", "is no picture"),
+    **{f"a link for {name}": ("played", lambda run, name=name: relink_folder(run / name),
+        name, "file", "is a link") for name in ("records", "evidence")},
+    "a link for tuning": ("played", lambda run: (run / "tuning").symlink_to(run / "records"),
+        "tuning", "file", "is a link"),
     "a file that belongs to nothing": ("played",
         lambda run: (run / "evidence" / "model.pkl").write_bytes(b"x"),
         "evidence/model.pkl", "file", "belongs to no record"),
@@ -373,6 +422,21 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], object], str, str, str]] = {
 def write(path: Path, text: str) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
+
+
+def picture_with(run: Path, more: bytes, cut: int = 0) -> None:
+    path = record_of(run, SMOOTHED)
+    file = run / "evidence" / f"{path.stem}.png"
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) - cut] + more)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    edit(path, lambda record: record["picture"].update(sha256=digest))
+
+
+def relink_folder(folder: Path) -> None:
+    aside = folder.parent.parent / f"{folder.name}-aside"
+    shutil.move(folder, aside)
+    folder.symlink_to(aside)
 
 
 def relink(path: Path) -> None:

@@ -14,8 +14,11 @@ from forgeries import GUARDED, REPAIRED, at, edit, edit_evidence, forged, record
 from typer.testing import CliRunner
 
 from benchmark.cli import app
+from benchmark.games.all import read
+from benchmark.leaderboard import index
 from benchmark.leaderboard.build import build
-from benchmark.records.files import write_whole
+from benchmark.records import replays
+from benchmark.records.files import sha256, write_whole
 from benchmark.registry import Registry
 from benchmark.verification import submit as module
 from benchmark.verification.submit import Rejected
@@ -235,6 +238,47 @@ def test_lies_about_plugins_and_outcomes_are_refused(
     assert any(reason in line for line in lines), lines
 
 
+#: What makes a picture do something, where it stands in the place of what is there.
+ACTIVE = (
+    (b"<g ", b"<script>alert(1)</script><g "),
+    (b"<g ", b'<s:script xmlns:s="http://www.w3.org/2000/svg">alert(1)</s:script><g '),
+    (b"<g ", b'<g onload="alert(1)" '),
+    (b"<g ", b"<foreignObject/><g "),
+    (b"<g ", b'<image href="https://x.example/a.png"/><g '),
+    (b"<g ", b'<a xmlns:xlink="http://www.w3.org/1999/xlink" xlink:href="javascript:a()"/><g '),
+    (b'xlink:href="#', b'xlink:href="https://x.example/#'),
+    (b"url(#", b"url(https://x.example/#"),
+    (b"*{", b"@import 'https://x.example/a.css';*{"),
+    (b"<!DOCTYPE svg", b'<?xml-stylesheet href="https://x.example/a.css"?><!DOCTYPE svg'),
+    (b"<!DOCTYPE svg", b"<!DOCTYPE svg [<!ENTITY a 'b'>] "),
+    (b"</svg>", b"</svg"),
+)
+
+
+def test_a_board_has_no_artifacts(played: Path, tmp_path: Path) -> None:
+    (played / "artifacts").mkdir()
+    (played / "artifacts" / "model.safetensors").write_bytes(b"x")
+    assert verify(played).findings == []  # a run has them
+    boards = tmp_path / "boards"
+    folder = submit(played, boards).folder
+    assert not (folder / "artifacts").exists()
+    index.write(boards)
+    (folder / "artifacts").mkdir()
+    (finding,) = verify(folder).findings
+    assert (finding.file, "a board has none" in finding.reason) == ("artifacts", True)
+
+
+def test_text_that_a_spreadsheet_would_compute_is_quoted(played: Path, tmp_path: Path) -> None:
+    folder = submit(played, tmp_path / "boards").folder
+    record = read(record_of(folder, REPAIRED).read_bytes())
+    digest = sha256(record_of(folder, REPAIRED).read_bytes())
+    replays.add(folder, {record.key: replays.Replay(
+        record=digest, verdict="equal", device="=1+1", env={"torch": "@2"})})  # fmt: skip
+    build(folder)
+    line = (folder / "replays.csv").read_text().splitlines()[1]
+    assert line.split(",")[-3:] == ["'=1+1", "", "'@2"]
+
+
 def test_a_board_without_its_page_and_a_plot_with_a_script_are_found(
     examined: Path, tmp_path: Path
 ) -> None:
@@ -245,8 +289,10 @@ def test_a_board_without_its_page_and_a_plot_with_a_script_are_found(
     foreign = honest.replace(b"<dc:title>Matplotlib v", b"<dc:title>Matplotlib v0.")
     plot.write_bytes(foreign)
     assert verify(folder).findings == []  # drawn by another version
-    plot.write_bytes(foreign.replace(b"<g ", b"<script>alert(1)</script><g ", 1))
-    assert [finding.file for finding in verify(folder).findings] == ["curves.svg"]
+    for old, new in ACTIVE:
+        assert old in foreign
+        plot.write_bytes(foreign.replace(old, new, 1))
+        assert [finding.file for finding in verify(folder).findings] == ["curves.svg"], new
     plot.write_bytes(honest)
     (folder / "README.md").unlink()
     (folder / "index.html").write_text("<script>alert(1)</script>")

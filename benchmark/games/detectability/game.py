@@ -129,7 +129,8 @@ class DetectabilityGame(Game[DetectabilityRecord]):
             wanted["reversed_answers"] = (readings, tests)
         wanted |= {name: () for name in evidence if name.startswith("also_")}
         for name, rest in wanted.items():
-            shape(evidence, name, repeats, *rest)
+            whole = name in ("flagged", "reversed_answers")
+            shape(evidence, name, repeats, *rest, kinds="iu" if whole else "f")
         _pictures(evidence, repeats)
 
     def claims(self, record: DetectabilityRecord, evidence: Arrays) -> Iterator[Claim]:
@@ -162,7 +163,7 @@ def _pictures(evidence: Arrays, repeats: int) -> None:
         if name == "reversed_answers" or not name.startswith("reversed_"):
             continue
         if name.endswith("_range"):
-            shape(evidence, name, 2)
+            shape(evidence, name, 2, kinds="f")
             continue
         fits = found.dtype == np.uint8 and found.shape[:2] == (repeats, 2) and found.ndim <= 5
         if not fits or max(found.shape[2:], default=0) > SIDE:

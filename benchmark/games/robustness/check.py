@@ -40,7 +40,7 @@ def check(record: RobustnessRecord, arrays: Arrays, protocol: Protocol) -> Itera
     shape(arrays, "test", points, tests)
     shape(arrays, "triggered", points, triggered)
     shape(arrays, "clean_model", triggered)
-    shape(arrays, "confidence", others)
+    shape(arrays, "confidence", others, kinds="f")
     if ((arrays["confidence"] < 0) | (arrays["confidence"] > 1)).any():
         raise Refused("confidence", "holds values outside 0 to 1")
     _examples(arrays)
@@ -48,8 +48,8 @@ def check(record: RobustnessRecord, arrays: Arrays, protocol: Protocol) -> Itera
     yield from _flat(record, arrays)
     guarded = record.curve[-1].stage == "deploy"
     if guarded:
-        shape(arrays, "suspicion_test", tests)
-        shape(arrays, "suspicion_triggered", triggered)
+        shape(arrays, "suspicion_test", tests, kinds="f")
+        shape(arrays, "suspicion_triggered", triggered, kinds="f")
     elif any(name.startswith("suspicion") for name in arrays):
         yield "curve", "has no deployed guard, the evidence holds its suspicion"
     right = metrics.accuracy(arrays["test"][0], arrays["labels_test"])

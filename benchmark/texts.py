@@ -1,0 +1,33 @@
+"""Which characters a text may have that strangers write and everybody reads."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+#: A name of a field, of a setting or of a reading.
+FIELD = re.compile(r"(?!.{61})[A-Za-z][A-Za-z0-9_.-]*( [A-Za-z0-9_.-]+)*")
+#: They would be markup or quotes somewhere.
+MARKUP = frozenset("<>\"'`&\\")
+#: Beside what ASCII has.
+PUNCTUATION = frozenset("–—…×±°µ²³·")
+
+
+def hidden(character: str) -> bool:
+    """Whether a character is none of those that everybody sees in the order they are written in.
+
+    Seen are digits, spaces, common punctuation, and letters that are written from left to right.
+    Not so are combining marks, controls, fillers and blank patterns.
+    """
+    if character.isascii():
+        return not character.isprintable()
+    if character in PUNCTUATION:
+        return False
+    letter = unicodedata.category(character) in ("Lu", "Ll", "Lt", "Lo", "Nd")
+    onward = unicodedata.bidirectional(character) == "L"
+    return not (letter and onward) or "FILLER" in unicodedata.name(character, "FILLER")
+
+
+def unfit(text: str) -> list[str]:
+    """Characters of a name or a value that those must not have."""
+    return [character for character in text if character in MARKUP or hidden(character)]
