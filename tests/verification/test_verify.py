@@ -104,14 +104,15 @@ def look(value: Any, place: str) -> Any:
     return value
 
 
+@pytest.mark.parametrize("times", [60, pytest.param(700, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name", ["played", "examined", "inverted"])
 def test_any_changed_number_is_found(
-    name: str, runs: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+    name: str, times: int, runs: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     run = runs(name)
 
     @settings(
-        max_examples=60, deadline=None, derandomize=True,
+        max_examples=times, deadline=None, derandomize=True,
         suppress_health_check=[HealthCheck.too_slow],
     )  # fmt: skip
     @given(data=st.data())
