@@ -68,6 +68,8 @@ def play_again(
     from benchmark.runs.local import LocalExecutor
     from benchmark.runs.replay import compare, playable, same_cell
 
+    if device == "auto" and all(one.cost.device.startswith("cpu") for one in drawn):
+        device = "cpu"  # only there are the models the same ones
     found = []
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))

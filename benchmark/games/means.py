@@ -53,6 +53,11 @@ def unplayed(records: Iterable[Record]) -> int:
     return sum(record.status != "ok" for record in records)
 
 
+def seconds_of(records: Iterable[Record]) -> float:
+    """Mean of what cells took; what failed soon is not fast."""
+    return average(record.cost.seconds for record in records if record.status == "ok")
+
+
 def mean_columns(prefix: str, rates: Iterable[metrics.Rate | None]) -> dict[str, float]:
     """Mean over repetitions and its interval, as three columns; NaN where nothing was counted."""
     counts = [rate for rate in rates if rate is not None and rate.total]

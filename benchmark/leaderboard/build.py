@@ -71,11 +71,14 @@ def same(there: bytes | None, made: bytes | None) -> bool:
 
 def _harmless(there: bytes, made: bytes) -> bool:
     """Whether a plot has no element or attribute that ours has not, and leads nowhere."""
+    if not set(_DECLARED.findall(there)) <= set(_DECLARED.findall(made)):
+        return False
     try:
         found, own = ElementTree.fromstring(there), ElementTree.fromstring(made)
     except ElementTree.ParseError:
         return False
     allowed = {(node.tag, name) for node in own.iter() for name in ("", *node.attrib)}
+    values_of_ours = {value for node in own.iter() for value in node.attrib.values()}
     styles = {node.text for node in own.iter() if node.tag.endswith("}style")}
     for node in found.iter():
         if any((node.tag, name) not in allowed for name in ("", *node.attrib)):
@@ -84,9 +87,12 @@ def _harmless(there: bytes, made: bytes) -> bool:
         values = " ".join(node.attrib.values()).replace("url(#", "")
         if not node.get(_LINK, "#").startswith("#") or "url(" in values.lower():
             return False
-        if node.tag.endswith("}style") and node.text not in styles:
+        if node.tag.endswith("}style") and (node.text not in styles or len(node)):
             return False
-    return set(_DECLARED.findall(there)) <= set(_DECLARED.findall(made))
+        strange = (value for value in node.attrib.values() if value not in values_of_ours)
+        if any(mark in value for value in strange for mark in ("\\", "://", "image", "@")):
+            return False
+    return True
 
 
 def files_of(board: Board) -> dict[str, bytes]:

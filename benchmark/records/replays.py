@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -48,12 +48,18 @@ def read(folder: Path) -> Replays:
         raise StoreError(f"{path} is no list of replays ({first}); restore or remove it") from None
 
 
-def add(folder: Path, replays: Mapping[str, Replay]) -> None:
+def add(folder: Path, replays: Mapping[str, Replay], there: Collection[str]) -> None:
     """Note replays of a board's records beside those that it has.
+
+    Args:
+        there: digests of the board's files; replays of other ones are left out.
 
     Raises:
         StoreError: as `read`, or the file cannot be written.
     """
-    if replays:
-        every = dict(sorted((read(folder) | dict(replays)).items()))
+    before = read(folder)
+    every = {
+        key: one for key, one in sorted((before | dict(replays)).items()) if one.record in there
+    }
+    if every != before:
         write_whole(folder / FILE, _READ.dump_json(every, indent=1) + b"\n")

@@ -88,13 +88,7 @@ def read_record(path: Path, read: Callable[[bytes], Record]) -> tuple[Record, by
     """
     content, known = regular(path, RECORD_LIMIT), False
     try:
-        said = json.loads(
-            content,
-            object_pairs_hook=_once,
-            parse_int=_real,
-            parse_float=_real,
-            parse_constant=_real,
-        )
+        said = _parsed(content)
         # `read` is lenient ("5" for 5); a record is what was written.
         game, known = type(read(content)), True
         record = game.model_validate_json(content, strict=True)
@@ -107,6 +101,30 @@ def read_record(path: Path, read: Callable[[bytes], Record]) -> tuple[Record, by
         raise Refused("file", f"is no JSON that a record may be: {error}") from None
     _check_texts(said, ())
     return record, content
+
+
+def plain_json(content: bytes) -> None:
+    """Refuse a file that is no JSON, or has other names and texts than records may have.
+
+    Raises:
+        Refused: with the place and the reason.
+    """
+    try:
+        said = _parsed(content)
+    except (ValueError, RecursionError) as error:
+        raise Refused("file", f"is no JSON that may be here: {error}") from None
+    # Cells are known by their keys, which begin with a digit as often as not.
+    _check_texts(list(said.values()) if isinstance(said, dict) else said, ())
+
+
+def _parsed(content: bytes) -> Any:
+    return json.loads(
+        content,
+        object_pairs_hook=_once,
+        parse_int=_real,
+        parse_float=_real,
+        parse_constant=_real,
+    )
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from benchmark.specs import RegistryError, identity
 
 Verdict = Literal["equal", "agrees", "differs"]
 #: Repetitions that it takes to tell how far one more may lie.
-FEW = 3
+FEW = 2
 
 
 class Compared(NamedTuple):
@@ -97,7 +97,7 @@ def compare(record: Record, again: Record, others: Sequence[Record]) -> list[Com
     A replay that worked on the very same model must find the very same numbers. Other hardware
     trains another model of the same kind: then the intervals of both counts must meet, or
     both may differ by as much as two repetitions do (95 %, Student's t with the spread of the
-    other repetitions, where there are three or more).
+    other repetitions, where there are two or more).
 
     Args:
         others: records of other repetitions of the same cell.

@@ -20,13 +20,15 @@ from benchmark.records.strict import Arrays, Finding
 
 #: Of the mistakes that either of two models makes, trained ones share about a half; copies all.
 SHARED, MISTAKES = 0.95, 12
-#: Scores of two models differ by less of their range only where one was copied.
+#: Scores of two models differ by less of their spread only where one was copied.
 CLOSE = 0.05
 #: A row whose counts are as equal as these, with this chance, was not measured.
 CHANCE = 1e-6
-#: Models are asked about the same images, so that their counts differ less than independent ones:
-#: as if there were fewer images.
-INDEPENDENT = 4
+#: Scores of fewer values, which are more than half of them repeated, are too coarse to tell.
+FINE = 30
+#: Models are asked about the same images, so that their counts differ less than independent draws,
+#: but by more than a half: the spread is taken for that of so many times fewer images.
+FEWER = 4
 
 
 #: So many mistakes of a record are kept: those whose hashes are the smallest.
@@ -40,7 +42,7 @@ class _Seen:
     file: str
     seed: int
     model: str
-    print: NDArray[np.generic]
+    mark: NDArray[np.generic]
 
 
 @dataclass
@@ -53,12 +55,14 @@ class Likeness:
     )
 
     def add(self, record: Record, arrays: Arrays, file: str) -> None:
+        if record.status != "ok":  # whoever answers by chance does so in every repetition
+            return
         game, row = GAMES[record.game], Cell.of(record).row
         for name, rate in game.rates(record).items():
             self._rates[row, name][record.seed] = rate, file
-        print_ = game.fingerprint(record, arrays)
-        if record.victim_sha256 is not None and _tells(print_):
-            kept = print_ if print_.dtype.kind == "f" else _smallest(print_)
+        mark = game.fingerprint(record, arrays)
+        if record.victim_sha256 is not None and _tells(mark):
+            kept = mark if mark.dtype.kind == "f" else _smallest(mark)
             self._rows[row].append(_Seen(file, record.seed, record.victim_sha256, kept))
 
     def findings(self, board: Likeness | None = None) -> Iterator[Finding]:
@@ -79,19 +83,21 @@ class Likeness:
     def _copies(self, board: Likeness) -> Iterator[Finding]:
         first: dict[bytes, _Seen] = {}
         for other in (one for seen in board._rows.values() for one in seen):
-            first.setdefault(_digest(other.print), other)
+            first.setdefault(_digest(other.mark), other)
         for row, seen in self._rows.items():
             told = set()
-            for one in seen:
-                other = first.setdefault(_digest(one.print), one)
+            # Scores may be few and coarse: only within a row are equal ones no chance.
+            for one in (one for one in seen if one.mark.dtype.kind != "f"):
+                other = first.setdefault(_digest(one.mark), one)
                 if other.model != one.model:
                     told.add(one.file)
                     yield _finding(one, other, "the same")
             for one, other in combinations([*seen, *board._rows.get(row, ())], 2):
                 near = one.seed != other.seed and one.model != other.model
-                if near and not told & {one.file, other.file} and _near(one.print, other.print):
+                if near and not told & {one.file, other.file} and _near(one.mark, other.mark):
                     told.add(one.file)
-                    yield _finding(one, other, "nearly the same")
+                    same = np.array_equal(one.mark, other.mark)
+                    yield _finding(one, other, "the same" if same else "nearly the same")
 
 
 def _finding(one: _Seen, other: _Seen, how: str) -> Finding:
@@ -99,15 +105,15 @@ def _finding(one: _Seen, other: _Seen, how: str) -> Finding:
     return Finding(one.file, "evidence", reason)
 
 
-def _digest(print_: NDArray[np.generic]) -> bytes:
-    return hashlib.sha256(f"{print_.dtype}{print_.shape}".encode() + print_.tobytes()).digest()
+def _digest(mark: NDArray[np.generic]) -> bytes:
+    return hashlib.sha256(f"{mark.dtype}{mark.shape}".encode() + mark.tobytes()).digest()
 
 
-def _tells(print_: NDArray[np.generic]) -> bool:
+def _tells(mark: NDArray[np.generic]) -> bool:
     """Whether there is enough in it to tell one model from another."""
-    if print_.dtype.kind == "f":
-        return len(np.unique(print_)) > 2
-    return len(print_) >= MISTAKES
+    if mark.dtype.kind == "f":
+        return len(np.unique(mark)) > min(len(mark) / 2, FINE)
+    return len(mark) >= MISTAKES
 
 
 def _smallest(codes: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -116,12 +122,18 @@ def _smallest(codes: NDArray[np.generic]) -> NDArray[np.generic]:
     return np.sort(hashed ^ (hashed >> np.uint64(32)))[:KEPT]
 
 
+def _spread(scores: NDArray[np.generic]) -> float:
+    low, high = np.quantile(scores.astype(np.float64), [0.25, 0.75])
+    return float(high - low)
+
+
 def _near(one: NDArray[np.generic], other: NDArray[np.generic]) -> bool:
     if one.dtype.kind == "f":
         if one.shape != other.shape:
             return False
         apart = np.abs(one.astype(np.float64) - other.astype(np.float64)).max()
-        return bool(apart <= CLOSE * max(np.ptp(one), np.ptp(other)))
+        # One class that stands out, as it may in all models, hides no others.
+        return bool(apart <= CLOSE * max(map(_spread, (one, other))))
     # Of the smallest hashes of both together the same share is common as of all mistakes.
     both = np.union1d(one, other)[:KEPT]
     return len(np.intersect1d(np.intersect1d(one, other), both)) >= SHARED * len(both)
@@ -135,9 +147,9 @@ def equality(rates: Sequence[Rate]) -> float:
     totals = {rate.total for rate in rates}
     if len(rates) < 2 or len(totals) > 1:
         return 1.0
-    total = totals.pop() // INDEPENDENT
-    hits = np.array([rate.hits for rate in rates]) / INDEPENDENT
-    share = float(hits.mean() / total) if total else 0.0
+    whole = totals.pop()
+    total, hits = whole // FEWER, np.array([rate.hits for rate in rates])
+    share = float(hits.mean() / whole) if total else 0.0
     if not 0.02 < share < 0.98:
         return 1.0
     reach, low = int(np.ptp(hits)), np.arange(total + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from benchmark.protocol import Protocol
 from benchmark.records.cell import NO_DEFENSE, Cell
 from benchmark.records.files import StoreError, sha256, write_whole
 from benchmark.records.record import Record
-from benchmark.records.replays import Replay, add
+from benchmark.records.replays import FILE, Replay, add
 from benchmark.records.strict import EVIDENCE_LIMIT, Finding, regular
 from benchmark.registry import Registry
 from benchmark.verification.verify import Checked, Progress, verify_records
@@ -71,12 +71,12 @@ class Reviewed:
         """What has to be played again before it is taken, and `more` random cells.
 
         Every cell that failed, and of every new row the repetition that flatters whoever is new
-        on the board: the defense, the attack, or both.
+        on the board, the defense, the attack or both, and another one.
         """
         new = self.records(self.run, self.found.records.keys() - self.known)
         board = self.records(self.folder, self.there.records)
         attacks = {record.attack.label for record in board}
-        defenses = {record.defense.name for record in board}
+        defenses = {_labels(record) for record in board}
         drawn = {record.key: record for record in new if record.status != "ok"}
         rows: defaultdict[str, list[Record]] = defaultdict(list)
         for record in new:
@@ -84,16 +84,16 @@ class Reviewed:
                 rows[Cell.of(record).row].append(record)
         for row in rows.values():
             order = sorted(row, key=lambda one: GAMES[one.game].defended(one))
-            old = (order[0].attack.label in attacks, order[0].defense.name in defenses)
+            old = (order[0].attack.label in attacks, _labels(order[0]) in defenses)
             if all(old) or not old[1]:
                 drawn[order[-1].key] = order[-1]
             if all(old) or not old[0]:
                 drawn[order[0].key] = order[0]
-        # Nobody knows beforehand which ones: the numbers themselves decide.
-        seed = int(sha256("".join(sorted(one.key for one in new)).encode())[:12], 16)
+            # Whoever plays only the best one honestly does not know which other one is drawn.
+            others = [one for one in row if one.key not in drawn]
+            drawn |= {one.key: one for one in _unforeseen(others, 1)}
         rest = [one for one in new if one.key not in drawn]
-        others = random.Random(seed).sample(rest, min(more, len(rest)))
-        return [*drawn.values(), *others]
+        return [*drawn.values(), *_unforeseen(rest, more)]
 
     def write(self, replays: Mapping[str, Replay]) -> Submission:
         """Copy what is new, and note what was played again.
@@ -105,7 +105,7 @@ class Reviewed:
         # Evidence comes first in the alphabet: every record finds its own, whatever ends this.
         for file in new:
             write_whole(self.folder / file, _checked(self.run / file, self.found.files[file]))
-        add(self.folder, replays)
+        add(self.folder, replays, {*self.found.files.values(), *self.there.files.values()})
         count = len(self.found.records) - len(self.known)
         return Submission(self.folder, count, len(self.known), self.left_out)
 
@@ -135,7 +135,8 @@ def review(
     if (folder / "records").is_dir() or (folder / "evidence").is_dir():
         there = verify_records(folder, registry)
         # What an interrupted submission left is written again.
-        kept = [one for one in there.findings if one.file not in {*found.files, "records"}]
+        again = {*found.files, "records", FILE}  # replays of what is gone are left out, too
+        kept = [one for one in there.findings if one.file not in again]
         if kept:
             raise Rejected([one._replace(file=f"{folder}/{one.file}") for one in kept])
     left_out = _leave_out_unfinished(found, there, found.protocol) if whole_rows else 0
@@ -149,6 +150,15 @@ def review(
     if wrong:
         raise Rejected(wrong)
     return Reviewed(run, folder, found, there, frozenset(known), left_out)
+
+
+def _unforeseen(records: Sequence[Record], count: int) -> list[Record]:
+    """Some of the records; no seed tells beforehand which."""
+    return random.SystemRandom().sample(records, min(count, len(records)))
+
+
+def _labels(record: Record) -> tuple[str, ...]:
+    return tuple(stage.label for stage in record.defense.stages)
 
 
 def _is_of(file: str, records: Collection[str]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -26,6 +26,7 @@ from benchmark.records.strict import (
     Finding,
     Refused,
     check_picture,
+    plain_json,
     read_evidence,
     read_record,
     regular,
@@ -118,7 +119,7 @@ def verify_records(
     found.findings += strangers(folder / "evidence", named, "evidence/")
     found.findings += found.claims.contradictions()
     found.findings += found.likeness.findings()
-    found.findings += _replays(folder, found.files)
+    found.findings += _replays(folder, found)
     if registry is not None:
         found.findings += found.claims.unlike_installed(registry)
     if found.protocol is not None:
@@ -176,18 +177,18 @@ def wrong_numbers(record: Record, arrays: Arrays, protocol: Protocol) -> Iterato
     yield from wrong
 
 
-def _replays(folder: Path, files: Mapping[str, str]) -> Iterator[Finding]:
+def _replays(folder: Path, found: Checked) -> Iterator[Finding]:
     """What was played again are records that are there, as they are."""
     try:
         if (folder / replays.FILE).exists():
-            regular(folder / replays.FILE, RECORD_LIMIT)
+            plain_json(regular(folder / replays.FILE, RECORD_LIMIT))
         noted = replays.read(folder)
     except (Refused, StoreError) as error:
         yield Finding(replays.FILE, "file", str(error))
         return
-    there = {sha for file, sha in files.items() if file.startswith("records/")}
+    there = {cell.key: found.files[file] for file, cell in found.records.items()}
     for key, one in noted.items():
-        if one.record not in there:
+        if one.record != there.get(key):
             reason = f"{one.record[:12]}… is of no record here; remove it, or play it again"
             yield Finding(replays.FILE, f"{key[:12]}….record", reason)
 

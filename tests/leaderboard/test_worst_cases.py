@@ -53,7 +53,8 @@ def test_where_the_victim_failed_no_defense_is_blamed_and_the_attack_did_nothing
     records += [failed("badnets", None, 2), failed("badnets", "repairer", 2)]
     frames = frames_of(records)
     (repaired,) = frames["repairs"].to_dict("records")
-    assert (repaired["asr_paper"], repaired["seeds"], repaired["failed"]) == (0, 2, 0)
+    assert (repaired["asr_paper"], repaired["seeds"], repaired["failed"]) == (0, 3, 1)
+    assert repaired["asr_before"] == pytest.approx(2 / 3)
     (victim,) = frames["victims"].to_dict("records")
     assert victim["asr"] == pytest.approx(2 / 3)
     assert (victim["seeds"], victim["failed"]) == (3, 1)
@@ -101,7 +102,7 @@ def test_a_model_that_could_not_be_trained_is_held_against_no_detector() -> None
     records = [lost(one) if one.attack.name != "none" and one.seed == 2 else one
                for one in suspects(4)]  # fmt: skip
     row = frames_of(records)["detectability"].query("reading == 'score'").iloc[0]
-    assert (row.models, row.failed, row.auc) == (3, 0, 1)
+    assert (row.models, row.failed, row.auc, row.target_found) == (4, 1, 1, 1)
 
 
 def test_an_inverter_that_failed_has_found_no_trigger() -> None:

@@ -57,7 +57,9 @@ def test_what_flatters_and_what_failed_is_played_again(row: Path, tmp_path: Path
     order = sorted(range(3), key=lambda seed: -asr(row, seed))
     best, worst = order[-1], order[0]
     # On an empty board the attack and the defense are new.
-    assert seeds(review(row, boards).to_replay(0)) == sorted({best, worst})
+    drawn = seeds(review(row, boards).to_replay(0))
+    assert {best, worst} <= set(drawn)
+    assert drawn == [0, 1, 2]  # and one that nobody foresees
     assert len(review(row, boards).to_replay(100)) == 9
     middle = order[1]
     failed(row, ROW.format(middle))
@@ -70,7 +72,14 @@ def test_of_a_new_defense_the_best_repetition_is_played_again(played: Path, tmp_
     boards = tmp_path / "boards"
     submit(only(played, tmp_path / "first", "strip-r0.05"), boards)
     second = review(only(played, tmp_path / "second", "pivotal-tuning-r0.05"), boards)
-    assert seeds(second.to_replay(0)) == [min(range(3), key=lambda seed: asr(played, seed))]
+    best = min(range(3), key=lambda seed: asr(played, seed))
+    others = set()
+    for _ in range(40):
+        drawn = seeds(second.to_replay(0))
+        assert len(drawn) == 2
+        assert best in drawn
+        others |= {*drawn} - {best}
+    assert others == {0, 1, 2} - {best}
 
 
 def command(run: Path, boards: Path) -> Result:
@@ -82,14 +91,14 @@ def test_a_replay_that_agrees_is_on_the_board(row: Path, tmp_path: Path) -> None
     boards = tmp_path / "boards"
     done = command(row, boards)
     assert done.exit_code == 0, done.output
-    assert "2 cells replayed, 0 numbers differ" in done.output
-    assert "2 were played again" in done.output
+    assert "3 cells replayed, 0 numbers differ" in done.output
+    assert "3 were played again" in done.output
     board = boards / "small-v1"
     noted = replays.read(board)
-    assert [one.verdict for one in noted.values()] == ["equal", "equal"]
+    assert [one.verdict for one in noted.values()] == ["equal"] * 3
     build(board)
     assert verify(board).findings == []
-    assert list(pd.read_csv(board / "repairs.csv").replayed) == [2]
+    assert list(pd.read_csv(board / "repairs.csv").replayed) == [3]
     assert set(pd.read_csv(board / "replays.csv").verdict) == {"equal"}
 
 
@@ -110,6 +119,7 @@ def test_numbers_that_nobody_gets_again_are_refused(row: Path, tmp_path: Path) -
     assert not (tmp_path / "boards").exists()
 
 
+@pytest.mark.nightly
 def test_a_failure_that_nobody_gets_again_is_refused(row: Path, tmp_path: Path) -> None:
     failed(row, ROW.format(1))
     assert verify(row).findings == []
@@ -123,9 +133,12 @@ def test_replays_are_of_records_as_they_are(row: Path, tmp_path: Path) -> None:
     path = record_of(folder, REPAIRED)
     record = read(path.read_bytes())
     one = Replay(record="0" * 64, verdict="equal", device="cpu", env=record.env)
-    replays.add(folder, {record.key: one})
+    replays.add(folder, {record.key: one}, {one.record})
     (finding,) = verify(folder).findings
     assert (finding.file, "is of no record here" in finding.reason) == ("replays.json", True)
     (folder / "replays.json").write_text("[]")
     (finding,) = verify(folder).findings
     assert "is no list of replays" in finding.reason
+    (folder / "replays.json").write_text('{"\\u202e": {"device": "<img>"}}')
+    (finding,) = verify(folder).findings
+    assert "characters that names" in finding.reason

@@ -248,6 +248,9 @@ ACTIVE = (
     (b"<g ", b'<a xmlns:xlink="http://www.w3.org/1999/xlink" xlink:href="javascript:a()"/><g '),
     (b'xlink:href="#', b'xlink:href="https://x.example/#'),
     (b"url(#", b"url(https://x.example/#"),
+    (b"</style>", b"<path/>*{fill:url(https://x.example/a)}</style>"),
+    (b'style="', b'style="fill: u\\72l(https://x.example/a); '),
+    (b'style="', b"style=\"cursor: image-set('https://x.example/a'); "),
     (b"*{", b"@import 'https://x.example/a.css';*{"),
     (b"<!DOCTYPE svg", b'<?xml-stylesheet href="https://x.example/a.css"?><!DOCTYPE svg'),
     (b"<!DOCTYPE svg", b"<!DOCTYPE svg [<!ENTITY a 'b'>] "),
@@ -273,7 +276,7 @@ def test_text_that_a_spreadsheet_would_compute_is_quoted(played: Path, tmp_path:
     record = read(record_of(folder, REPAIRED).read_bytes())
     digest = sha256(record_of(folder, REPAIRED).read_bytes())
     replays.add(folder, {record.key: replays.Replay(
-        record=digest, verdict="equal", device="=1+1", env={"torch": "@2"})})  # fmt: skip
+        record=digest, verdict="equal", device="=1+1", env={"torch": "@2"})}, {digest})  # fmt: skip
     build(folder)
     line = (folder / "replays.csv").read_text().splitlines()[1]
     assert line.split(",")[-3:] == ["'=1+1", "", "'@2"]

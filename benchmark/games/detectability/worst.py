@@ -16,27 +16,29 @@ def worst_cases(
 ) -> Iterator[DetectabilityRecord]:
     """Examinations that failed, with a poisoned model below and a clean one above all others.
 
-    A model that was not measured by itself is none that a detector failed on. What readings there
-    are is taken from the same detector's other examinations; without any there is no row either.
+    A poisoned model that could not be had is found: the attack failed. What readings there are is
+    taken from the same detector's other examinations; without any there is no row either.
     """
     trained = {(*attack_key(one), one.seed) for one in measured if not one.defense.stages}
     like = {detector_key(one): one for one in measured if isinstance(one, DetectabilityRecord)}
     for record in unfinished:
         other = like.get(detector_key(record))
-        if other is not None and (*attack_key(record), record.seed) in trained:
-            scans = tuple(_wrong(scan, record) for scan in other.scans)
+        there = (*attack_key(record), record.seed) in trained
+        if other is not None and (there or record.attack.threat != NONE):
+            scans = tuple(_said(scan, record, found=not there) for scan in other.scans)
             yield record.model_copy(update={"scans": scans})
 
 
-def _wrong(scan: Found, record: DetectabilityRecord) -> Found:
+def _said(scan: Found, record: DetectabilityRecord, found: bool) -> Found:
+    """An answer that is as wrong as can be, or right about a poisoned model."""
     clean, classes = record.attack.threat == NONE, len(scan.class_scores)
-    score = inf if clean else -inf
+    score = inf if clean or found else -inf
     return scan.model_copy(
         update={
             "score": score,
             "class_scores": (score,) * classes,
-            "guess": (record.target + 1) % classes,
-            "flagged": None if scan.flagged is None else clean,
+            "guess": record.target if found else (record.target + 1) % classes,
+            "flagged": None if scan.flagged is None else clean or found,
             "also": dict.fromkeys(scan.also, score),
             "norms": None,
             "success": None,

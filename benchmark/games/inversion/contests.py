@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
+from typing import Any
 
 from benchmark import metrics
 from benchmark.games.inversion.record import InversionRecord, Swept, Tried
@@ -70,3 +71,16 @@ def target_auc(found: Sequence[Contest]) -> float:
 
 def largest(rates: Iterable[metrics.Rate]) -> metrics.Rate:
     return max(rates, key=lambda rate: rate.value)
+
+
+def every_start(
+    group: Iterable[InversionRecord], rates: Callable[..., Iterable[Any]], **options: Any
+) -> list[Any]:
+    """Rates of all start images of all models."""
+    return [rate for record in group for rate in rates(record, **options)]
+
+
+def told_of(group: Iterable[InversionRecord], name: str) -> list[Any]:
+    """What is told of all start images, where it says something."""
+    found = [getattr(start, name) for record in group for start in record.starts]
+    return [value for value in found if value is not None]

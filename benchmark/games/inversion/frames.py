@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from statistics import fmean
 from typing import Any
@@ -15,22 +15,31 @@ from benchmark.games.inversion.contests import (
     Contest,
     best_of,
     contests,
+    every_start,
     largest,
     selected,
     success,
     target_auc,
     target_found,
+    told_of,
 )
 from benchmark.games.inversion.record import InversionRecord
 from benchmark.games.inversion.shown import pictures, verdict
 from benchmark.games.inversion.worst import worst_cases
-from benchmark.games.means import attack_columns, attack_key, grouped, mean_columns, unplayed
+from benchmark.games.means import (
+    attack_columns,
+    attack_key,
+    grouped,
+    mean_columns,
+    seconds_of,
+    unplayed,
+)
 
 
-def _groups(sources: Sources) -> list[list[InversionRecord]]:
+def _groups(records: Iterable[InversionRecord]) -> list[list[InversionRecord]]:
     """Records of one attack and inverter, which rested on the same denoiser."""
     groups = grouped(
-        sources.counted(InversionRecord),
+        records,
         lambda one: (
             *attack_key(one),
             one.defense.stages[0].label,
@@ -39,19 +48,6 @@ def _groups(sources: Sources) -> list[list[InversionRecord]]:
         ),
     )
     return [group for _, group in groups]
-
-
-def _all(
-    group: Iterable[InversionRecord], rates: Callable[..., Iterable[Any]], **options: Any
-) -> list[Any]:
-    """Rates of all start images of all models."""
-    return [rate for record in group for rate in rates(record, **options)]
-
-
-def _known(group: Iterable[InversionRecord], name: str) -> list[Any]:
-    """What is told of all start images, where it says something."""
-    found = [getattr(start, name) for record in group for start in record.starts]
-    return [value for value in found if value is not None]
 
 
 def _common(group: Sequence[InversionRecord], sources: Sources) -> dict[str, Any]:
@@ -63,7 +59,7 @@ def _common(group: Sequence[InversionRecord], sources: Sources) -> dict[str, Any
 def inversions(sources: Sources) -> pd.DataFrame:
     """One row per attack and inverter, means over start images and models."""
     rows = []
-    for group in _groups(sources):
+    for group in _groups(sources.counted(InversionRecord)):
         first = group[0]
         row = _common(group, sources) | {
             "starts": len(first.starts),
@@ -75,15 +71,15 @@ def inversions(sources: Sources) -> pd.DataFrame:
         }
         for end, restarts in (("", False), ("_restarts", True)):
             for name, reading in (("best", best_of), ("selected", selected)):
-                rates = _all(group, reading, restarts=restarts)
+                rates = every_start(group, reading, restarts=restarts)
                 row |= mean_columns(f"asr_{name}{end}", rates)
-        row |= mean_columns("asr_clean_model", _known(group, "on_clean_model"))
-        row |= mean_columns("reasr", _known(group, "reasr"))
+        row |= mean_columns("asr_clean_model", told_of(group, "on_clean_model"))
+        row |= mean_columns("reasr", told_of(group, "reasr"))
         for name in ("norm", "overlap", "distance"):
-            known = _known(group, name)
+            known = told_of(group, name)
             row[name] = fmean(known) if known else float("nan")
         row |= _identified([contests(record, record.swept) for record in group])
-        rows.append(row | {"seconds": fmean(record.cost.seconds for record in group)})
+        rows.append(row | {"seconds": seconds_of(group)})
     return pd.DataFrame(rows)
 
 
@@ -100,7 +96,7 @@ def radii(sources: Sources) -> pd.DataFrame:
     The radius `epsilon` is NaN for an inverter that has none.
     """
     rows = []
-    for group in _groups(sources):
+    for group in _groups(sources.of(InversionRecord)):
         for number, level in enumerate(group[0].swept):
             found = [contests(record, [record.swept[number]]) for record in group]
             every = [one for model in found for one in model]
@@ -120,7 +116,7 @@ def radii(sources: Sources) -> pd.DataFrame:
 def configurations(sources: Sources) -> pd.DataFrame:
     """One row per attack, inverter and configuration, without restarts (C3)."""
     rows = []
-    for group in _groups(sources):
+    for group in _groups(sources.of(InversionRecord)):
         common = _common(group, sources)
         for number, tried in enumerate(group[0].tried):
             if not tried.restart:
@@ -137,7 +133,7 @@ def configurations(sources: Sources) -> pd.DataFrame:
 def smoothed(sources: Sources) -> pd.DataFrame:
     """One row per attack, inverter and noise level: what its smoothed classifier answers."""
     rows = []
-    for group in _groups(sources):
+    for group in _groups(sources.of(InversionRecord)):
         for number, level in enumerate(group[0].smoothed):
             row = _common(group, sources) | {"sigma": level.sigma}
             for part in ("clean", "asr", "untriggered"):

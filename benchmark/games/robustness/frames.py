@@ -20,6 +20,7 @@ from benchmark.games.means import (
     grouped,
     judged,
     mean_columns,
+    seconds_of,
     unplayed,
 )
 from benchmark.games.robustness.record import RobustnessRecord
@@ -110,7 +111,7 @@ def repairs(sources: Sources) -> pd.DataFrame:
         guards = (one.metrics.guard for one in group if one.metrics)
         row |= {
             "guard_auc": average(guard.auc for guard in guards if guard),
-            "seconds": average(one.cost.seconds for one in group),
+            "seconds": seconds_of(group),
         }
         found.append(row)
     columns = ["attack", "m", "defense", "trusted_share"]
