@@ -30,7 +30,7 @@ from benchmark.records.files import StoreError
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 from benchmark.registry import Registry
-from benchmark.specs import FORBIDDEN
+from benchmark.texts import MARKUP
 
 #: Attack, m, CDA, ASR, AUC.
 TABLE_II = """
@@ -153,7 +153,7 @@ def test_a_note_says_the_same_wherever_it_stands() -> None:
             assert re.fullmatch(r"C\d+", number)
             assert said.setdefault(number, text) == text
             assert text.isprintable()
-            assert not FORBIDDEN & set(text)
+            assert not MARKUP & set(text)
     assert {"C4", "C8", "C24", "C25"} <= said.keys()
 
 
