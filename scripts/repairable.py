@@ -16,13 +16,13 @@ import argparse
 import copy
 import itertools
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from backdoor_defenses.fine_tuning import FineTuning
 from backdoor_defenses.pivotal_tuning import PivotalTuning
 from backdoor_defenses.weight_decay import WeightDecay
-from benchmark import data
+from benchmark import data, metrics
 from benchmark import protocol as protocols
 from benchmark.api import Dataset
 from benchmark.classifier import Classifier
@@ -56,14 +56,14 @@ class Judge:
     def __init__(self, experiment: Experiment) -> None:
         self.images = experiment.splits.auxiliary
         self.stamp, self.target = random_patch(experiment, experiment.rng("choice", "patch"))
-        self.others = self.images.pixels[self.images.labels != self.target]
 
     def ask(self, model: Classifier, precision: str) -> tuple[float, float]:
-        predict = predictor(model, precision)
-        right = ask(predict, self.images.pixels) == self.images.labels.cpu().numpy()
-        return float(np.mean(right)), float(
-            np.mean(ask(predict, self.stamp(self.others)) == self.target)
+        predict, labels = predictor(model, precision), self.images.labels.cpu().numpy()
+        clean, stamped = (
+            ask(predict, pixels) for pixels in (self.images.pixels, self.stamp(self.images.pixels))
         )
+        hits = metrics.attack_success(stamped, labels, self.target)
+        return metrics.accuracy(clean, labels).value, hits.value
 
 
 def poisoned(experiment: Experiment, judge: Judge) -> tuple[ImageSet, Tensor]:
@@ -95,7 +95,8 @@ def repairs(model: Classifier, rate: float) -> Iterator[tuple[str, FineTuning]]:
     yield "plain", WeightDecay(steps=steps, learning_rate=rate, decay=1e-12)
     yield "decay 0.003", WeightDecay(steps=steps, learning_rate=rate, decay=0.003)
     weights = sum(parameter.numel() for parameter in model.parameters())
-    half = 0.693 * weights * (1 - 0.9) / (2 * steps * rate)  # pulls half of a change back
+    # It pulls half of a change back; see `backdoor_defenses.pivotal_tuning.pull`.
+    half = math.log(2) * weights * (1 - FineTuning.momentum) / (2 * steps * rate)
     yield "pivot", PivotalTuning(steps=steps, learning_rate=rate, lambda_s=0.02, lambda_p=half)
 
 

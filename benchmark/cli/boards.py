@@ -155,7 +155,8 @@ def submit(
 
     All of them are taken, or none. Cells that the board has already, such as the clean models
     that every run trains, stay as they are on the board. Of every new row the repetition that
-    flatters most is played again, and every cell that failed; numbers that differ refuse all.
+    flatters most and another one are played again, and every cell that failed; numbers that
+    differ refuse all.
     """
     from benchmark.verification.submit import Rejected, review
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,10 +29,6 @@ class Again:
     record: Record
     now: Record
     compared: list[Compared]
-
-    @property
-    def differing(self) -> int:
-        return sum(one.verdict == "differs" for one in self.compared)
 
     def noted(self, sha256: str) -> Replay:
         """What a board says of it; `sha256` is that of the record's file."""
@@ -71,12 +66,11 @@ def play_again(
     if device == "auto" and all(one.cost.device.startswith("cpu") for one in drawn):
         device = "cpu"  # only there are the models the same ones
     found = []
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    with tempfile.TemporaryDirectory() as scratch:
         for recipe in dict.fromkeys(record.protocol.recipe for record in drawn):
             own = [record for record in drawn if record.protocol.recipe == recipe]
             setup, registry, _ = prepare(
-                own[0].protocol.name, recipe, scratch / recipe, device, data_dir, plugin
+                own[0].protocol.name, recipe, Path(scratch) / recipe, device, data_dir, plugin
             )
             cells = [playable(record, registry) for record in own]
             with Display(err, f"replay on {setup.device}") as display:
@@ -99,7 +93,7 @@ def show(found: Sequence[Again]) -> int:
         table.add_row(escape(str(Cell.of(one.record))), style="bold")
         for number in one.compared:
             table.add_row(f"  {number.number}", *number[1:4], VERDICTS[number.verdict])
-    wrong = sum(one.differing for one in found)
+    wrong = sum(number.verdict == "differs" for one in found for number in one.compared)
     out.print(table)
     out.print(f"{len(found)} cells replayed, {wrong} numbers differ")
     return wrong

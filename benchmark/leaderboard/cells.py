@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from statistics import fmean
+from typing import Any
 
 import pandas as pd
 
 from benchmark.games.columns import ATTACK, TRUSTED, Column, Unit
 from benchmark.games.frames import Frame, Sources
 from benchmark.games.means import attack_columns, defense_name
-from benchmark.records.record import REASONS
+from benchmark.records.record import REASONS, Record
 
 
 def chosen(sources: Sources) -> pd.DataFrame:
@@ -37,18 +38,22 @@ def chosen(sources: Sources) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _cell(record: Record, sources: Sources) -> dict[str, Any]:
+    """Which cell a record is of, as columns."""
+    return (
+        attack_columns(record, sources.name)
+        | {"defense": defense_name(record.defense, sources.name)}
+        | {"trusted_share": record.trusted_share, "seed": record.seed}
+    )
+
+
 def unfinished(sources: Sources) -> pd.DataFrame:
     """One row per cell, with the reason."""
     rows = []
     for record in sources.unfinished:
         error = record.error
         reason = f"{error.kind}: {error.message}" if error else REASONS.get(record.reason or "", "")
-        rows.append(
-            attack_columns(record, sources.name)
-            | {"defense": defense_name(record.defense, sources.name)}
-            | {"trusted_share": record.trusted_share, "seed": record.seed}
-            | {"status": record.status, "reason": reason}
-        )
+        rows.append(_cell(record, sources) | {"status": record.status, "reason": reason})
     rows.sort(key=lambda row: [str(value) for value in row.values()])
     return pd.DataFrame(rows)
 
@@ -57,9 +62,7 @@ def replayed(sources: Sources) -> pd.DataFrame:
     """One row per cell, with where it was played again."""
     every = (*sources.records, *sources.unfinished)
     rows = [
-        attack_columns(record, sources.name)
-        | {"defense": defense_name(record.defense, sources.name)}
-        | {"trusted_share": record.trusted_share, "seed": record.seed}
+        _cell(record, sources)
         | {"verdict": again.verdict, "device": again.device}
         | {name: again.env.get(name, "") for name in ("poisongames", "torch")}
         for record in every

@@ -87,8 +87,8 @@ def read_record(path: Path, read: Callable[[bytes], Record]) -> tuple[Record, by
         Refused: no JSON, not the schema, or more than the schema.
     """
     content, known = regular(path, RECORD_LIMIT), False
+    said = _parsed(content)
     try:
-        said = _parsed(content)
         # `read` is lenient ("5" for 5); a record is what was written.
         game, known = type(read(content)), True
         record = game.model_validate_json(content, strict=True)
@@ -97,8 +97,6 @@ def read_record(path: Path, read: Callable[[bytes], Record]) -> tuple[Record, by
         # The first part of the place is the game, where it had to be found out.
         field = ".".join(map(str, first["loc"][0 if known else 1 :])) or "file"
         raise Refused(field, first["msg"][0].lower() + first["msg"][1:]) from None
-    except (ValueError, RecursionError) as error:
-        raise Refused("file", f"is no JSON that a record may be: {error}") from None
     _check_texts(said, ())
     return record, content
 
@@ -109,22 +107,22 @@ def plain_json(content: bytes) -> None:
     Raises:
         Refused: with the place and the reason.
     """
-    try:
-        said = _parsed(content)
-    except (ValueError, RecursionError) as error:
-        raise Refused("file", f"is no JSON that may be here: {error}") from None
+    said = _parsed(content)
     # Cells are known by their keys, which begin with a digit as often as not.
     _check_texts(list(said.values()) if isinstance(said, dict) else said, ())
 
 
 def _parsed(content: bytes) -> Any:
-    return json.loads(
-        content,
-        object_pairs_hook=_once,
-        parse_int=_real,
-        parse_float=_real,
-        parse_constant=_real,
-    )
+    try:
+        return json.loads(
+            content,
+            object_pairs_hook=_once,
+            parse_int=_real,
+            parse_float=_real,
+            parse_constant=_real,
+        )
+    except (ValueError, RecursionError) as error:
+        raise Refused("file", f"is no JSON that a record may be: {error}") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

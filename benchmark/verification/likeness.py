@@ -29,8 +29,6 @@ FINE = 30
 #: Models are asked about the same images, so that their counts differ less than independent draws,
 #: but by more than a half: the spread is taken for that of so many times fewer images.
 FEWER = 4
-
-
 #: So many mistakes of a record are kept: those whose hashes are the smallest.
 KEPT = 1000
 
@@ -54,10 +52,10 @@ class Likeness:
         default_factory=lambda: defaultdict(dict)
     )
 
-    def add(self, record: Record, arrays: Arrays, file: str) -> None:
+    def add(self, record: Record, cell: Cell, arrays: Arrays, file: str) -> None:
         if record.status != "ok":  # whoever answers by chance does so in every repetition
             return
-        game, row = GAMES[record.game], Cell.of(record).row
+        game, row = GAMES[record.game], cell.row
         for name, rate in game.rates(record).items():
             self._rates[row, name][record.seed] = rate, file
         mark = game.fingerprint(record, arrays)
@@ -136,7 +134,7 @@ def _near(one: NDArray[np.generic], other: NDArray[np.generic]) -> bool:
         return bool(apart <= CLOSE * max(map(_spread, (one, other))))
     # Of the smallest hashes of both together the same share is common as of all mistakes.
     both = np.union1d(one, other)[:KEPT]
-    return len(np.intersect1d(np.intersect1d(one, other), both)) >= SHARED * len(both)
+    return bool(np.mean(np.isin(both, one) & np.isin(both, other)) >= SHARED)
 
 
 def equality(rates: Sequence[Rate]) -> float:

@@ -7,6 +7,7 @@ import random
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,15 @@ class Reviewed:
     known: frozenset[str]
     left_out: int
 
-    def records(self, folder: Path, files: Iterable[str]) -> list[Record]:
-        return [read((folder / file).read_bytes()) for file in sorted(files)]
+    @cached_property
+    def own(self) -> dict[str, Record]:
+        """The run's records by file."""
+        return _read(self.run, self.found.records)
 
     def all_records(self) -> list[Record]:
         """Those of the run, and of the board what else there is."""
         others = self.there.records.keys() - self.found.records.keys()
-        own = self.records(self.run, self.found.records)
-        return own + self.records(self.folder, others)
+        return [*self.own.values(), *_read(self.folder, others).values()]
 
     def digest(self, record: Record) -> str:
         return self.found.files[f"records/{Cell.of(record).name}.json"]
@@ -73,10 +75,9 @@ class Reviewed:
         Every cell that failed, and of every new row the repetition that flatters whoever is new
         on the board, the defense, the attack or both, and another one.
         """
-        new = self.records(self.run, self.found.records.keys() - self.known)
-        board = self.records(self.folder, self.there.records)
-        attacks = {record.attack.label for record in board}
-        defenses = {_labels(record) for record in board}
+        new = [record for file, record in self.own.items() if file not in self.known]
+        attacks = {cell.victim.attack.label for cell in self.there.records.values()}
+        defenses = {_labels(cell) for cell in self.there.records.values()}
         drawn = {record.key: record for record in new if record.status != "ok"}
         rows: defaultdict[str, list[Record]] = defaultdict(list)
         for record in new:
@@ -157,8 +158,12 @@ def _unforeseen(records: Sequence[Record], count: int) -> list[Record]:
     return random.SystemRandom().sample(records, min(count, len(records)))
 
 
-def _labels(record: Record) -> tuple[str, ...]:
-    return tuple(stage.label for stage in record.defense.stages)
+def _labels(of: Record | Cell) -> tuple[str, ...]:
+    return tuple(stage.label for stage in of.defense.stages)
+
+
+def _read(folder: Path, files: Iterable[str]) -> dict[str, Record]:
+    return {file: read((folder / file).read_bytes()) for file in sorted(files)}
 
 
 def _is_of(file: str, records: Collection[str]) -> bool:

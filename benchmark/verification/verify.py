@@ -98,11 +98,11 @@ def verify_records(
     progress: Progress = lambda done, total: None,
 ) -> Checked:
     """The same without the board."""
-    found = Checked()
     linked = [name for name in sorted(FOLDERS) if (folder / name).is_symlink()]
     if linked:
         reason = "is a link; a board has folders of its own"
         return Checked([Finding(name, "file", reason) for name in linked])
+    found = Checked()
     if (folder / "artifacts").exists() and has_index(folder.parent):
         reason = "is a run's; a board has none, remove it"
         found.findings.append(Finding("artifacts", "file", reason))
@@ -155,11 +155,11 @@ def _record(path: Path, folder: Path, found: Checked) -> Iterator[Finding]:
     for field_name, reason in wrong:
         yield Finding(place, field_name, reason)
     if not wrong:
-        found.records[place] = Cell.of(record)
+        found.records[place] = cell = Cell.of(record)
         found.files |= files
         found.claims.add(claims_of(record, arrays), place)
         if arrays is not None:
-            found.likeness.add(record, arrays, place)
+            found.likeness.add(record, cell, arrays, place)
 
 
 def wrong_numbers(record: Record, arrays: Arrays, protocol: Protocol) -> Iterator[Wrong]:

@@ -53,7 +53,7 @@ def _groups(records: Iterable[InversionRecord]) -> list[list[InversionRecord]]:
 def _common(group: Sequence[InversionRecord], sources: Sources) -> dict[str, Any]:
     inverter = sources.name(group[0].defense.stages[0])
     columns = attack_columns(group[0], sources.name)
-    return columns | {"inverter": inverter, "models": len(group), "failed": unplayed(group)}
+    return columns | {"inverter": inverter, "models": len(group)}
 
 
 def inversions(sources: Sources) -> pd.DataFrame:
@@ -65,6 +65,7 @@ def inversions(sources: Sources) -> pd.DataFrame:
             "starts": len(first.starts),
             "configurations": sum(not tried.restart for tried in first.tried),
             "runs": len(first.tried),
+            "failed": unplayed(group),
             **sources.replayed(group),
             "scale": fmean(record.scale or 0.0 for record in group),
             "asr_published": sources.published(first.attack.name, first.defense.stages[0].name),
@@ -178,7 +179,6 @@ _WHO = (
     Column("inverter", "inverter", Unit.TEXT, "the inverter", brief=True, menu=True,
            names="defender"),
     Column("models", "models", Unit.COUNT, "backdoored models"),
-    FAILED,
 )  # fmt: skip
 _STARTS = Column("starts", "starts", Unit.COUNT, "start images of each model")
 
@@ -196,6 +196,7 @@ _FOUND = (
 
 COLUMNS = (
     *_WHO,
+    FAILED,
     REPLAYED,
     _STARTS,
     Column("configurations", "configurations", Unit.COUNT, "settings that were tried"),

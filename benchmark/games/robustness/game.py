@@ -136,10 +136,9 @@ class RobustnessGame(Game[RobustnessRecord]):
         return chosen.cda.value if is_clean(record) else -chosen.asr.value
 
     def rates(self, record: RobustnessRecord) -> dict[str, metrics.Rate]:
-        found = record.metrics
-        if found is None:
-            return {}
-        return {"CDA": found.paper.cda, "ASR": found.paper.asr}
+        assert record.metrics is not None
+        chosen = record.metrics.paper
+        return {"CDA": chosen.cda, "ASR": chosen.asr}
 
     def chapter(self) -> Chapter:
         from benchmark.games.robustness.frames import CHAPTER
