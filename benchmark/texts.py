@@ -10,7 +10,7 @@ FIELD = re.compile(r"(?!.{61})[A-Za-z][A-Za-z0-9_.-]*( [A-Za-z0-9_.-]+)*")
 #: They would be markup or quotes somewhere.
 MARKUP = frozenset("<>\"'`&\\")
 #: Beside what ASCII has.
-PUNCTUATION = frozenset("–—…×±°µ²³·")
+PUNCTUATION = frozenset("–—…×±°µ²³·≤≥≈→€™’‘“”")
 
 
 def hidden(character: str) -> bool:

@@ -75,7 +75,7 @@ def workers_for(device: str) -> int:
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
+def terminated_as_interrupted() -> Iterator[None]:
     """End as Ctrl-C does where a job's end is announced by SIGTERM, as queues do."""
 
     def interrupt(*_: object) -> None:
@@ -115,7 +115,7 @@ def execute_plan(
     limit = seconds_of(time_limit)
     name = setup.protocol.name
     cell_seconds = seconds_of(cell_time_limit)
-    with Display(err, f"{name} on {setup.device}") as display, _terminated_as_interrupted():
+    with Display(err, f"{name} on {setup.device}") as display, terminated_as_interrupted():
         summary = execute(
             Store(setup.root),
             tasks,

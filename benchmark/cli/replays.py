@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
 from rich.markup import escape
 from rich.table import Table
 
@@ -54,15 +55,25 @@ def play_again(
 
     Args:
         there: all records, among which other repetitions say how far one more may lie.
+
+    Raises:
+        typer.Exit: it was interrupted.
     """
-    from benchmark.cli.execution import prepare, workers_for
+    from benchmark.cli.execution import prepare, terminated_as_interrupted, workers_for
     from benchmark.games.all import records
     from benchmark.progress import Display
+    from benchmark.records.cell import Cell
     from benchmark.records.store import Store
     from benchmark.runs.execute import execute
     from benchmark.runs.local import LocalExecutor
     from benchmark.runs.replay import compare, playable, same_cell
 
+    victims = {Cell.of(one).victim.key: one.cost.victim_seconds or 0.0 for one in drawn}
+    minutes = (sum(one.cost.seconds for one in drawn) + sum(victims.values())) / 60
+    out.print(
+        f"playing {len(drawn)} cells again, which took {minutes:.0f} min where they were played",
+        soft_wrap=True,
+    )
     if device == "auto" and all(one.cost.device.startswith("cpu") for one in drawn):
         device = "cpu"  # only there are the models the same ones
     found = []
@@ -73,9 +84,13 @@ def play_again(
                 own[0].protocol.name, recipe, Path(scratch) / recipe, device, data_dir, plugin
             )
             cells = [playable(record, registry) for record in own]
-            with Display(err, f"replay on {setup.device}") as display:
+            title = f"replay on {setup.device}"
+            with Display(err, title) as display, terminated_as_interrupted():
                 executor = LocalExecutor(setup, workers_for(setup.device))
-                execute(Store(setup.root), cells, executor, listener=display.listener)
+                summary = execute(Store(setup.root), cells, executor, listener=display.listener)
+            if summary.why:
+                out.print("interrupted; nothing was written, the same command starts again")
+                raise typer.Exit(130)
             again = {record.key: record for record in records(setup.root)}
             for record in own:
                 others = [other for other in there if same_cell(record, other)]

@@ -58,7 +58,7 @@ def costs(sources: Sources) -> pd.DataFrame:
         own = _defender(first.protocol.recipe, defense, first.trusted_share)
         found.append(
             _who(first, defense)
-            | _on_clean(group)
+            | _on_clean(group, _spent(sources, group[0]))
             | {"overhead": average(_overhead(one, one.cost.defense_seconds) for one in group)}
             | {"instability": unstable.get((stages, first.trusted_share or 0.0), float("nan"))}
             | {f"repaired_{reading}": repaired[*own, reading] for reading in READINGS}
@@ -91,11 +91,24 @@ def _defender(recipe: str, defense: str, share: float | None) -> tuple[str, str,
     return recipe, defense, 0.0 if share is None or pd.isna(share) else share
 
 
-def _on_clean(group: Sequence[RobustnessRecord]) -> dict[str, float]:
+def _spent(sources: Sources, of: RobustnessRecord) -> list[float]:
+    """What a defender lost on the clean models on which he failed: all that he may lose."""
+    budget = sources.protocol.budget if sources.protocol else float("nan")
+    same = (of.defense, of.trusted_share, of.protocol)
+    return [
+        budget
+        for one in sources.unfinished
+        if one.game == of.game and one.attack.threat == NONE
+        if (one.defense, one.trusted_share, one.protocol) == same
+    ]
+
+
+def _on_clean(group: Sequence[RobustnessRecord], spent: list[float]) -> dict[str, float]:
     clean = [one for one in group if one.attack.threat == NONE]
-    found: dict[str, float] = {"clean_models": len(clean)}
+    found: dict[str, float] = {"clean_models": len(clean) + len(spent)}
     for reading in READINGS:
-        found |= spread_columns(f"clean_loss_{reading}", cda_losses(clean, reading))
+        losses = [*cda_losses(clean, reading), *spent]
+        found |= spread_columns(f"clean_loss_{reading}", losses)
     return found
 
 

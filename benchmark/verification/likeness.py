@@ -39,8 +39,13 @@ class _Seen:
 
     file: str
     seed: int
+    victim: str
     model: str
     mark: NDArray[np.generic]
+
+    def same_victim(self, other: _Seen) -> bool:
+        """Whether both may answer alike: one model, or one trained again on other hardware."""
+        return self.model == other.model or self.victim == other.victim
 
 
 @dataclass
@@ -61,7 +66,9 @@ class Likeness:
         mark = game.fingerprint(record, arrays)
         if record.victim_sha256 is not None and _tells(mark):
             kept = mark if mark.dtype.kind == "f" else _smallest(mark)
-            self._rows[row].append(_Seen(file, record.seed, record.victim_sha256, kept))
+            victim = (cell.sanitized_victim or cell.victim).key
+            seen = _Seen(file, record.seed, victim, record.victim_sha256, kept)
+            self._rows[row].append(seen)
 
     def findings(self, board: Likeness | None = None) -> Iterator[Finding]:
         """Copies among the records, and between them and those of a board; impossible rows."""
@@ -87,11 +94,11 @@ class Likeness:
             # Scores may be few and coarse: only within a row are equal ones no chance.
             for one in (one for one in seen if one.mark.dtype.kind != "f"):
                 other = first.setdefault(_digest(one.mark), one)
-                if other.model != one.model:
+                if not one.same_victim(other):
                     told.add(one.file)
                     yield _finding(one, other, "the same")
             for one, other in combinations([*seen, *board._rows.get(row, ())], 2):
-                near = one.seed != other.seed and one.model != other.model
+                near = one.seed != other.seed and not one.same_victim(other)
                 if near and not told & {one.file, other.file} and _near(one.mark, other.mark):
                     told.add(one.file)
                     same = np.array_equal(one.mark, other.mark)

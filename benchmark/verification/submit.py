@@ -103,10 +103,11 @@ class Reviewed:
             StoreError: the folder cannot be written.
         """
         new = [file for file in sorted(self.found.files) if not _is_of(file, self.known)]
+        # Replays come first: a submission that is interrupted starts anew, and plays all again.
+        add(self.folder, replays, {*self.found.files.values(), *self.there.files.values()})
         # Evidence comes first in the alphabet: every record finds its own, whatever ends this.
         for file in new:
             write_whole(self.folder / file, _checked(self.run / file, self.found.files[file]))
-        add(self.folder, replays, {*self.found.files.values(), *self.there.files.values()})
         count = len(self.found.records) - len(self.known)
         return Submission(self.folder, count, len(self.known), self.left_out)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from made_records import examined, frames_of, played, save, search
+from made_records import DIGITS, examined, frames_of, played, save, search
 from scipy import stats
 
+from benchmark.leaderboard.board import load_results
 from benchmark.leaderboard.build import build
 from benchmark.metrics import Rate, mean_interval
-from benchmark.records.record import Record
+from benchmark.records.record import ProtocolRef, Record
 
 
 def made(records: list[Record]) -> pd.DataFrame:
@@ -29,6 +31,21 @@ def test_accuracy_lost_on_clean_models_in_both_readings() -> None:
         found = [row[f"clean_loss_{reading}{end}"] for end in ("", "_low", "_high")]
         assert found == pytest.approx([sum(losses) / 3, low, high])
     assert row.cda_loss_paper == pytest.approx(0.2)
+
+
+def test_a_clean_model_on_which_the_repair_failed_has_cost_the_whole_budget(tmp_path: Path) -> None:
+    losses = [0.0, 0.01]
+    cdas = [(95, round(95 - 100 * loss), 95) for loss in losses]
+    records = [played("none", "repairer", s, 0, 0, m=0, cda=cda) for s, cda in enumerate(cdas)]
+    nothing: dict[str, Any] = {"status": "failed", "metrics": None, "curve": []}
+    nothing["error"] = {"kind": "RuntimeError", "message": "no memory", "where": "x.py:3"}
+    records += [played("none", "repairer", 2, 0, 0, m=0, **nothing)]
+    records += [played("badnets", "repairer", s, 1, 1) for s in range(3)]
+    known = [one.model_copy(update={"protocol": ProtocolRef(**DIGITS)}) for one in records]
+    costs = load_results(save(tmp_path, known))["costs"]
+    (row,) = costs[costs.defender.str.startswith("repairer")].itertuples()
+    assert row.clean_models == 3
+    assert row.clean_loss_paper == pytest.approx((0.0 + 0.01 + 0.02) / 3)
 
 
 def test_expected_success_is_the_mean_of_accuracy_minus_asr() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from benchmark.games.all import GAMES, read
 from benchmark.metrics import Rate
 from benchmark.records.record import Record
 from benchmark.verification.likeness import equality
-from benchmark.verification.verify import verify
+from benchmark.verification.verify import verify, verify_records
 
 Arrays = dict[str, Any]
 
@@ -81,6 +82,17 @@ def test_a_repetition_is_no_copy_of_another(played: Path) -> None:
 def test_nor_is_it_nearly_one(played: Path) -> None:
     copied(played, flips=2)
     assert any("evidence: says nearly the same" in line for line in lines(played))
+
+
+def test_one_victim_may_be_trained_twice_and_answer_alike(played: Path, tmp_path: Path) -> None:
+    """Other hardware ends with other weights, and a model may nevertheless say the same."""
+    elsewhere = shutil.copytree(played, tmp_path / "elsewhere")
+    for path in (elsewhere / "records").glob("*-s0-*.json"):
+        other = ("a" if "none-m0" in path.name else "b") * 64
+        edit(path, lambda record, other=other: record.update(victim_sha256=other))
+    own, board = verify_records(elsewhere), verify_records(played)
+    assert own.findings == []
+    assert list(own.likeness.findings(board.likeness)) == []
 
 
 def test_scores_of_two_models_differ(examined: Path) -> None:

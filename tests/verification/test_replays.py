@@ -18,6 +18,7 @@ from benchmark.leaderboard.build import build
 from benchmark.records import replays
 from benchmark.records.record import Record
 from benchmark.records.replays import Replay
+from benchmark.runs import execute
 from benchmark.verification.submit import review
 from benchmark.verification.verify import verify
 
@@ -117,6 +118,32 @@ def test_numbers_that_nobody_gets_again_are_refused(row: Path, tmp_path: Path) -
     assert "differs" in done.output
     assert "nothing was written" in done.output
     assert not (tmp_path / "boards").exists()
+
+
+def test_an_interrupted_replay_takes_nothing(
+    row: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> execute.Summary:
+        return execute.Summary(0, 3, "interrupted")
+
+    monkeypatch.setattr(execute, "execute", interrupted)
+    done = command(row, tmp_path / "boards")
+    assert done.exit_code == 130
+    assert "interrupted; nothing was written, the same command starts again" in done.output
+    assert not (tmp_path / "boards").exists()
+
+
+def test_a_submission_that_was_cut_short_is_played_again(row: Path, tmp_path: Path) -> None:
+    """Its replays are there and its records are not: nothing is taken for replayed that is not."""
+    boards = tmp_path / "boards"
+    taken = review(row, boards)
+    one = taken.to_replay(0)[0]
+    noted = Replay(record=taken.digest(one), verdict="equal", device="cpu", env=one.env)
+    replays.add(boards / "small-v1", {one.key: noted}, {noted.record})
+    again = review(row, boards)
+    assert len(again.to_replay(0)) == 3
+    again.write({})
+    assert verify(boards / "small-v1").findings == []
 
 
 @pytest.mark.nightly
