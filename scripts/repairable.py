@@ -20,25 +20,27 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from tabulate import tabulate
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from backdoor_defenses.fine_tuning import FineTuning
 from backdoor_defenses.pivotal_tuning import PivotalTuning
 from backdoor_defenses.weight_decay import WeightDecay
 from benchmark import data, metrics
 from benchmark import protocol as protocols
-from benchmark.api import Dataset
+from benchmark.api import Dataset, PoisoningAttack
 from benchmark.classifier import Classifier
 from benchmark.errors import UserError
 from benchmark.games.evaluation import ask, predictor
 from benchmark.games.experiment import Experiment
 from benchmark.games.robustness.tuning import random_patch
-from benchmark.images import ImageSet
+from benchmark.games.victims import collect
+from benchmark.images import to_bytes, to_unit
 from benchmark.protocol import Recipe
 from benchmark.registry import Registry
 from benchmark.runs.context import as_runs_do
@@ -66,18 +68,15 @@ class Judge:
         return metrics.accuracy(clean, labels).value, hits.value
 
 
-def poisoned(experiment: Experiment, judge: Judge) -> tuple[ImageSet, Tensor]:
-    """Training images of which some carry the patch, and how often an epoch shows each."""
-    whole = experiment.splits.train
-    rng = experiment.rng("choice", "poisoned")
-    order = torch.randperm(len(whole), generator=rng, device=experiment.device)
-    rows = order[whole.labels[order] != judge.target][:POISONED]
-    stamped = whole.replace(
-        rows, judge.stamp(whole.pixels[rows]), torch.full_like(rows, judge.target)
-    )
-    repeats = torch.ones(len(whole), dtype=torch.int64, device=experiment.device)
-    repeats[rows] = max(1, round(EXPOSURES / experiment.recipe.epochs))
-    return stamped, repeats
+@dataclass
+class Patch(PoisoningAttack):
+    """The patch of a judge, as an attack."""
+
+    name, version, paper = "patch", 1, "none"
+    judge: Any = None
+
+    def trigger(self, images: Tensor, rng: Generator) -> Tensor:
+        return to_unit(self.judge.stamp(to_bytes(images)))
 
 
 def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
@@ -106,9 +105,16 @@ def measure(experiment: Experiment, asked: argparse.Namespace) -> Iterator[dict[
     model = experiment.new_model(experiment.rng("choice", "model"))
     for norm in norms(model):
         norm.momentum = asked.statistics
-    images, repeats = poisoned(experiment, judge)
+    attack = Patch(judge)
+    view = replace(experiment.attacker_view(99), target=judge.target)
+    attack.setup(view, experiment.rng("choice", "view"))
+    boost = max(1, round(EXPOSURES / experiment.recipe.epochs))
+    rng = experiment.rng("choice", "poisoned")
+    poisoned = collect(experiment, attack, POISONED, boost, judge.target, rng)
     started = time.perf_counter()
-    experiment.trainer().fit(model, images, experiment.rng("choice", "train"), repeats=repeats)
+    experiment.trainer().fit(
+        model, poisoned.data, experiment.rng("choice", "train"), repeats=poisoned.repeats
+    )
     cda, asr = judge.ask(model, experiment.recipe.precision)
     seconds = time.perf_counter() - started
     yield {"repair": "victim", "step": 0, "cda": cda, "asr": asr, "seconds": seconds}
