@@ -43,7 +43,7 @@ def cluster() -> Iterator[Cluster]:
     found.shutdown()
 
 
-def words(protocol: Path, out: Path, cluster: Cluster | None, *more: str) -> list[str]:
+def words(protocol: Path | str, out: Path, cluster: Cluster | None, *more: str) -> list[str]:
     where = ["--workers", "2"] if cluster is None else ["--ray", cluster.address]
     return [*COMMAND, str(protocol), "--out", str(out), *where, *more]
 
@@ -102,6 +102,40 @@ def test_lost_machines_and_a_killed_driver_change_no_record(
     finish(again)
     assert with_evidence(out) == with_evidence(tmp_path / "local")
     assert not list(out.rglob("*.tmp"))
+    assert left_behind() == []
+
+
+@pytest.mark.nightly
+def test_a_released_protocol_where_machines_come_and_go(tmp_path: Path) -> None:
+    """Of three nodes two are lost and one joins; the driver is killed twice."""
+    part = ["--seeds", "1", "--attack", "badnets", "--attack", "tsb"]
+    for name in ("weight-decay", "fine-pruning", "strip", "neural-cleanse", "abs"):
+        part += ["--defense", name]
+    started = time.monotonic()
+    finish(begin(words("digits-v3", tmp_path / "local", None, *part)))
+    print(f"local: {time.monotonic() - started:.0f} s")
+    whole = with_evidence(tmp_path / "local")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **STORE})
+    try:
+        nodes = [cluster.add_node(num_cpus=1, **STORE) for _ in range(3)]
+        out = tmp_path / "ray"
+        for count in (1, len(whole) // 2):
+            driver = begin(words("digits-v3", out, cluster, *part))
+            wait_for_records(out, count, driver)
+            cluster.remove_node(nodes.pop(), allow_graceful=False)
+            wait_for_records(out, count + 1, driver)
+            driver.kill()
+            driver.wait()
+        cluster.add_node(num_cpus=1, **STORE)
+        finish(begin(words("digits-v3", out, cluster, *part)))
+        assert with_evidence(out) == whole
+        # The same machine without any loss: what the cluster itself costs.
+        started = time.monotonic()
+        finish(begin(words("digits-v3", tmp_path / "quiet", cluster, *part)))
+        print(f"on two nodes: {time.monotonic() - started:.0f} s")
+        assert with_evidence(tmp_path / "quiet") == whole
+    finally:
+        cluster.shutdown()
     assert left_behind() == []
 
 
