@@ -156,7 +156,7 @@ def submit(
     All of them are taken, or none. Cells that the board has already, such as the clean models
     that every run trains, stay as they are on the board. Of every new row the repetition that
     flatters most and another one are played again, and every cell that failed; numbers that
-    differ refuse all.
+    differ refuse all. A file submission.toml in the folder says who sent the records.
     """
     from benchmark.verification.submit import Rejected, review
 
@@ -168,6 +168,12 @@ def submit(
         except Rejected as rejected:
             _print(rejected.findings)
             _refuse(run_dir)
+        if taken.sender is None:
+            err.print(
+                f"[yellow]note:[/yellow] {run_dir} has no submission.toml, so the board will not "
+                "say who sent it; CONTRIBUTING has an example",
+                soft_wrap=True,
+            )
         replays = {}
         if not no_replay and (drawn := taken.to_replay(replay)):
             from benchmark.cli.replays import play_again, show
@@ -183,6 +189,10 @@ def submit(
     out.print(
         f"{done.new} records are new in {done.folder}{known}{left_out}{replayed}", soft_wrap=True
     )
+    if taken.sender and done.new:
+        names = ", ".join(taken.sender.authors)
+        said = f"they came with {taken.sender.title!r} by {names}"
+        out.print(said, soft_wrap=True, markup=False, highlight=False)
     out.print(
         f"next: `poisongames board build {done.folder}`, then commit the folder", soft_wrap=True
     )

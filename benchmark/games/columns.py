@@ -59,8 +59,8 @@ class Column:
         brief: README.md, small screens and the first view of a page show it.
         hidden: only the CSV file has it.
         menu: the page filters by its values.
-        names: whose names it holds, "attack" or "defender". An attack is shown with `KEYS`, and a
-            defender with the trusted share in the column `share`.
+        names: whose names it holds, "attack", "defender" or "submission". An attack is shown with
+            `KEYS`, and a defender with the trusted share in the column `share`.
         favours: who is better off where numbers are large.
         digits: if not those of the unit.
     """
@@ -73,7 +73,7 @@ class Column:
     brief: bool = False
     hidden: bool = False
     menu: bool = False
-    names: Literal["", "attack", "defender"] = ""
+    names: Literal["", "attack", "defender", "submission"] = ""
     share: str = ""
     favours: Literal["", "attacker", "defender"] = ""
     digits: int | None = None
@@ -87,7 +87,7 @@ class Column:
         if self.missing(row):
             return MISSING
         value = row[self.key]
-        if self.names:
+        if self.names in ("attack", "defender"):
             return attack_label(row) if self.names == "attack" else self._defender(row)
         if self.unit is Unit.TEXT:
             return str(value)
@@ -140,9 +140,15 @@ FAILED = Column(
     "repetitions that failed or were refused; in means they are the worst case for whoever would "
     "profit from their absence",
 )  # fmt: skip
-REPLAYED = Column(
-    "replayed", "replayed", Unit.COUNT,
-    "records behind the row that were played again when it was handed in, with numbers that agree",
+HANDED_IN = (
+    Column(
+        "replayed", "replayed", Unit.COUNT, "records behind the row that were played again when "
+        "it was handed in, with numbers that agree",
+    ),
+    Column(
+        "submission", "submission", Unit.TEXT, "the submissions that brought records of the row",
+        menu=True, names="submission",
+    ),
 )  # fmt: skip
 #: Columns that tell an attack; with `KEYS` it is shown in one.
 ATTACK = (

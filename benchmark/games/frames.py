@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from benchmark.games.columns import Column, Row, Unit
 from benchmark.games.robustness.searches import Search
 from benchmark.protocol import Protocol
+from benchmark.records.credits import BETWEEN
 from benchmark.records.record import PluginRef, Record
 from benchmark.records.replays import Replay
 
@@ -37,6 +38,7 @@ class Sources:
         worst: the same with numbers, where whoever profits from their absence would profit from
             them least.
         replays: those that were played again, by the record's key.
+        titles: of the submission that a record came with, by the record's key.
         searches: what defenders found for themselves.
         name: what plugins are called in all tables.
         published: the ASR that an inverter's triggers are published with, by the names of the
@@ -56,6 +58,7 @@ class Sources:
     folders: Sequence[Path] = ()
     worst: Sequence[Record] = ()
     replays: Mapping[str, Replay] = field(default_factory=dict)
+    titles: Mapping[str, str] = field(default_factory=dict)
     frames: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def of(self, kind: type[AnyRecord]) -> list[AnyRecord]:
@@ -67,9 +70,13 @@ class Sources:
         every = [one for one in (*self.records, *self.worst) if isinstance(one, kind)]
         return sorted(every, key=lambda one: (one.seed, one.key))
 
-    def replayed(self, records: Iterable[Record]) -> dict[str, int]:
-        """How many records of a row were played again, as a column."""
-        return {"replayed": sum(record.key in self.replays for record in records)}
+    def handed_in(self, records: Iterable[Record]) -> dict[str, Any]:
+        """How many records of a row were played again and, where a board knows, with which
+        submissions they came, as columns."""
+        keys = [record.key for record in records]
+        again = {"replayed": sum(key in self.replays for key in keys)}
+        titles = sorted({self.titles[key] for key in keys if key in self.titles})
+        return again | ({"submission": BETWEEN.join(titles)} if self.titles else {})
 
     def evidence(self, file: str) -> Path | None:
         """Where a file of the evidence lies, None where it is missing."""

@@ -17,7 +17,8 @@ from benchmark.games.robustness import searches as tuned
 from benchmark.leaderboard import chapters
 from benchmark.leaderboard.papers import inverted
 from benchmark.protocol import Protocol
-from benchmark.records import replays
+from benchmark.records import credits, replays
+from benchmark.records.credits import Kept
 from benchmark.records.files import StoreError
 from benchmark.records.record import NONE, PluginRef, ProtocolRef, Record
 
@@ -33,6 +34,7 @@ class Board:
         details: by the name of a frame, what cells of its grid explain, for each of its rows.
         pictures: by the title of a chapter.
         plugins: every attack and defense that was played, in all its settings.
+        submissions: who handed in records, as far as the board knows.
         sources: what the frames were made of.
     """
 
@@ -44,6 +46,7 @@ class Board:
     details: Mapping[str, Sequence[Any]]
     pictures: Mapping[str, Sequence[Picture]]
     plugins: tuple[PluginRef, ...]
+    submissions: tuple[Kept, ...]
     sources: Sources
 
 
@@ -52,9 +55,11 @@ def read_board(folder: Path, beside: Path | None = None) -> Board:
 
     Raises:
         StoreError: no records, damaged ones, or records of more than one protocol; explanations
-            that cannot be shown or that explain nothing.
+            that cannot be shown or that explain nothing; submissions or replays that are no lists.
     """
     sources, protocol = read_sources(folder, beside)
+    submissions = [one for place in sources.folders for one in credits.read(place)]
+    sources.titles = {key: one.title for one in submissions for key in one.records}
     build(sources)
     built = sources.frames
     shown = {f.name: built[f.name] for f in chapters.frames() if f.empty or len(built[f.name])}
@@ -68,6 +73,7 @@ def read_board(folder: Path, beside: Path | None = None) -> Board:
         details={f.name: f.details(sources) for f in chapters.frames() if f.details},
         pictures={c.title: found for c in chapters.BUILT if (found := _pictures(c, sources))},
         plugins=_plugins(every),
+        submissions=tuple(submissions),
         sources=sources,
     )
 

@@ -11,6 +11,7 @@ from benchmark.games.frames import Chapter, Frame
 from benchmark.leaderboard.board import Board
 from benchmark.leaderboard.chapters import CHAPTERS, UNDEFENDED, sentences
 from benchmark.leaderboard.grids import Filled, fill
+from benchmark.records.credits import Kept
 
 #: Lines of the whole file, and columns of a table.
 LINES, COLUMNS = 200, 8
@@ -42,6 +43,22 @@ def _parts(board: Board, rows: int, tables: int) -> Iterator[str]:
             yield f"## {chapter.title}"
             yield from parts
             yield details("How to read", _explained(chapter, own))
+    if board.submissions:
+        lines = [_submission(one) for one in board.submissions[:rows]]
+        yield "## Submissions"
+        yield _cut(markdown(lines), len(board.submissions) - rows)
+
+
+def _submission(one: Kept) -> dict[str, str]:
+    links = [f"[paper]({one.paper})"] if one.paper else []
+    links += [f"[plugin]({one.source}) at `{str(one.commit)[:12]}`"] if one.source else []
+    authors = escaped(", ".join(one.authors))
+    return {
+        "submission": escaped(one.title),
+        "authors": authors,
+        "records": str(len(one.records)),
+        "links": ", ".join(links) or MISSING,
+    }
 
 
 def _explained(chapter: Chapter, frames: Sequence[Frame]) -> str:

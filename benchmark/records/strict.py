@@ -93,12 +93,22 @@ def read_record(path: Path, read: Callable[[bytes], Record]) -> tuple[Record, by
         game, known = type(read(content)), True
         record = game.model_validate_json(content, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         # The first part of the place is the game, where it had to be found out.
-        field = ".".join(map(str, first["loc"][0 if known else 1 :])) or "file"
-        raise Refused(field, first["msg"][0].lower() + first["msg"][1:]) from None
+        raise first_error(error, 0 if known else 1) from None
     _check_texts(said, ())
     return record, content
+
+
+def first_error(error: ValidationError, start: int = 0) -> Refused:
+    """The first thing that a schema has against a file.
+
+    Args:
+        start: which parts of the place belong to no field.
+    """
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(map(str, first["loc"][start:])) or "file"
+    message = first["msg"].removeprefix("Value error, ")
+    return Refused(field, message[:1].lower() + message[1:])
 
 
 def plain_json(content: bytes) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 
 from benchmark.games.all import GAMES, UNDEFENDED, read
 from benchmark.protocol import Protocol
+from benchmark.records import credits
 from benchmark.records.cell import NO_DEFENSE, Cell
+from benchmark.records.credits import Credits
 from benchmark.records.files import StoreError, sha256, write_whole
 from benchmark.records.record import Record
 from benchmark.records.replays import FILE, Replay, add
@@ -47,6 +49,7 @@ class Reviewed:
     Attributes:
         found, there: what was checked in the run, and on the board.
         known: records that the board has already.
+        sender: who is named for what is new, None where the run does not say.
     """
 
     run: Path
@@ -55,6 +58,7 @@ class Reviewed:
     there: Checked
     known: frozenset[str]
     left_out: int
+    sender: Credits | None
 
     @cached_property
     def own(self) -> dict[str, Record]:
@@ -97,14 +101,20 @@ class Reviewed:
         return [*drawn.values(), *_unforeseen(rest, more)]
 
     def write(self, replays: Mapping[str, Replay]) -> Submission:
-        """Copy what is new, and note what was played again.
+        """Copy what is new, and note who sent it and what was played again.
 
         Raises:
             StoreError: the folder cannot be written.
         """
         new = [file for file in sorted(self.found.files) if not _is_of(file, self.known)]
+        there = {*self.found.files.values(), *self.there.files.values()}
         # Replays come first: a submission that is interrupted starts anew, and plays all again.
-        add(self.folder, replays, {*self.found.files.values(), *self.there.files.values()})
+        add(self.folder, replays, there)
+        if self.sender:
+            # So does this: who sends all again brings less that is new.
+            unseen = self.found.records.keys() - self.known
+            sent = {self.found.records[file].key: self.found.files[file] for file in unseen}
+            credits.add(self.folder, self.sender, sent, there)
         # Evidence comes first in the alphabet: every record finds its own, whatever ends this.
         for file in new:
             write_whole(self.folder / file, _checked(self.run / file, self.found.files[file]))
@@ -133,11 +143,12 @@ def review(
     found = verify_records(run, registry, progress)
     if found.findings or found.protocol is None:
         raise Rejected(found.findings)
-    folder, there = boards / found.protocol.name, Checked()
+    folder, there, sender = boards / found.protocol.name, Checked(), credits.of_run(run)
     if (folder / "records").is_dir() or (folder / "evidence").is_dir():
         there = verify_records(folder, registry)
         # What an interrupted submission left is written again.
         again = {*found.files, "records", FILE}  # replays of what is gone are left out, too
+        again |= {credits.place(sender.title)} if sender else set()
         kept = [one for one in there.findings if one.file not in again]
         if kept:
             raise Rejected([one._replace(file=f"{folder}/{one.file}") for one in kept])
@@ -149,9 +160,10 @@ def review(
         *found.likeness.findings(there.likeness),
     ]
     wrong += [*_incomplete(found, there, found.protocol), *_other_models(run, found)]
+    wrong += _other_sender(folder, sender)
     if wrong:
         raise Rejected(wrong)
-    return Reviewed(run, folder, found, there, frozenset(known), left_out)
+    return Reviewed(run, folder, found, there, frozenset(known), left_out, sender)
 
 
 def _unforeseen(records: Sequence[Record], count: int) -> list[Record]:
@@ -206,6 +218,17 @@ def _other_models(run: Path, found: Checked) -> Iterator[Finding]:
         victim = (cell.sanitized_victim or cell.victim).key
         if sha is not None and models.setdefault(victim, (sha, file))[0] != sha:
             yield Finding(file, "victim_sha256", f"is another model than in {models[victim][1]}")
+
+
+def _other_sender(folder: Path, sender: Credits | None) -> Iterator[Finding]:
+    """Nobody submits under the title of others."""
+    path = folder / credits.place(sender.title) if sender else None
+    if sender and path and path.exists():
+        there = credits.kept(path).model_dump(exclude={"records"})
+        for field, value in sender.model_dump().items():
+            if value != there[field]:
+                reason = f"is another one in {path}, which has this title; choose another title"
+                yield Finding(credits.FILE, field, reason)
 
 
 def _rows(

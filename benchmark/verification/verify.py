@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -16,7 +16,7 @@ from benchmark.leaderboard import deviations
 from benchmark.leaderboard.build import generated, stale
 from benchmark.leaderboard.index import has_index
 from benchmark.protocol import Protocol
-from benchmark.records import replays
+from benchmark.records import credits, replays
 from benchmark.records.cell import Cell
 from benchmark.records.files import StoreError, sha256
 from benchmark.records.record import Record
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 #: What a run's folder has besides what is generated.
-FOLDERS = {"records", "evidence", "tuning", "artifacts"}
+FOLDERS = {"records", "evidence", "tuning", "artifacts", credits.FOLDER}
 
 
 @dataclass
@@ -114,12 +114,15 @@ def verify_records(
         progress(number, len(paths))
         found.findings += _record(path, folder, found)
     progress(len(paths), len(paths))
-    found.findings += strangers(folder, generated() | FOLDERS | {deviations.FILE, replays.FILE})
+    written = {deviations.FILE, replays.FILE, credits.FILE}
+    found.findings += strangers(folder, generated() | FOLDERS | written)
     named = {f"{path.stem}.{ending}" for path in paths for ending in ("npz", "png")}
     found.findings += strangers(folder / "evidence", named, "evidence/")
     found.findings += found.claims.contradictions()
     found.findings += found.likeness.findings()
-    found.findings += _replays(folder, found)
+    held = {cell.key: found.files[file] for file, cell in found.records.items()}
+    found.findings += _replays(folder, held)
+    found.findings += _credits(folder, held)
     if registry is not None:
         found.findings += found.claims.unlike_installed(registry)
     if found.protocol is not None:
@@ -177,7 +180,7 @@ def wrong_numbers(record: Record, arrays: Arrays, protocol: Protocol) -> Iterato
     yield from wrong
 
 
-def _replays(folder: Path, found: Checked) -> Iterator[Finding]:
+def _replays(folder: Path, there: Mapping[str, str]) -> Iterator[Finding]:
     """What was played again are records that are there, as they are."""
     try:
         if (folder / replays.FILE).exists():
@@ -186,11 +189,35 @@ def _replays(folder: Path, found: Checked) -> Iterator[Finding]:
     except (Refused, StoreError) as error:
         yield Finding(replays.FILE, "file", str(error))
         return
-    there = {cell.key: found.files[file] for file, cell in found.records.items()}
     for key, one in noted.items():
         if one.record != there.get(key):
             reason = f"{one.record[:12]}… is of no record here; remove it, or play it again"
             yield Finding(replays.FILE, f"{key[:12]}….record", reason)
+
+
+def _credits(folder: Path, there: Mapping[str, str]) -> Iterator[Finding]:
+    """Whoever is named has sent records that are there, as they are, and nobody else has."""
+    place = credits.FILE
+    senders: dict[str, str] = {}
+    try:
+        credits.of_run(folder)
+    except Refused as refused:
+        yield Finding(place, refused.field, refused.reason)
+    own = folder / credits.FOLDER
+    paths = sorted(own.iterdir()) if own.is_dir() else []
+    for path in (one for one in paths if not one.name.endswith(".tmp")):
+        place = f"{credits.FOLDER}/{path.name}"
+        try:
+            one = credits.kept(path)
+        except Refused as refused:
+            yield Finding(place, refused.field, refused.reason)
+            continue
+        for key, digest in one.records.items():
+            where = f"records.{key[:12]}…"
+            if there.get(key) != digest:
+                yield Finding(place, where, "is of no record here, or of one that was replaced")
+            elif senders.setdefault(key, place) != place:
+                yield Finding(place, where, f"came with {senders[key]} already")
 
 
 def _searches(folder: Path, protocol: Protocol, files: dict[str, str]) -> Iterator[Finding]:

@@ -14,8 +14,8 @@ from benchmark import metrics
 from benchmark.games.columns import (
     ATTACK,
     FAILED,
+    HANDED_IN,
     KEYS,
-    REPLAYED,
     TRUSTED,
     Column,
     Unit,
@@ -76,7 +76,7 @@ def detectability(sources: Sources) -> pd.DataFrame:
                     "average_precision_low": found.precision_low,
                     "average_precision_high": found.precision_high,
                 }
-                | sources.replayed(one for pair in pairs for one in pair)
+                | sources.handed_in(one for pair in pairs for one in pair)
                 | _best_accuracy(clean, poisoned)
             )
             # What follows belongs to the examination, not to a reading of its score.
@@ -226,7 +226,7 @@ COLUMNS = (
     _WORKED,
     MODELS,
     FAILED,
-    REPLAYED,
+    *HANDED_IN,
     Column("repeats", "repeats", Unit.COUNT, "examinations of each model"),
     _AUC,
     Column("average_precision", "AP", Unit.AREA, "average precision", interval=True),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.games.columns import ATTACK, FAILED, REPLAYED, Column, Row, Unit, attack_label
+from benchmark.games.columns import ATTACK, FAILED, HANDED_IN, Column, Row, Unit, attack_label
 from benchmark.games.frames import Chapter, Frame, Grid, Line, Plot, Sources
 from benchmark.games.inversion.contests import (
     Contest,
@@ -66,7 +66,7 @@ def inversions(sources: Sources) -> pd.DataFrame:
             "configurations": sum(not tried.restart for tried in first.tried),
             "runs": len(first.tried),
             "failed": unplayed(group),
-            **sources.replayed(group),
+            **sources.handed_in(group),
             "scale": fmean(record.scale or 0.0 for record in group),
             "asr_published": sources.published(first.attack.name, first.defense.stages[0].name),
         }
@@ -197,7 +197,7 @@ _FOUND = (
 COLUMNS = (
     *_WHO,
     FAILED,
-    REPLAYED,
+    *HANDED_IN,
     _STARTS,
     Column("configurations", "configurations", Unit.COUNT, "settings that were tried"),
     Column("runs", "runs", Unit.COUNT, "the same with restarts"),

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark import metrics
-from benchmark.games.columns import ATTACK, FAILED, KEYS, REPLAYED, TRUSTED, Column, Row, Unit
+from benchmark.games.columns import ATTACK, FAILED, HANDED_IN, KEYS, TRUSTED, Column, Row, Unit
 from benchmark.games.frames import MAGNIFIED, Chapter, Frame, Grid, Sources
 from benchmark.games.means import (
     attack_columns,
@@ -94,7 +94,7 @@ def repairs(sources: Sources) -> pd.DataFrame:
             "trusted_share": first.trusted_share,
             "seeds": len(group),
             "failed": unplayed(group),
-            **sources.replayed(group),
+            **sources.handed_in(group),
         }
         for name in ("before", *READINGS):
             row |= mean_columns(f"asr_{name}", (left_at(one, name).asr for one in group))
@@ -204,7 +204,7 @@ REPAIR_COLUMNS = (
     _WORKED,
     _SEEDS,
     FAILED,
-    REPLAYED,
+    *HANDED_IN,
     Column("asr_before", "ASR before", Unit.RATE, "attack success rate without the defense",
            interval=True, brief=True, favours="attacker"),
     *_readings("asr", "ASR left", Unit.RATE, "attack success rate after the defense",

@@ -20,7 +20,7 @@ from benchmark.leaderboard.board import Board
 from benchmark.leaderboard.cells import UNFINISHED
 from benchmark.leaderboard.chapters import CHAPTERS, UNDEFENDED, sentences
 from benchmark.leaderboard.page import pictures
-from benchmark.leaderboard.page.tables import matrix, table
+from benchmark.leaderboard.page.tables import anchor, matrix, table
 from benchmark.records.record import NONE
 
 #: In the order in which they are run.
@@ -78,6 +78,7 @@ def render(board: Board) -> bytes:
         sections=sections,
         problems=len(board.frames.get(UNFINISHED.name, ())),
         plugins=plugins,
+        submissions=[(anchor(one.title), one) for one in board.submissions],
         data={
             "tables": {key: made for part in parts for key, made in part.tables.items()},
             "matrices": {part.frame.name: part.grid for part in parts if part.grid},

@@ -134,6 +134,8 @@ class Table {
   content(cell) {
     if (cell === null) return [el("span", { class: "none" }, "–")];
     if (typeof cell === "string") return breakable(cell);
+    if (cell.links)
+      return cell.links.flatMap(([title, key], number) => [number ? "; " : "", el("a", { href: `#${key}` }, title)]);
     if (!Array.isArray(cell)) return [...linked(cell.name), cell.rest];
     return [el("span", {}, cell[1]), ...(cell.length > 2 ? [bar(cell)] : [])];
   }

@@ -11,9 +11,10 @@ from benchmark.games.columns import DIGITS, WRITTEN, Column, Row, Unit, defender
 from benchmark.games.frames import LOOKS, Frame
 from benchmark.leaderboard.chapters import UNDEFENDED
 from benchmark.leaderboard.grids import Filled, fill
+from benchmark.records.credits import BETWEEN, name_of
 
-#: A cell: text; {"name", "rest"} of a plugin; [value, text]; [value, text, low, high] of which the
-#: numbers are shares; None where nothing was measured.
+#: A cell: text; {"name", "rest"} of a plugin; the same and "links" of submissions; [value, text];
+#: [value, text, low, high] of which the numbers are shares; None where nothing was measured.
 Cell = Any
 
 
@@ -40,6 +41,9 @@ def cell(column: Column, row: Row) -> Cell:
     if column.missing(row):
         return None
     text, value = column.text(row), row[column.key]
+    if column.names == "submission":
+        links = [[title, anchor(title)] for title in text.split(BETWEEN)]
+        return {"name": text, "rest": "", "links": links}
     if column.names:
         name = str(value)
         return {"name": name, "rest": text[len(name) :]} if text.startswith(name) else text
@@ -48,6 +52,11 @@ def cell(column: Column, row: Row) -> Cell:
     shown = [_rounded(value), text]
     bounds = column.bounds(row) if column.unit.bounded else []
     return [*shown, *map(_rounded, bounds)]
+
+
+def anchor(title: str) -> str:
+    """The place of a submission on the page."""
+    return f"submission-{name_of(title)}"
 
 
 def matrix(frame: Frame, frames: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
