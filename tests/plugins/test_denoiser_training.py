@@ -162,9 +162,35 @@ def test_the_hub_out_of_reach_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(DenoiserError, match=r"could not be fetched from the Hugging Face") as said:
-        denoiser.load("google/no-such-denoiser")
+        denoiser.load(f"google/no-such-denoiser@{'0' * 40}")
     assert "\n" not in str(said.value)
     assert "name a folder that holds it" in str(said.value)
+
+
+@pytest.mark.parametrize("commit", ["", "@", "@main", "@v1.0", "@0123abc", f"@{'A' * 40}"])
+def test_a_name_on_the_hub_needs_the_commit_that_is_meant(commit: str) -> None:
+    with pytest.raises(DenoiserError, match=r"; write some/denoiser@COMMIT with the 40 digits"):
+        denoiser.load(f"some/denoiser{commit}")
+
+
+def test_a_commit_on_the_hub_is_what_is_loaded(
+    digits: Source, trained: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commits of one name, as the hub's own client keeps them, without a network."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    for module in (huggingface_hub.constants, diffusers.pipelines.pipeline_utils):
+        monkeypatch.setattr(module, "HF_HUB_CACHE", str(tmp_path), raising=False)
+    networks = [trained, training.train(digits.train, steps=1, seed=4, width=8)]
+    kept = tmp_path / "models--some--denoiser"
+    for digit, network in enumerate(networks):
+        training.save(*network, kept / "snapshots" / (str(digit) * 40))
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("1" * 40)
+    found = [denoiser.load(f"some/denoiser@{str(digit) * 40}").sha256 for digit in range(2)]
+    assert found == [Denoiser(*network).sha256 for network in networks]
+    assert found[0] != found[1]
 
 
 # The command.

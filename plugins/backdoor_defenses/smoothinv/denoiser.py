@@ -27,6 +27,9 @@ DDPMScheduler: TypeAlias = Any
 
 #: Marks a folder that diffusers saved.
 _INDEX = "model_index.json"
+#: A name on the hub, and which of all that it ever stood for is meant.
+_ON_HUB = re.compile(r"(?P<name>[\w-][\w.-]*/[\w.-]+)(@(?P<commit>[^@]*))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def diffusers() -> Any:
@@ -152,17 +155,24 @@ def load(name_or_path: str) -> Denoiser:
     """Find a denoiser: in a folder that diffusers saved, among those trained here, on the hub.
 
     Args:
-        name_or_path: a folder, the name of a data set, or OWNER/NAME on the Hugging Face hub.
+        name_or_path: a folder, the name of a data set, or OWNER/NAME@COMMIT on the Hugging Face
+            hub; what a name without its commit stands for may change any day.
 
     Returns:
         A denoiser on the CPU.
 
     Raises:
-        DenoiserError: there is none, or it is damaged.
+        DenoiserError: there is none, it is damaged, or it is a hub's name without a commit.
     """
     folders = [Path(name_or_path), folder_of(name_or_path)]
     found = [str(folder) for folder in folders if (folder / _INDEX).is_file()]
-    on_hub = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name_or_path) and not folders[0].exists()
+    on_hub = None if folders[0].exists() else _ON_HUB.fullmatch(name_or_path)
+    if on_hub and not found and not _COMMIT.fullmatch(on_hub["commit"] or ""):
+        raise DenoiserError(
+            f"the denoiser {name_or_path!r} is on the Hugging Face hub, where names change what "
+            f"they stand for; write {on_hub['name']}@COMMIT with the 40 digits of the commit, "
+            "which its page has under Files and versions"
+        )
     if not found and not on_hub:
         raise DenoiserError(
             f"there is no denoiser {name_or_path!r}: no folder of that name holds {_INDEX}, nor "
@@ -172,7 +182,8 @@ def load(name_or_path: str) -> Denoiser:
     package.utils.logging.disable_progress_bar()
     try:
         pipeline = package.DDPMPipeline.from_pretrained(
-            found[0] if found else name_or_path,
+            found[0] if found or not on_hub else on_hub["name"],
+            revision=on_hub["commit"] if on_hub and not found else None,
             use_safetensors=True,  # weights in other formats can hold code that loading runs
             low_cpu_mem_usage=False,  # which would need the package accelerate
         )

@@ -18,7 +18,11 @@ from benchmark.memory import IMAGES_PER_PASS
 from benchmark.triggers import Additive, Trigger
 
 Place = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9_./~-]+$", description="a folder, a data set or a hub name")
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9_./~@-]+$",
+        description="a folder, a data set, or OWNER/NAME@COMMIT on the hub",
+    ),
 ]
 
 #: A step's length as a share of the ball's radius: 0.5 * epsilon / 10 (Sun and Kolter).
@@ -153,11 +157,11 @@ class SmoothInvWithDiffusion(SmoothInv):
     """SmoothInv on a classifier that removes the noise first, by one pass of a diffusion model.
 
     `denoiser` is a folder, the name of a data set that `poisongames denoiser train` was run for,
-    or a hub name. Gradients flow through the denoiser.
+    or OWNER/NAME@COMMIT on the Hugging Face hub. Gradients flow through the denoiser.
     """
 
     name, version, paper = "smoothinv-diffusion", 2, "Sun and Kolter, CVPR 2023, Sec. 3"
-    denoiser: Place = "google/ddpm-cifar10-32"
+    denoiser: Place = "google/ddpm-cifar10-32@267b167dc01f0e4e61923ea244e8b988f84deb80"
     images_per_pass = 100
 
     def corruption(self, device: torch.device) -> Corruption:
