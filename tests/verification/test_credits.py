@@ -23,9 +23,10 @@ from benchmark.verification.verify import verify
 
 ROOT = Path(__file__).parent.parent.parent
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+AUTHORS = '["Ada Lovelace", "Zoë O’Hara", "李明"]'
 SAID = f"""\
 title = "Repairing stripes"
-authors = ["Ada Lovelace", "Zoë O’Hara", "李明"]
+authors = {AUTHORS}
 paper = "https://arxiv.org/abs/2305.09671"
 source = "https://github.com/example/stripes"
 commit = "{COMMIT}"
@@ -179,9 +180,9 @@ FORGED: dict[str, tuple[str, str, str]] = {
     "a branch for a commit": (replaced(COMMIT, "main"), "commit", "match pattern"),
     "a short commit": (replaced(COMMIT, COMMIT[:12]), "commit", "match pattern"),
     "no commit": (replaced(f'commit = "{COMMIT}"', ""), "file", "together or not at all"),
-    "no authors": (SAID.replace('["Ada Lovelace", "Zoë O’Hara", "李明"]', "[]"), "authors", "1 item"),
+    "no authors": (SAID.replace(AUTHORS, "[]"), "authors", "1 item"),
     "one author as text": (
-        SAID.replace('["Ada Lovelace", "Zoë O’Hara", "李明"]', '"Ada"'), "authors", "valid list"),
+        SAID.replace(AUTHORS, '"Ada"'), "authors", "valid list"),
     "a crowd": (f"title = 'x'\nauthors = {['a'] * 51}", "authors", "at most 50"),
     "an unknown field": (SAID + "score = 1.0\n", "score", "extra inputs"),
     "records of one's own": (SAID + "[records]\na = 'b'\n", "records", "extra inputs"),
