@@ -170,7 +170,7 @@ def test_every_command_exists() -> None:
 
 @pytest.mark.parametrize("line", ["verify x --reply 2", "board bild", "pareto a --against"])
 def test_a_command_that_does_not_exist_is_noticed(line: str) -> None:
-    with pytest.raises(Exception, match="(?i)no such option|requires an argument|bild"):
+    with pytest.raises(Exception, match=r"(?i)no such option|requires an argument|bild"):
         parsed(line.split())
 
 
