@@ -19,7 +19,7 @@ from benchmark.records.credits import Credits
 from benchmark.records.files import StoreError, sha256, write_whole
 from benchmark.records.record import Record
 from benchmark.records.replays import FILE, Replay, add
-from benchmark.records.strict import EVIDENCE_LIMIT, Finding, regular
+from benchmark.records.strict import EVIDENCE_LIMIT, Finding, Refused, regular
 from benchmark.registry import Registry
 from benchmark.verification.verify import Checked, Progress, verify_records
 
@@ -223,12 +223,17 @@ def _other_models(run: Path, found: Checked) -> Iterator[Finding]:
 def _other_sender(folder: Path, sender: Credits | None) -> Iterator[Finding]:
     """Nobody submits under the title of others."""
     path = folder / credits.place(sender.title) if sender else None
-    if sender and path and path.exists():
+    if sender is None or path is None or not path.exists():
+        return
+    try:
         there = credits.kept(path).model_dump(exclude={"records"})
-        for field, value in sender.model_dump().items():
-            if value != there[field]:
-                reason = f"is another one in {path}, which has this title; choose another title"
-                yield Finding(credits.FILE, field, reason)
+    except Refused as refused:
+        yield Finding(str(path), refused.field, refused.reason)
+        return
+    for field, value in sender.model_dump().items():
+        if value != there[field]:
+            reason = f"is another one in {path}, which has this title; choose another title"
+            yield Finding(credits.FILE, field, reason)
 
 
 def _rows(
