@@ -47,7 +47,7 @@ def records(folder: Path) -> Iterator[Record]:
     Raises:
         StoreError: a file is not a record.
     """
-    for path in sorted((folder / "records").glob("*.json")):
+    for path in sorted((folder / "records").glob("*.json"), key=lambda path: path.name):
         try:
             yield read(path.read_bytes())
         except ValidationError as error:
