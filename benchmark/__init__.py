@@ -1,7 +1,7 @@
 """PoisonGames: backdoor attacks against defenses, measured by fixed games.
 
-Everything a plugin author needs is importable from here, see `benchmark.api`, and
-`load_results` for whoever reads boards.
+Everything a plugin author needs is importable from here, see `benchmark.api`; so are `scan` and
+`repair` for whoever has a model of unknown origin, and `load_results` for whoever reads boards.
 Names are loaded on first use, so that `import benchmark` stays free of torch.
 """
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
         hookimpl,
     )
     from benchmark.leaderboard.board import load_results as load_results
+    from benchmark.suspect.repair import repair as repair
+    from benchmark.suspect.scan import scan as scan
 
 try:
     __version__ = version("poisongames")
@@ -76,13 +78,19 @@ __all__ = [
     "hookimpl",
 ]
 
+_ELSEWHERE = {
+    "load_results": "benchmark.leaderboard.board",
+    "repair": "benchmark.suspect.repair",
+    "scan": "benchmark.suspect.scan",
+}
+
 
 def __getattr__(name: str) -> Any:
     if name == "hookimpl":  # for modules that stay free of torch too
         return import_module("benchmark.hooks").hookimpl
     if name in __all__:
         return getattr(import_module("benchmark.api"), name)
-    # Not among what `from benchmark import *` gives a plugin: it loads the tables of boards.
-    if name == "load_results":
-        return import_module("benchmark.leaderboard.board").load_results
+    # Not among what `from benchmark import *` gives a plugin: they load the tables of boards.
+    if name in _ELSEWHERE:
+        return getattr(import_module(_ELSEWHERE[name]), name)
     raise AttributeError(f"module 'benchmark' has no attribute {name!r}")

@@ -38,7 +38,7 @@ FLOORS = [
     {"games"},
     {"runs"},
     {"leaderboard", "progress"},
-    {"verification"},
+    {"verification", "suspect"},
     {"conformance", "scaffold"},
     {"cli"},
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import benchmark
-from benchmark.cli import authoring, boards, catalogue, forecast, pareto, play
+from benchmark.cli import authoring, boards, catalogue, forecast, pareto, play, scan
 from benchmark.cli.group import Commands
 
 app = typer.Typer(
@@ -43,6 +43,8 @@ def options(
 app.command()(play.run)
 app.command()(play.tune)
 app.command()(forecast.plan)
+app.command()(scan.scan)
+app.command()(scan.repair)
 app.command()(catalogue.plugins)
 app.command()(catalogue.protocols)
 app.command()(authoring.check)

@@ -41,13 +41,13 @@ def read(content: bytes) -> Record:
     return found
 
 
-def records(folder: Path) -> Iterator[Record]:
-    """All records of a run or board, in the order of their names.
+def records(folder: Path, pattern: str = "*.json") -> Iterator[Record]:
+    """All records of a run or board whose files are named so, in the order of their names.
 
     Raises:
         StoreError: a file is not a record.
     """
-    for path in sorted((folder / "records").glob("*.json"), key=lambda path: path.name):
+    for path in sorted((folder / "records").glob(pattern), key=lambda path: path.name):
         try:
             yield read(path.read_bytes())
         except ValidationError as error:

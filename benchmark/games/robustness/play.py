@@ -137,7 +137,14 @@ def play(
         measure(sanitized, "sanitize", 0)
     if repair is not None:
         model = _private_copy(outcome.model)
-        steps = measured_steps(experiment, repair, model, _lend(trusted), seed_parts, outcome.spend)
+        steps = measured_steps(
+            repair,
+            model,
+            _lend(trusted),
+            interval=experiment.protocol.robustness.interval,
+            rng=experiment.rng("repair", *seed_parts),
+            spend=outcome.spend,
+        )
         for step in steps:
             measure(model, "repair", step)
             progress(step, 0)
@@ -166,20 +173,21 @@ def _lend(trusted: TrustedData | None) -> TrustedData:
 
 
 def measured_steps(
-    experiment: Experiment,
     repair: Repair,
     model: Classifier,
     trusted: TrustedData,
-    seed_parts: tuple[object, ...],
+    *,
+    interval: int,
+    rng: Generator,
     spend: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[int]:
     """Run the repair and stop at each step that is to be measured, the last one included.
 
     Args:
+        interval: steps between two measurements.
         spend: told the seconds that every step took.
     """
-    interval = experiment.protocol.robustness.interval
-    steps = repair.repair(model, trusted, experiment.rng("repair", *seed_parts))
+    steps = repair.repair(model, trusted, rng)
     if not hasattr(steps, "__next__"):
         raise checks.RuleViolation(f"{repair.name}.repair must yield after every step")
     step, started = 0, time.perf_counter()

@@ -86,7 +86,14 @@ class OwnBackdoor:
         torch.manual_seed(experiment.protocol.seed("global", *names))
         model = copy.deepcopy(self.model).requires_grad_(True)
         curve = [self.suspect.point, self.before.point]
-        for step in robustness.measured_steps(experiment, repair, model, self.trusted, names):
+        steps = robustness.measured_steps(
+            repair,
+            model,
+            self.trusted,
+            interval=experiment.protocol.robustness.interval,
+            rng=experiment.rng("repair", *names),
+        )
+        for step in steps:
             fresh = experiment.rebuilt(model)
             curve.append(self._point(experiment, fresh, "repair", step))
             if curves.deployable([curve[0], *curve[2:]], budget) is curve[-1]:

@@ -95,8 +95,12 @@ def render(board: Board) -> bytes:
     )
 
 
-def html(template: str, **values: Any) -> bytes:
-    """A template with the style and, where there are `data`, the script, both named by hash."""
+def html(template: str, *, room: str = __name__, **values: Any) -> bytes:
+    """A template with the style and, where there are `data`, the script, both named by hash.
+
+    Args:
+        room: the package in which the template lies.
+    """
     style = _read("style.css")
     script = "\n".join(map(_read, SCRIPTS)) if "data" in values else ""
     environment = Environment(
@@ -109,7 +113,7 @@ def html(template: str, **values: Any) -> bytes:
     }
     environment.filters |= {"prose": _prose, "breakable": _breakable}
     hashes = {"style_hash": _hash(style), "script_hash": _hash(script)}
-    text = environment.from_string(_read(template)).render(
+    text = environment.from_string(_read(template, room)).render(
         style=style, script=script, **hashes, **values
     )
     return text.encode()
@@ -179,8 +183,8 @@ def _breakable(text: str) -> Markup:
     return Markup("<wbr>").join(re.split(r"(?<=[:,+])(?=\S)", text))
 
 
-def _read(name: str) -> str:
-    return files(__name__).joinpath(name).read_text("utf-8").strip()
+def _read(name: str, room: str = __name__) -> str:
+    return files(room).joinpath(name).read_text("utf-8").strip()
 
 
 def _hash(content: str) -> str:

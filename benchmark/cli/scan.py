@@ -1,0 +1,323 @@
+"""A model that somebody gave you: examine it, and repair it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from benchmark.cli.shared import (
+    BOARDS,
+    Device,
+    PluginFiles,
+    choose_device,
+    load_registry,
+    one_sentence,
+    out,
+)
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from benchmark.registry import Registry
+    from benchmark.suspect.reading import Given
+    from benchmark.suspect.suspect import Suspect
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="Weights (.safetensors, .pt, .pth), a model of torchvision, or module.py:function."
+    ),
+]
+Data = Annotated[Path, typer.Option(help="Clean images that you trust, a folder per class.")]
+Arch = Annotated[
+    Optional[str],
+    typer.Option(help="Of weights in a file: resnet18, resnet-small:width=16, module.py:function."),
+]
+Classes = Annotated[
+    Optional[str],
+    typer.Option(
+        help="Names of the model's outputs in their order, with commas, or a file with one a line; "
+        "by default the class folders, sorted."
+    ),
+]
+Mean = Annotated[Optional[str], typer.Option(help="What its images are normalised by: 0.5,0.5,0.5")]
+Std = Annotated[Optional[str], typer.Option(help="The deviation, likewise.")]
+Size = Annotated[int, typer.Option(help="Resize images to this side.", min=0)]
+Anyway = Annotated[bool, typer.Option("--anyway", help="Go on with a model that only guesses.")]
+
+
+def scan(
+    model: Model,
+    data: Data,
+    detector: Annotated[
+        Optional[list[str]],
+        typer.Option(help="What examines it, see `poisongames plugins`; several times for more."),
+    ] = None,
+    arch: Arch = None,
+    classes: Classes = None,
+    mean: Mean = None,
+    std: Std = None,
+    size: Size = 0,
+    population: Annotated[
+        Optional[list[Path]],
+        typer.Option(help="A run or board with clean models of its kind; else leaderboards/*."),
+    ] = None,
+    to: Annotated[
+        Optional[Path], typer.Option("--out", help="Folder of the report; scans/MODEL by default.")
+    ] = None,
+    anyway: Anyway = False,
+    device: Device = "auto",
+    plugin: PluginFiles = None,
+) -> None:
+    """Look for a backdoor in a model that somebody gave you.
+
+    Ends with 0 where nothing was found, 1 where a detector says that there is a backdoor, and 2
+    where that could not be told. For example:
+
+    poisongames scan weights.pt --arch resnet18 --data photos/
+    """
+    with one_sentence():
+        from benchmark.api import Detector
+        from benchmark.specs import label
+        from benchmark.suspect.report import save
+        from benchmark.suspect.scan import examine, fit, forecast
+        from benchmark.suspect.settings import DETECTORS
+
+        registry = load_registry(plugin)
+        chosen = [registry.create(Detector, spec) for spec in detector or DETECTORS]
+        suspect, _ = _suspect(registry, model, data, arch, classes, mean, std, size, anyway, device)
+        fitted = [fit(one, suspect) for one in chosen]
+        for before, after in zip(chosen, fitted, strict=True):
+            if before != after:
+                out.print(f"smaller batches, to fit into memory: {label(after)}", soft_wrap=True)
+        expected = forecast(suspect, fitted)
+        for one in fitted:
+            known = expected.get(label(one))
+            time_left = f"about {_duration(known[1])} at most" if known else "time unknown"
+            out.print(f"{escape(one.name)}: {time_left}", highlight=False)
+        with _bars() as (bars, tasks):
+            for one in fitted:
+                known = expected.get(label(one))
+                tasks[label(one)] = bars.add_task(one.name, total=known[0] if known else None)
+            found = examine(
+                suspect,
+                fitted,
+                title=Path(model).name,
+                architecture=arch,
+                populations=population or sorted(path.parent for path in BOARDS.glob("*/records")),
+                progress=lambda name, done, total: bars.update(tasks[name], completed=done),
+            )
+        table = Table(
+            "detector", "says", "class", "score", "trigger", "seconds", box=None, pad_edge=False
+        )
+        verdicts = {True: "[red]backdoor[/red]", False: "nothing", None: "no verdict"}
+        for one, finding in zip(fitted, found.findings, strict=True):
+            failed = finding.score is None
+            shown = "-" if finding.size is None else f"{finding.size:.1%} of an image"
+            table.add_row(
+                escape(one.name),
+                "[red]failed[/red]" if failed else verdicts[finding.flagged],
+                escape(finding.suspect_class) or "-",
+                "-" if failed else f"{finding.score:.4g}",
+                shown,
+                f"{finding.seconds:.0f}",
+            )
+        out.print(table)
+        for finding in found.findings:
+            out.print(escape(finding.sentence), soft_wrap=True, highlight=False)
+        page, written = save(found, to or Path("scans") / Path(model.partition(":")[0]).stem)
+        out.print(f"report: {page} and {written.name}", soft_wrap=True, highlight=False)
+        out.print(f"[b]{escape(found.answer)}[/b]", soft_wrap=True)
+    raise typer.Exit({False: 0, True: 1, None: 2}[found.found])
+
+
+def repair(
+    model: Model,
+    data: Data,
+    method: Annotated[str, typer.Option(help="A repair, see `poisongames plugins`.")],
+    to: Annotated[Path, typer.Option("--out", help="The repaired weights, .safetensors or .pt.")],
+    budget: Annotated[
+        float, typer.Option(help="Accuracy that it may cost on held-out images, as a share.")
+    ] = 0.02,
+    arch: Arch = None,
+    classes: Classes = None,
+    mean: Mean = None,
+    std: Std = None,
+    size: Size = 0,
+    triggered: Annotated[
+        Optional[Path],
+        typer.Option(help="Images with the trigger by true class, where known: measures ASR."),
+    ] = None,
+    target: Annotated[Optional[str], typer.Option(help="The class of that trigger.")] = None,
+    device: Device = "auto",
+    plugin: PluginFiles = None,
+) -> None:
+    """Repair a model that somebody gave you, and save its weights by their own names.
+
+    A fifth of the images judges: the last step whose loss on them is within the budget is kept.
+
+    poisongames repair weights.pt --arch resnet18 --data photos/ --method pivotal-tuning
+    --out fixed.pt
+    """
+    with one_sentence():
+        from benchmark.api import Repair
+        from benchmark.suspect.adapter import ModelError
+        from benchmark.suspect.reading import save_state
+        from benchmark.suspect.repair import mend
+
+        if to.suffix not in (".safetensors", ".pt", ".pth"):
+            raise ModelError(f"--out {to} is not allowed; end its name in .safetensors or .pt")
+        if (triggered is None) != (target is None):
+            raise ModelError("--triggered and --target belong together; say both or none")
+        registry = load_registry(plugin)
+        plugged = registry.create(Repair, method)
+        suspect, given = _suspect(
+            registry, model, data, arch, classes, mean, std, size, False, device
+        )
+        asked = _triggered(suspect, triggered, target)
+        with _bars() as (bars, _):
+            task = bars.add_task(plugged.name, total=None)
+            fixed = mend(
+                given.model,
+                suspect,
+                plugged,
+                budget,
+                asked,
+                lambda step, steps: bars.update(task, completed=step, total=steps),
+            )
+        table = Table("step", "held-out accuracy", "lost", "ASR", "", box=None, pad_edge=False)
+        for number, point in enumerate(fixed.points):
+            rate = fixed.success[number] if fixed.success else None
+            table.add_row(
+                str(point.step),
+                f"{point.held_out.value:.1%} ({point.held_out.hits}/{point.held_out.total})",
+                str(point.lost),
+                "-" if rate is None else f"{rate.value:.1%} ({rate.hits}/{rate.total})",
+                "[b]kept[/b]" if number == fixed.chosen else "",
+            )
+        out.print(table)
+        before, after = fixed.before, fixed.after
+        out.print(
+            f"accuracy on all images: {before.value:.1%} ({before.hits}/{before.total}) before, "
+            f"{after.value:.1%} ({after.hits}/{after.total}) after",
+            soft_wrap=True,
+            highlight=False,
+        )
+        if fixed.success:
+            first, last = fixed.success[0], fixed.success[fixed.chosen]
+            out.print(
+                f"ASR: {first.value:.1%} ({first.hits}/{first.total}) before, "
+                f"{last.value:.1%} ({last.hits}/{last.total}) after",
+                highlight=False,
+            )
+        if not fixed.chosen:
+            out.print("[yellow]no step was within the budget: the weights are unchanged[/yellow]")
+        state = {given.prefix + name: value for name, value in fixed.model.state_dict().items()}
+        save_state(state, to)
+        load = "load_file" if to.suffix == ".safetensors" else "torch.load"
+        out.print(
+            f"saved: {to}; model.load_state_dict({load}({str(to)!r}))",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+
+def _suspect(
+    registry: Registry,
+    model: str,
+    folder: Path,
+    arch: str | None,
+    classes: str | None,
+    mean: str | None,
+    std: str | None,
+    size: int,
+    anyway: bool,
+    device: str,
+) -> tuple[Suspect, Given]:
+    """Read model and images, say what they are, and see that they fit each other."""
+    from benchmark.suspect.images import read_folder
+    from benchmark.suspect.reading import published, read
+    from benchmark.suspect.suspect import prepare
+
+    where = choose_device(device)
+    known = None if Path(model).exists() else published(model)
+    album = read_folder(folder, size or (known.size if known else 0))
+    side = tuple(album.images.pixels.shape[2:])
+    given = read(model, (side[0], side[1]), arch, registry)
+    names = _names(classes) or (known.class_names if known else None)
+    suspect = prepare(
+        given.model,
+        album,
+        class_names=names,
+        mean=_numbers("--mean", mean) or (known.mean.tolist() if known else None),
+        std=_numbers("--std", std) or (known.std.tolist() if known else None),
+        anyway=anyway,
+        device=where,
+    )
+    right = suspect.accuracy
+    low, high = right.interval()
+    out.print(
+        f"{len(suspect.trusted)} images of {len(album.class_names)} classes, {side[1]}x{side[0]}; "
+        f"the model is right on {right.hits}, {right.value:.1%} ({low:.1%} to {high:.1%})",
+        soft_wrap=True,
+        highlight=False,
+    )
+    for note in suspect.notes:
+        out.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True, highlight=False)
+    return suspect, given
+
+
+def _triggered(suspect: Suspect, folder: Path | None, target: str | None) -> Any:
+    if folder is None or target is None:
+        return None
+    from benchmark.images import ImageSet
+    from benchmark.suspect.adapter import ModelError
+    from benchmark.suspect.images import in_channels, in_order_of, read_folder
+    from benchmark.suspect.repair import Triggered
+
+    names, shape = suspect.class_names, suspect.trusted.pixels.shape
+    if target not in names:
+        raise ModelError(f"--target {target} is no class; there are {', '.join(names[:10])}")
+    album = in_order_of(read_folder(folder, int(shape[2])), names, len(names))
+    pixels = in_channels(album.images.pixels, int(shape[1]))
+    return Triggered(ImageSet(pixels, album.images.labels), names.index(target))
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    lines = Path(text).read_text("utf-8").splitlines() if Path(text).is_file() else text.split(",")
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r}; write numbers with commas between them", param_hint=option
+        ) from None
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def _bars() -> Iterator[tuple[Progress, dict[str, Any]]]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), Remaining())
+    with Progress(*columns, console=out, disable=not out.is_terminal) as bars:
+        yield bars, {}

@@ -1,0 +1,138 @@
+"""How long a detector will take, told before it begins, and how far it has come."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from benchmark.api import Detector, Plugin
+from benchmark.classifier import Classifier
+from benchmark.images import ImageSet, TrustedData
+from benchmark.inversion import FrozenClassifier
+from benchmark.memory import activation_bytes, images_per_pass
+from benchmark.suspect.adapter import ModelError
+
+P = TypeVar("P", bound=Plugin)
+
+#: Side of the images that a detector rehearses on.
+SIDE = 8
+#: A model is timed on at most so many images.
+TIMED = 16
+
+
+def fitted(plugin: P, model: Classifier, shape: torch.Size, classes: int) -> P:
+    """The plugin with batches that fit into memory, where its parameters say how large they are.
+
+    Args:
+        classes: whose triggers share a batch; 1 for a repair.
+
+    Raises:
+        ModelError: not even one image of each class fits.
+    """
+    least = classes * activation_bytes(model, shape)
+    free = psutil.virtual_memory().available
+    if model.mean.device.type == "cpu" and least > free:
+        raise ModelError(
+            f"one image with the triggers of all {classes} classes takes {least / 2**30:.0f} GB "
+            f"in {plugin.name}, and {free / 2**30:.0f} GB are free; examine it on a larger machine"
+        )
+    most = max(1, images_per_pass(model, shape) // classes)
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(plugin):  # type: ignore[arg-type]
+        value = getattr(plugin, field.name)
+        if isinstance(value, Plugin):
+            changes[field.name] = fitted(value, model, shape, 1)
+        elif field.name == "batch_size":
+            changes[field.name] = min(value, most)
+    return dataclasses.replace(plugin, **changes)  # type: ignore[type-var]
+
+
+@contextmanager
+def counting(model: Classifier, count: Callable[[int], None]) -> Iterator[None]:
+    """Tell `count` how many images pass through the model, and through every copy of it."""
+
+    # A function is not copied with the model that it is hooked to, so that copies count too.
+    def hook(module: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> None:
+        count(len(returned))
+
+    handle = model.head.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def passes(detector: Detector, labels: Tensor, classes: int) -> int | None:
+    """How many images a detector sends through a model, at most; None if it cannot be told.
+
+    It is rehearsed on a stand-in, tiny and of as many classes, with a single step wherever a
+    parameter says how many there are, and with one more of each in turn.
+    """
+    pixels = torch.zeros(len(labels), 1, SIDE, SIDE, dtype=torch.uint8)
+    trusted = TrustedData(pixels.random_(generator=torch.Generator().manual_seed(0)), labels.cpu())
+    model = Classifier(
+        OrderedDict(stage1=nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU())),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        nn.Linear(4, classes),
+        1,
+    )
+    wanted = _steps(detector)
+
+    def seen(steps: dict[tuple[str, ...], int]) -> int:
+        total = 0
+
+        def count(images: int) -> None:
+            nonlocal total
+            total += images
+
+        rng = torch.Generator().manual_seed(0)
+        with counting(model, count), torch.random.fork_rng(devices=[]):
+            _with_steps(detector, steps).detect(model.eval(), trusted, rng)
+        return total
+
+    try:
+        once = dict.fromkeys(wanted, 1)
+        least = seen(once)
+        return least + sum((seen(once | {at: 2}) - least) * (n - 1) for at, n in wanted.items())
+    except Exception:  # a plugin that cannot do with so little says nothing of its time
+        return None
+
+
+def _steps(plugin: Plugin) -> dict[tuple[str, ...], int]:
+    """All parameters that count steps, with those of inner plugins, by the way to them."""
+    found: dict[tuple[str, ...], int] = {}
+    for field in dataclasses.fields(plugin):  # type: ignore[arg-type]
+        value = getattr(plugin, field.name)
+        if isinstance(value, Plugin):
+            found |= {(field.name, *at): steps for at, steps in _steps(value).items()}
+        elif field.name.endswith("steps") and isinstance(value, int):
+            found[field.name,] = value
+    return found
+
+
+def _with_steps(plugin: P, steps: dict[tuple[str, ...], int]) -> P:
+    changes: dict[str, Any] = {at[0]: value for at, value in steps.items() if len(at) == 1}
+    for name in {at[0] for at in steps if len(at) > 1}:
+        inner = {at[1:]: value for at, value in steps.items() if at[0] == name and len(at) > 1}
+        changes[name] = _with_steps(getattr(plugin, name), inner)
+    return dataclasses.replace(plugin, **changes)  # type: ignore[type-var]
+
+
+def seconds_per_image(model: Classifier, data: ImageSet) -> float:
+    """What one image takes there and back through the model."""
+    frozen = FrozenClassifier(model)
+    shape = data.pixels.shape[1:]
+    images = data.pixels[: min(TIMED, images_per_pass(model, shape))].float() / 255
+    images.requires_grad_(True)
+    frozen(images).sum().backward()  # the first time is slower than any other
+    started = time.perf_counter()
+    frozen(images).sum().backward()
+    return (time.perf_counter() - started) / len(images)

@@ -1,0 +1,247 @@
+"""Models as people have them: a state dict, a torchvision name, or a function that builds one."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.api import Architecture
+from benchmark.registry import Registry
+from benchmark.specs import RegistryError, parse
+from benchmark.suspect.adapter import ModelError
+
+#: What wrappers put before every name of a state dict.
+PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What torchvision says of weights that it publishes."""
+
+    weights: Any
+    size: int
+    mean: Tensor
+    std: Tensor
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model as it was given.
+
+    Attributes:
+        prefix: what the names in its file have before those in the model.
+    """
+
+    model: nn.Module
+    prefix: str = ""
+
+
+def published(text: str) -> Published | None:
+    """The best weights of a torchvision classifier, None where no such model is named."""
+    import torchvision
+
+    if text not in torchvision.models.list_models(module=torchvision.models):
+        return None
+    weights = torchvision.models.get_model_weights(text).DEFAULT
+    shown = weights.transforms()
+    return Published(
+        weights,
+        shown.crop_size[0],
+        torch.tensor(shown.mean),
+        torch.tensor(shown.std),
+        tuple(weights.meta["categories"]),
+    )
+
+
+def read(text: str, side: tuple[int, int], architecture: str | None, registry: Registry) -> Given:
+    """The model that `text` names.
+
+    Args:
+        text: a file of weights (.safetensors, .pt, .pth), ``module.py:function`` or the name of
+            a torchvision model, whose published weights are fetched.
+        side: (H, W) of the images.
+        architecture: of weights in a file: a torchvision name, an architecture of the registry,
+            or ``module.py:function``.
+
+    Raises:
+        ModelError: there is none, or the weights do not fit.
+    """
+    if ".py:" in text or text.endswith(".py"):
+        return Given(_built(text))
+    if (known := published(text)) is not None and not Path(text).exists():
+        try:
+            import torchvision
+
+            return Given(torchvision.models.get_model(text, weights=known.weights))
+        except Exception as error:  # torchvision passes on what urllib and others raise
+            raise ModelError(
+                f"the weights of {text} could not be fetched ({_flat(error)}); save them to a file "
+                f"elsewhere and give that with --arch {text}"
+            ) from None
+    state = read_state(Path(text))
+    if architecture is None:
+        raise ModelError(
+            f"{text} holds weights alone; say --arch NAME, a model of torchvision such as resnet18 "
+            "or of `poisongames plugins`, or --arch module.py:function of the code that builds it"
+        )
+    prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in state)), "")
+    bare = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+    differences = []
+    for build in _builders(architecture, bare, side, registry):
+        model = build()
+        if not (found := _differences(model, bare)):
+            model.load_state_dict(bare)
+            return Given(model, prefix)
+        differences.append(found)
+    closest = min(differences, key=len)
+    more = f" and {len(closest) - 3} more" if len(closest) > 3 else ""
+    raise ModelError(
+        f"the weights in {text} are not those of {architecture}: {'; '.join(closest[:3])}{more}; "
+        "give the code that builds the model, --arch module.py:function"
+    )
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, by name; those of a checkpoint that holds one state dict, too.
+
+    Raises:
+        ModelError: no such file, or one that is not allowed; pickled code is never run.
+    """
+    if path.suffix not in (".safetensors", ".pt", ".pth"):
+        raise ModelError(
+            f"{path} is no model: expected a file .safetensors, .pt or .pth with a state dict, "
+            "the name of a torchvision model, or module.py:function"
+        )
+    if not path.is_file():
+        raise ModelError(f"there is no file {path}; check the path")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            found: Any = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files are met with errors of many types
+        if "weights_only" in str(error) or "TorchScript" in str(error):
+            raise ModelError(
+                f"{path} holds a pickled model, which would run code while it is loaded; save "
+                "torch.save(model.state_dict(), 'weights.pt') where it was made, and give that"
+            ) from None
+        raise ModelError(
+            f"{path} cannot be read ({_flat(error)}); fetch or save it again"
+        ) from None
+    if not _is_state(found) and isinstance(found, Mapping):
+        inner = [value for value in found.values() if _is_state(value)]
+        found = inner[0] if len(inner) == 1 else found
+    if not _is_state(found):
+        raise ModelError(
+            f"{path} holds no state dict; save torch.save(model.state_dict(), 'weights.pt') where "
+            "it was made, and give that"
+        )
+    return dict(found)
+
+
+def save_state(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights as the suffix says: .safetensors, or .pt and .pth for torch.load."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        from safetensors.torch import save_file
+
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    else:
+        torch.save(dict(state), path)
+
+
+def _is_state(found: Any) -> bool:
+    return (
+        isinstance(found, Mapping)
+        and bool(found)
+        and all(isinstance(value, Tensor) for value in found.values())
+        and any(value.ndim == 2 for value in found.values())
+    )
+
+
+def _builders(
+    architecture: str, state: Mapping[str, Tensor], side: tuple[int, int], registry: Registry
+) -> Iterator[Callable[[], nn.Module]]:
+    """What the name may mean; the one whose weights fit is meant."""
+    import torchvision
+
+    classes = [tensor for tensor in state.values() if tensor.ndim == 2][-1].shape[0]
+    channels = next((tensor.shape[1] for tensor in state.values() if tensor.ndim == 4), 3)
+    if ".py" in architecture:
+        yield lambda: _built(architecture)
+        return
+    names = torchvision.models.list_models(module=torchvision.models)
+    if architecture in names:
+        yield lambda: _of_torchvision(architecture, classes)
+    try:
+        plugin = registry.create(Architecture, architecture)
+        yield lambda: plugin.build((channels, *side), classes)
+    except RegistryError as error:
+        if parse(architecture)[0] not in names:
+            raise ModelError(
+                f"{error}; or the name of a torchvision model, or module.py:function"
+            ) from None
+
+
+def _of_torchvision(name: str, classes: int) -> nn.Module:
+    import torchvision
+
+    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes)
+    return model
+
+
+def _differences(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """How the names and shapes of weights differ from those that a model has."""
+    own = model.state_dict()
+    found = [f"{name} is missing" for name in own.keys() - state.keys()]
+    found += [f"{name} is unknown" for name in state.keys() - own.keys()]
+    found += [
+        f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape
+    ]
+    order = [*own, *state]
+    return sorted(found, key=lambda text: order.index(text.split(" ")[0]))
+
+
+def _built(text: str) -> nn.Module:
+    """What a function in a file of Python returns."""
+    file, _, function = text.rpartition(":") if ".py:" in text else (text, "", "build")
+    path = Path(file)
+    if not path.is_file():
+        raise ModelError(f"there is no file {path}; check the path in {text}")
+    spec = importlib.util.spec_from_file_location(f"poisongames_model_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    # As if it were run, so that it finds its neighbours.
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, function):
+            raise ModelError(f"{path} has no function {function}; say {path}:NAME")
+        model = getattr(module, function)()
+    except ModelError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{text} raised {_flat(error)}; mend it first") from error
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{text} returned {type(model).__name__}, expected a torch.nn.Module")
+    return model
+
+
+def _flat(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200].rstrip(".")

@@ -1,0 +1,175 @@
+"""Repairs of a suspect: as much as the budget of clean accuracy on held-out images allows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from benchmark.api import Repair
+from benchmark.games.answers import Answers, Labels
+from benchmark.games.evaluation import narrow
+from benchmark.games.robustness.curve import Point, clearly_spent, deployable
+from benchmark.games.robustness.play import hold_out, measured_steps
+from benchmark.games.robustness.settings import Robustness
+from benchmark.images import ImageSet
+from benchmark.metrics import Rate, accuracy, attack_success
+from benchmark.protocol import named_seed
+from benchmark.registry import Registry
+from benchmark.specs import label
+from benchmark.suspect.adapter import Adapted, ModelError
+from benchmark.suspect.estimate import fitted
+from benchmark.suspect.scan import album_of
+from benchmark.suspect.suspect import Suspect, answers, as_bytes, prepare
+
+#: A repair is measured so many times, if it says how many steps it takes.
+MEASUREMENTS = 20
+#: Share of the trusted images that judge, as in the protocols.
+HELD_OUT: float = Robustness.model_fields["held_out"].default
+
+
+@dataclass(frozen=True)
+class Triggered:
+    """Images with the trigger, by their true labels, and the class that it stands for."""
+
+    images: ImageSet
+    target: int
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What a repair did.
+
+    Attributes:
+        model: the given one with the weights of the chosen step.
+        points: the trade-off curve; the first one is the model as it was given. `held_out` is
+            its accuracy on the images that the repair did not see.
+        success: ASR at each point; none without triggered images.
+        chosen: the number of the point whose weights the model has.
+        before, after: accuracy on all trusted images, those that the repair used included.
+    """
+
+    model: nn.Module
+    points: tuple[Point, ...]
+    success: tuple[Rate, ...]
+    chosen: int
+    before: Rate
+    after: Rate
+    notes: tuple[str, ...]
+
+
+def repair(
+    model: nn.Module,
+    images: Tensor | NDArray[np.generic],
+    labels: Tensor | Sequence[int],
+    *,
+    method: str,
+    budget: float = 0.02,
+    class_names: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    triggered: tuple[Tensor, Tensor, int] | None = None,
+) -> Repaired:
+    """Repair a copy of a model with clean images that you trust.
+
+    Args:
+        model, images, labels, class_names, mean, std: as for `benchmark.scan`.
+        method: a repair by name and settings, as on the command line.
+        budget: accuracy on held-out images that the repair may cost, as a share.
+        triggered: images with the trigger, their true labels and the target class, where
+            these are known; then ASR is measured too.
+
+    Raises:
+        UserError: model, images or method do not fit, in one sentence.
+    """
+    suspect = prepare(model, album_of(images, labels, class_names), mean=mean, std=std)
+    asked = None
+    if triggered is not None:
+        pixels, true, target = triggered
+        asked = Triggered(ImageSet(as_bytes(pixels), torch.as_tensor(true).long()), target)
+    plugin = Registry().create(Repair, method)
+    return mend(model, suspect, plugin, budget, asked)
+
+
+def mend(
+    model: nn.Module,
+    suspect: Suspect,
+    method: Repair,
+    budget: float,
+    triggered: Triggered | None = None,
+    progress: Callable[[int, int | None], None] = lambda step, steps: None,
+) -> Repaired:
+    """Repair the suspect until the loss on held-out images is clearly above the budget.
+
+    What is measured and returned are the weights of the last step that was within it, by the
+    reading that the robustness game calls deployable.
+
+    Args:
+        model: what the suspect was made of; it stays as it is.
+        progress: told how many steps were taken, and of how many.
+    """
+    if not 0 <= budget < 1:
+        raise ModelError(f"a budget of {budget:g} is not allowed; say a share such as 0.02")
+    if len(suspect.trusted) < 2:
+        raise ModelError("a single image cannot both repair and judge; give some of every class")
+    name = label(method)
+    method = fitted(method, suspect.model, suspect.trusted.pixels.shape[1:], 1)
+    rng = torch.Generator().manual_seed(named_seed("repair", "held out"))
+    trusted, held_out = hold_out(suspect.lent(), HELD_OUT, rng)
+    nothing = np.empty(0, np.int16)
+    labels = Labels(narrow(held_out.labels), narrow(held_out.labels), 0)
+    given: list[Answers] = []
+    points: list[Point] = []
+    successes: list[Rate] = []
+    chosen = suspect.model
+
+    def measure(model: Adapted, stage: str, step: int) -> None:
+        own = answers(model, held_out.pixels)
+        given.append(Answers(own, own, nothing))
+        points.append(Point.of(labels, given[-1], stage, step, given[0]))
+        if triggered is not None:
+            successes.append(_success(model, triggered))
+
+    measure(suspect.model, "victim", 0)
+    torch.manual_seed(named_seed("repair", "global", name))
+    changed = suspect.copy()
+    steps: int | None = getattr(method, "steps", None)
+    for step in measured_steps(
+        method,
+        changed,
+        trusted,
+        interval=max(1, (steps or 1000) // MEASUREMENTS),
+        rng=torch.Generator(held_out.device).manual_seed(named_seed("repair", name)),
+    ):
+        # Built anew, so that nothing that a plugin does to its model counts but the weights.
+        fresh = copy.deepcopy(suspect.model)
+        fresh.load_state_dict(changed.state_dict())
+        measure(fresh, "repair", step)
+        if deployable(points, budget) is points[-1]:
+            chosen = fresh
+        progress(step, steps)
+        if clearly_spent(points[0], points[-1], budget):
+            break
+    best = deployable(points, budget)
+    fixed = copy.deepcopy(model)
+    fixed.load_state_dict(chosen.own_state())
+    everything = narrow(suspect.trusted.labels)
+    return Repaired(
+        fixed,
+        tuple(points),
+        tuple(successes),
+        next(number for number, point in enumerate(points) if point is best),
+        suspect.accuracy,
+        accuracy(answers(chosen, suspect.trusted.pixels), everything),
+        suspect.notes,
+    )
+
+
+def _success(model: Adapted, triggered: Triggered) -> Rate:
+    predicted = answers(model, triggered.images.pixels.to(model.mean.device))
+    return attack_success(predicted, narrow(triggered.images.labels), triggered.target)

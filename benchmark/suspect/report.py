@@ -1,0 +1,42 @@
+"""What a scan found, as one page that works without a network, and as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmark.leaderboard import page
+from benchmark.leaderboard.page import pictures
+from benchmark.suspect.scan import Scan
+
+
+def save(scan: Scan, folder: Path) -> tuple[Path, Path]:
+    """Write ``index.html`` and ``scan.json`` into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shown, written = folder / "index.html", folder / "scan.json"
+    shown.write_bytes(html(scan))
+    written.write_text(json.dumps(scan.written(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    return shown, written
+
+
+def html(scan: Scan) -> bytes:
+    """The page as UTF-8."""
+    low, high = scan.accuracy.interval()
+    facts = [
+        ("trusted images", str(scan.images)),
+        ("size", "x".join(map(str, scan.shape[1:]))),
+        ("classes", str(len(scan.class_names))),
+        ("accuracy on them", f"{scan.accuracy.value:.1%} ({low:.1%} to {high:.1%})"),
+    ]
+    shown = [
+        (finding, None if finding.pictures is None else pictures.triggered(finding.pictures))
+        for finding in scan.findings
+    ]
+    return page.html(
+        "scan.html.jinja",
+        room=__package__ or "",
+        title=f"{scan.title}: {scan.answer}",
+        scan=scan,
+        facts=facts,
+        findings=shown,
+    )

@@ -1,0 +1,283 @@
+"""Detectors on a suspect: what each found, whether that is a backdoor, and how it looks."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from benchmark.api import Detection, Detector
+from benchmark.games import checks
+from benchmark.images import ImageSet, to_bytes, to_unit
+from benchmark.inversion import success
+from benchmark.metrics import Rate
+from benchmark.protocol import named_seed
+from benchmark.registry import Registry
+from benchmark.specs import label
+from benchmark.suspect.estimate import counting, fitted, passes, seconds_per_image
+from benchmark.suspect.images import Album
+from benchmark.suspect.population import Comparison, compare
+from benchmark.suspect.settings import DETECTORS
+from benchmark.suspect.suspect import Suspect, as_bytes, prepare
+
+#: Called with a detector, how many images it has sent through the model, and how many it will.
+Progress = Callable[[str, int, int | None], None]
+
+#: So many images are shown with the reversed trigger.
+SHOWN = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What one detector found.
+
+    Attributes:
+        score: higher is more suspicious; None where the detector failed.
+        suspect_class: the class that it holds for the target.
+        class_scores: by class.
+        flagged: its own yes or no, None where it has none.
+        readings: other numbers that it gives, by name.
+        success: share of the trusted images of other classes that the reversed trigger puts
+            into the class.
+        size: L1 norm of that trigger, as a share of the pixels.
+        comparison: with clean models of the same kind, None where none are known.
+        pictures: uint8 (2, n, C, H, W), images without and with that trigger.
+        error: why it failed.
+    """
+
+    detector: str
+    seconds: float
+    score: float | None = None
+    suspect_class: str = ""
+    class_scores: dict[str, float] = dataclasses.field(default_factory=dict)
+    flagged: bool | None = None
+    readings: dict[str, float] = dataclasses.field(default_factory=dict)
+    success: float | None = None
+    size: float | None = None
+    comparison: Comparison | None = None
+    pictures: NDArray[np.uint8] | None = None
+    error: str = ""
+
+    @property
+    def sentence(self) -> str:
+        if self.score is None:
+            return f"{self.detector} failed: {self.error}."
+        verdicts = {
+            True: f"says there is a backdoor for class {self.suspect_class}",
+            False: "finds nothing",
+            None: f"gives a score, highest for class {self.suspect_class}, and no verdict",
+        }
+        said = f"{self.detector} {verdicts[self.flagged]} (score {self.score:.4g})"
+        if self.success is not None and self.size is not None:
+            said += (
+                f"; the trigger it reversed changes {self.size:.1%} of an image and puts "
+                f"{self.success:.0%} of the others into {self.suspect_class}"
+            )
+        if self.comparison is None:
+            return f"{said}. No clean models of this kind are known: a score alone proves nothing."
+        return f"{said}. {self.comparison.sentence}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """What all detectors found in a model.
+
+    Attributes:
+        images: how many were trusted.
+        accuracy: of the model on them.
+        notes: what was noticed or assumed on the way.
+    """
+
+    title: str
+    class_names: tuple[str, ...]
+    shape: tuple[int, ...]
+    images: int
+    accuracy: Rate
+    notes: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def found(self) -> bool | None:
+        """Whether a detector says so; None where none said anything and one failed or none can."""
+        verdicts = [finding.flagged for finding in self.findings]
+        if True in verdicts:
+            return True
+        failed = any(finding.score is None for finding in self.findings)
+        return False if False in verdicts and not failed else None
+
+    @property
+    def answer(self) -> str:
+        classes = sorted({finding.suspect_class for finding in self.findings if finding.flagged})
+        if self.found:
+            return f"Suspicious: there may be a backdoor for class {' or '.join(classes)}."
+        if self.found is None:
+            return "Undecided: no detector gave a verdict, or one failed."
+        return "Nothing found; that does not prove that there is nothing."
+
+    def __str__(self) -> str:
+        return "\n".join([self.answer, *(finding.sentence for finding in self.findings)])
+
+    def written(self) -> dict[str, Any]:
+        """All of it as JSON takes it, but for the pictures."""
+        written = dataclasses.asdict(self)
+        written["accuracy"] = {"hits": self.accuracy.hits, "total": self.accuracy.total}
+        for finding in written["findings"]:
+            del finding["pictures"]
+        return {"found": self.found, "answer": self.answer, **written}
+
+
+def scan(
+    model: nn.Module,
+    images: Tensor | NDArray[np.generic],
+    labels: Tensor | Sequence[int],
+    *,
+    detectors: Sequence[str] = DETECTORS,
+    class_names: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    anyway: bool = False,
+) -> Scan:
+    """Look for a backdoor in a model.
+
+    Args:
+        model: gives logits (B, K) by a linear layer at its end; it stays as it is.
+        images: clean ones that you trust, (N, C, H, W), uint8 or floats in [0, 1].
+        labels: (N,), the model's output for each.
+        detectors: by name and settings, as on the command line.
+        class_names: of the model's outputs.
+        mean, std: what the model's images are normalised by, per channel; by default the usual
+            ones are tried.
+        anyway: examine a model that only guesses, too.
+
+    Raises:
+        UserError: model, images or detectors do not fit, in one sentence.
+    """
+    suspect = prepare(
+        model, album_of(images, labels, class_names), mean=mean, std=std, anyway=anyway
+    )
+    registry = Registry()
+    chosen = [registry.create(Detector, spec) for spec in detectors]
+    return examine(suspect, [fit(detector, suspect) for detector in chosen])
+
+
+def album_of(
+    images: Tensor | NDArray[np.generic],
+    labels: Tensor | Sequence[int],
+    class_names: Sequence[str] | None,
+) -> Album:
+    """Images and labels from Python; classes without a name are called by their number."""
+    numbers = torch.as_tensor(labels).long()
+    names = class_names or [str(k) for k in range(int(numbers.max()) + 1)]
+    return Album(ImageSet(as_bytes(images), numbers), tuple(names))
+
+
+def fit(detector: Detector, suspect: Suspect) -> Detector:
+    """The detector with batches that fit into memory beside this suspect."""
+    shape = suspect.trusted.pixels.shape[1:]
+    return fitted(detector, suspect.model, shape, suspect.model.classes)
+
+
+def forecast(suspect: Suspect, detectors: Sequence[Detector]) -> dict[str, tuple[int, float]]:
+    """Images that each detector will send through the model, and for how long, at most."""
+    each = seconds_per_image(suspect.model, suspect.trusted)
+    counts = {
+        label(one): passes(one, suspect.trusted.labels, suspect.model.classes) for one in detectors
+    }
+    return {name: (count, count * each) for name, count in counts.items() if count}
+
+
+def examine(
+    suspect: Suspect,
+    detectors: Sequence[Detector],
+    *,
+    title: str = "model",
+    architecture: str | None = None,
+    populations: Sequence[Any] = (),
+    progress: Progress = lambda name, done, total: None,
+) -> Scan:
+    """Let every detector examine a copy of the suspect; one that fails costs only itself.
+
+    Args:
+        architecture: text of the suspect's, by which clean models of its kind are known.
+        populations: folders of runs or boards where those may be.
+    """
+    findings = []
+    for detector in detectors:
+        finding = _examined(suspect, detector, progress)
+        if finding.score is not None and architecture:
+            classes = len(suspect.class_names)
+            found = compare(detector, finding.score, architecture, classes, populations)
+            finding = dataclasses.replace(finding, comparison=found)
+        findings.append(finding)
+    return Scan(
+        title,
+        suspect.class_names,
+        tuple(suspect.trusted.pixels.shape[1:]),
+        len(suspect.trusted),
+        suspect.accuracy,
+        suspect.notes,
+        tuple(findings),
+    )
+
+
+def _examined(suspect: Suspect, detector: Detector, progress: Progress) -> Finding:
+    name, done, started = label(detector), 0, time.perf_counter()
+    device, shape = suspect.trusted.device, suspect.trusted.pixels.shape[1:]
+
+    def count(images: int) -> None:
+        nonlocal done
+        done += images
+        progress(name, done, None)
+
+    try:
+        model = suspect.copy()
+        torch.manual_seed(named_seed("scan", "global", name))
+        rng = torch.Generator(device).manual_seed(named_seed("scan", name))
+        with counting(model, count):
+            detection = detector.detect(model, suspect.lent(), rng)
+        checked = checks.detection(
+            detection, (shape[0], shape[1], shape[2]), len(suspect.class_names), detector
+        )
+    except Exception as error:  # a plugin may raise anything; what others find is not lost
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return Finding(name, time.perf_counter() - started, error=what[:300].rstrip("."))
+    return _finding(suspect, name, checked, time.perf_counter() - started)
+
+
+@torch.no_grad()
+def _finding(suspect: Suspect, name: str, detection: Detection, seconds: float) -> Finding:
+    guess = int(detection.class_scores.argmax())
+    found = Finding(
+        name,
+        seconds,
+        float(detection.score),
+        suspect.class_names[guess],
+        dict(zip(suspect.class_names, detection.class_scores.tolist(), strict=True)),
+        detection.flagged,
+        dict(detection.also),
+    )
+    if detection.trigger is None:
+        return found
+    trusted, classes = suspect.trusted, torch.arange(len(suspect.class_names))
+    one = classes[guess : guess + 1].to(trusted.device)
+    trigger = detection.trigger.take(one)
+    others = (trusted.labels != guess).nonzero().flatten()[:SHOWN]
+    before = trusted.pixels[others]
+    after = to_bytes(trigger.apply(to_unit(before))[0])
+    return dataclasses.replace(
+        found,
+        success=float(success(suspect.model, trigger, one, trusted)),
+        size=float(trigger.norms) / _spots(trigger.pictures),
+        pictures=torch.stack([before, after]).cpu().numpy(),
+    )
+
+
+def _spots(pictures: dict[str, Tensor]) -> int:
+    """How many values a trigger's norm sums over: those of its first picture."""
+    return next(iter(pictures.values()))[0].numel()

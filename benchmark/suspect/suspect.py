@@ -1,0 +1,188 @@
+"""A suspect model beside the clean images that its owner trusts, ready to be examined."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from benchmark.classifier import Classifier, channel_statistics
+from benchmark.games.evaluation import ask, narrow, predictor
+from benchmark.images import ImageSet, TrustedData, to_bytes
+from benchmark.metrics import Rate, accuracy, near_chance
+from benchmark.suspect.adapter import Adapted, ModelError, adapt
+from benchmark.suspect.images import Album, in_channels, in_order_of
+
+#: Mean and deviation that images are usually normalised by, besides those of the set itself.
+USUAL = {
+    "pixels from 0 to 1": ([0.0], [1.0]),
+    "mean and std 0.5": ([0.5], [0.5]),
+    "ImageNet's mean and std": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+}
+#: So many images tell one normalisation from another.
+TRIED = 256
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A model and the images it is examined with.
+
+    Attributes:
+        predictions: the model's answers to all of them, int16 (N,).
+        notes: what was noticed or assumed on the way.
+    """
+
+    model: Adapted
+    trusted: TrustedData
+    class_names: tuple[str, ...]
+    predictions: NDArray[np.int16]
+    notes: tuple[str, ...]
+
+    @property
+    def accuracy(self) -> Rate:
+        """Of the model on the trusted images."""
+        return accuracy(self.predictions, narrow(self.trusted.labels))
+
+    def copy(self) -> Adapted:
+        """A private copy of the model, whose weights may be changed."""
+        return copy.deepcopy(self.model).requires_grad_(True).eval()
+
+    def lent(self) -> TrustedData:
+        """A private copy of the images."""
+        return self.trusted.subset(torch.arange(len(self.trusted), device=self.trusted.device))
+
+
+def answers(model: Classifier, pixels: Tensor) -> NDArray[np.int16]:
+    """Predicted classes (N,), computed in float32 as the model's own code would."""
+    return ask(predictor(model, "float32"), pixels)
+
+
+def as_bytes(images: Tensor | NDArray[np.generic]) -> Tensor:
+    """Images (N, C, H, W), uint8 or floats in [0, 1], as uint8.
+
+    Raises:
+        ModelError: they are something else.
+    """
+    tensor = torch.as_tensor(images)
+    if tensor.ndim != 4 or len(tensor) == 0:
+        raise ModelError(f"images have the shape {tuple(tensor.shape)}, expected (N, C, H, W)")
+    if tensor.dtype == torch.uint8:
+        return tensor.contiguous()
+    low, high = tensor.min().item(), tensor.max().item()
+    if not (tensor.is_floating_point() and low >= 0 and high <= 1):
+        raise ModelError(
+            f"images are {tensor.dtype} from {low:.3g} to {high:.3g}, expected uint8, or floats in "
+            "[0, 1] before any normalisation; say that with mean= and std="
+        )
+    return to_bytes(tensor.float())
+
+
+def prepare(
+    model: nn.Module,
+    album: Album,
+    *,
+    class_names: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    anyway: bool = False,
+    device: str = "cpu",
+) -> Suspect:
+    """Fit model and images to each other, and see how well the model knows them.
+
+    Args:
+        class_names: of the model's outputs, in their order; by default the album's own.
+        mean, std: what the model's images are normalised by, a number for all channels or one
+            for each; where they are not given the usual ones are tried.
+        anyway: go on with a model that is not better than guessing.
+
+    Raises:
+        UserError: they do not fit, or the model only guesses.
+    """
+    given = album.images.pixels
+    entry = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    channels = given.shape[1] if entry is None else entry.in_channels
+    pixels = in_channels(given, channels)
+    shape = (channels, int(pixels.shape[2]), int(pixels.shape[3]))
+    adapted = adapt(model, shape).to(device)
+    album = in_order_of(
+        Album(ImageSet(pixels, album.images.labels), album.class_names, album.notes),
+        class_names,
+        adapted.classes,
+    )
+    images, notes = album.images.to(device), list(album.notes)
+    if given.shape[1] != channels:
+        notes.append("grey images are shown to the model as colour ones")
+    if mean is not None or std is not None:
+        adapted.normalise_by(
+            _statistics("mean", [0.0] if mean is None else mean, channels),
+            _statistics("std", [1.0] if std is None else std, channels),
+        )
+    elif not isinstance(model, Classifier):
+        notes.append(_normalise(adapted, images))
+    trusted = TrustedData(images.pixels, images.labels)
+    suspect = Suspect(
+        adapted, trusted, album.class_names, answers(adapted, images.pixels), tuple(notes)
+    )
+    labels = narrow(images.labels)
+    if near_chance(suspect.accuracy, labels) and not anyway:
+        raise ModelError(_guesses(suspect, labels))
+    return suspect
+
+
+def _statistics(name: str, values: Sequence[float], channels: int) -> Tensor:
+    if len(values) not in (1, channels) or (name == "std" and min(values) <= 0):
+        raise ModelError(
+            f"--{name} is {','.join(f'{v:g}' for v in values)}; say one number, or {channels} "
+            f"with commas between them{', above 0' if name == 'std' else ''}"
+        )
+    return torch.tensor(list(values)).expand(channels)
+
+
+def _normalise(model: Adapted, images: ImageSet) -> str:
+    """Set the usual normalisation under which the model is right most often, and say which."""
+    channels = images.pixels.shape[1]
+    usual = {
+        name: (torch.tensor(mean).expand(channels), torch.tensor(std).expand(channels))
+        for name, (mean, std) in USUAL.items()
+        if len(mean) in (1, channels)
+    } | {"mean and std of these images": channel_statistics(images.pixels)}
+    rng = torch.Generator().manual_seed(0)
+    shown = images.subset(torch.randperm(len(images), generator=rng)[:TRIED].to(images.device))
+    right = {}
+    for name, statistics in usual.items():
+        model.normalise_by(*statistics)
+        right[name] = accuracy(answers(model, shown.pixels), narrow(shown.labels)).hits
+    best = max(right, key=lambda name: right[name])
+    model.normalise_by(*usual[best])
+    return (
+        f"no --mean and --std were given: {best} is taken, with which the model is right on "
+        f"{right[best]} of {len(shown)} images"
+    )
+
+
+def _guesses(suspect: Suspect, labels: NDArray[np.int16]) -> str:
+    """What to say of a model that is no better than guessing, and of the order it may have."""
+    right, names = suspect.accuracy, suspect.class_names
+    said = (
+        f"the model is right on {right.hits} of {right.total} images ({right.value:.0%}), no "
+        "better than guessing"
+    )
+    table = np.zeros((len(names), len(names)), int)
+    np.add.at(table, (labels, suspect.predictions), 1)
+    rows, outputs = linear_sum_assignment(table, maximize=True)
+    if not near_chance(Rate(int(table[rows, outputs].sum()), right.total), labels):
+        order = ",".join(names[k] for k in np.argsort(outputs))
+        return (
+            f"{said}; in another order of classes it is right on {table[rows, outputs].sum()}: say "
+            f"--classes {order} if these are its outputs"
+        )
+    return (
+        f"{said}; are --mean, --std, --size and the order of classes as in its training? (--anyway "
+        "examines it all the same)"
+    )
