@@ -87,10 +87,10 @@ def scan(
         from benchmark.specs import label
         from benchmark.suspect.report import save
         from benchmark.suspect.scan import examine, fit, forecast
-        from benchmark.suspect.settings import DETECTORS
+        from benchmark.suspect.settings import DETECTORS, create
 
         registry = load_registry(plugin)
-        chosen = [registry.create(Detector, spec) for spec in detector or DETECTORS]
+        chosen = [create(registry, Detector, spec) for spec in detector or DETECTORS]
         suspect, _ = _suspect(registry, model, data, arch, classes, mean, std, size, anyway, device)
         fitted = [fit(one, suspect) for one in chosen]
         for before, after in zip(chosen, fitted, strict=True):
@@ -170,13 +170,14 @@ def repair(
         from benchmark.suspect.adapter import ModelError
         from benchmark.suspect.reading import save_state
         from benchmark.suspect.repair import mend
+        from benchmark.suspect.settings import create
 
         if to.suffix not in (".safetensors", ".pt", ".pth"):
             raise ModelError(f"--out {to} is not allowed; end its name in .safetensors or .pt")
         if (triggered is None) != (target is None):
             raise ModelError("--triggered and --target belong together; say both or none")
         registry = load_registry(plugin)
-        plugged = registry.create(Repair, method)
+        plugged = create(registry, Repair, method)
         suspect, given = _suspect(
             registry, model, data, arch, classes, mean, std, size, False, device
         )

@@ -23,7 +23,7 @@ from benchmark.specs import label
 from benchmark.suspect.estimate import counting, fitted, passes, seconds_per_image
 from benchmark.suspect.images import Album
 from benchmark.suspect.population import Comparison, compare
-from benchmark.suspect.settings import DETECTORS
+from benchmark.suspect.settings import DETECTORS, create
 from benchmark.suspect.suspect import Suspect, as_bytes, prepare
 
 #: Called with a detector, how many images it has sent through the model, and how many it will.
@@ -162,7 +162,7 @@ def scan(
         model, album_of(images, labels, class_names), mean=mean, std=std, anyway=anyway
     )
     registry = Registry()
-    chosen = [registry.create(Detector, spec) for spec in detectors]
+    chosen = [create(registry, Detector, spec) for spec in detectors]
     return examine(suspect, [fit(detector, suspect) for detector in chosen])
 
 

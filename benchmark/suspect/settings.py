@@ -1,10 +1,32 @@
-"""What a model is examined with unless told otherwise; `defaults.toml` names the plugins."""
+"""What examines or repairs a model; `defaults.toml` names what does unless told otherwise."""
 
 from __future__ import annotations
 
 import tomllib
 from importlib.resources import files
+from typing import TypeVar
+
+from benchmark.api import Defense
+from benchmark.registry import Registry
+from benchmark.specs import RegistryError
+
+D = TypeVar("D", bound=Defense)
 
 DETECTORS: tuple[str, ...] = tuple(
     tomllib.loads(files(__package__).joinpath("defaults.toml").read_text("utf-8"))["detectors"]
 )
+
+
+def create(registry: Registry, kind: type[D], spec: str) -> D:
+    """Build a defense of one stage from its name and settings.
+
+    Raises:
+        RegistryError: no such plugin, or one of another stage.
+    """
+    made = registry.create(Defense, spec)
+    if isinstance(made, kind):
+        return made
+    names = [entry.plugin.name for entry in registry.entries if issubclass(entry.plugin, kind)]
+    raise RegistryError(
+        f"{made.name} is no {kind.__name__.lower()}; there are {', '.join(names) or 'none'}"
+    )
