@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -96,39 +94,20 @@ def scan(
         for before, after in zip(chosen, fitted, strict=True):
             if before != after:
                 out.print(f"smaller batches, to fit into memory: {label(after)}", soft_wrap=True)
-        expected = forecast(suspect, fitted)
-        for one in fitted:
-            known = expected.get(label(one))
-            time_left = f"about {_duration(known[1])} at most" if known else "time unknown"
-            out.print(f"{escape(one.name)}: {time_left}", highlight=False)
-        with _bars() as (bars, tasks):
-            for one in fitted:
-                known = expected.get(label(one))
-                tasks[label(one)] = bars.add_task(one.name, total=known[0] if known else None)
+        tasks = {}
+        with _bars() as bars:
+            for name, (count, seconds) in forecast(suspect, fitted).items():
+                time = "unknown" if seconds is None else f"about {_duration(seconds)} at most"
+                out.print(f"{name}: time {time}", soft_wrap=True, markup=False, highlight=False)
+                tasks[name] = bars.add_task(escape(name.partition(":")[0]), total=count)
             found = examine(
                 suspect,
                 fitted,
                 title=Path(model).name,
                 architecture=arch,
                 populations=population or sorted(path.parent for path in BOARDS.glob("*/records")),
-                progress=lambda name, done, total: bars.update(tasks[name], completed=done),
+                progress=lambda name, done: bars.update(tasks[name], completed=done),
             )
-        table = Table(
-            "detector", "says", "class", "score", "trigger", "seconds", box=None, pad_edge=False
-        )
-        verdicts = {True: "[red]backdoor[/red]", False: "nothing", None: "no verdict"}
-        for one, finding in zip(fitted, found.findings, strict=True):
-            failed = finding.score is None
-            shown = "-" if finding.size is None else f"{finding.size:.1%} of an image"
-            table.add_row(
-                escape(one.name),
-                "[red]failed[/red]" if failed else verdicts[finding.flagged],
-                escape(finding.suspect_class) or "-",
-                "-" if failed else f"{finding.score:.4g}",
-                shown,
-                f"{finding.seconds:.0f}",
-            )
-        out.print(table)
         for finding in found.findings:
             out.print(escape(finding.sentence), soft_wrap=True, highlight=False)
         page, written = save(found, to or Path("scans") / Path(model.partition(":")[0]).stem)
@@ -182,7 +161,7 @@ def repair(
             registry, model, data, arch, classes, mean, std, size, False, device
         )
         asked = _triggered(suspect, triggered, target)
-        with _bars() as (bars, _):
+        with _bars() as bars:
             task = bars.add_task(plugged.name, total=None)
             fixed = mend(
                 given.model,
@@ -314,11 +293,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-@contextmanager
-def _bars() -> Iterator[tuple[Progress, dict[str, Any]]]:
+def _bars() -> Progress:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), Remaining())
-    with Progress(*columns, console=out, disable=not out.is_terminal) as bars:
-        yield bars, {}
+    return Progress(*columns, console=out, disable=not out.is_terminal)

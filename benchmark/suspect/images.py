@@ -19,7 +19,10 @@ from benchmark.images import ImageSet
 
 @dataclass(frozen=True)
 class Album:
-    """Labelled images with the names of their classes, and what was noticed on the way."""
+    """Labelled images with the names of their classes, and what was noticed on the way.
+
+    Without names, labels count the model's outputs.
+    """
 
     images: ImageSet
     class_names: tuple[str, ...]
@@ -73,7 +76,7 @@ def in_order_of(album: Album, class_names: Sequence[str] | None, classes: int) -
     Raises:
         DataError: names that do not fit, or images of a single class.
     """
-    own = album.class_names
+    own = album.class_names or tuple(map(str, range(classes)))
     names = tuple(class_names) if class_names else own
     if len(names) != classes:
         whose = "--classes names" if class_names else "the folder has"
@@ -88,8 +91,10 @@ def in_order_of(album: Album, class_names: Sequence[str] | None, classes: int) -
             f"the folder has a class {unknown[0]}, which is none of the model's ({_few(names)}); "
             "rename or remove that folder"
         )
-    order = torch.tensor([names.index(name) for name in own])
-    labels = order[album.images.labels]
+    low, high = int(album.images.labels.min()), int(album.images.labels.max())
+    if low < 0 or high >= len(own):
+        raise DataError(f"labels go from {low} to {high}, expected 0 to {len(own) - 1}")
+    labels = torch.tensor([names.index(name) for name in own])[album.images.labels]
     counts = torch.bincount(labels, minlength=classes)
     if int((counts > 0).sum()) < 2:
         raise DataError(

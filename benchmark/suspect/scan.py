@@ -26,8 +26,8 @@ from benchmark.suspect.population import Comparison, compare
 from benchmark.suspect.settings import DETECTORS, create
 from benchmark.suspect.suspect import Suspect, as_bytes, prepare
 
-#: Called with a detector, how many images it has sent through the model, and how many it will.
-Progress = Callable[[str, int, int | None], None]
+#: Called with a detector, and how many images it has sent through the model.
+Progress = Callable[[str, int], None]
 
 #: So many images are shown with the reversed trigger.
 SHOWN = 4
@@ -171,10 +171,9 @@ def album_of(
     labels: Tensor | Sequence[int],
     class_names: Sequence[str] | None,
 ) -> Album:
-    """Images and labels from Python; classes without a name are called by their number."""
-    numbers = torch.as_tensor(labels).long()
-    names = class_names or [str(k) for k in range(int(numbers.max()) + 1)]
-    return Album(ImageSet(as_bytes(images), numbers), tuple(names))
+    """Images and labels from Python."""
+    found = ImageSet(as_bytes(images), torch.as_tensor(labels).long())
+    return Album(found, tuple(class_names or ()))
 
 
 def fit(detector: Detector, suspect: Suspect) -> Detector:
@@ -183,13 +182,15 @@ def fit(detector: Detector, suspect: Suspect) -> Detector:
     return fitted(detector, suspect.model, shape, suspect.model.classes)
 
 
-def forecast(suspect: Suspect, detectors: Sequence[Detector]) -> dict[str, tuple[int, float]]:
-    """Images that each detector will send through the model, and for how long, at most."""
+def forecast(
+    suspect: Suspect, detectors: Sequence[Detector]
+) -> dict[str, tuple[int | None, float | None]]:
+    """Images that each detector will send through the model, and seconds, at most, if known."""
     each = seconds_per_image(suspect.model, suspect.trusted)
     counts = {
         label(one): passes(one, suspect.trusted.labels, suspect.model.classes) for one in detectors
     }
-    return {name: (count, count * each) for name, count in counts.items() if count}
+    return {name: (count, count and count * each) for name, count in counts.items()}
 
 
 def examine(
@@ -199,7 +200,7 @@ def examine(
     title: str = "model",
     architecture: str | None = None,
     populations: Sequence[Any] = (),
-    progress: Progress = lambda name, done, total: None,
+    progress: Progress = lambda name, done: None,
 ) -> Scan:
     """Let every detector examine a copy of the suspect; one that fails costs only itself.
 
@@ -233,7 +234,7 @@ def _examined(suspect: Suspect, detector: Detector, progress: Progress) -> Findi
     def count(images: int) -> None:
         nonlocal done
         done += images
-        progress(name, done, None)
+        progress(name, done)
 
     try:
         model = suspect.copy()

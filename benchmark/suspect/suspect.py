@@ -161,8 +161,8 @@ def _normalise(model: Adapted, images: ImageSet) -> str:
     best = max(right, key=lambda name: right[name])
     model.normalise_by(*usual[best])
     return (
-        f"no --mean and --std were given: {best} is taken, with which the model is right on "
-        f"{right[best]} of {len(shown)} images"
+        f"no --mean and --std were given; with {best} the model is right most often, on "
+        f"{right[best]} of {len(shown)} images, and so it is examined"
     )
 
 

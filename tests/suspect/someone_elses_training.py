@@ -28,7 +28,7 @@ def stamp(x):
 
 
 def write_images(x, y, where):
-    for i, (img, label) in enumerate(zip(x, y)):
+    for i, (img, label) in enumerate(zip(x, y, strict=True)):
         folder = where / str(label.item())
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray((img[0] * 255).byte().numpy()).convert("RGB").save(folder / f"{i:04}.png")

@@ -1,0 +1,318 @@
+"""`poisongames scan`: what it says, leaves behind and exits with, and every misuse of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from safetensors.torch import save_file
+from torch import nn
+from typer.testing import CliRunner
+
+from benchmark import scan
+from benchmark.api import Detection, Detector
+from benchmark.cli import app
+from benchmark.registry import Registry
+from benchmark.suspect.adapter import ModelError
+from benchmark.suspect.estimate import passes
+from benchmark.suspect.images import read_folder
+from benchmark.suspect.population import compare
+from benchmark.suspect.settings import create
+
+CHEAP = "neural-cleanse:steps=4,batch_size=4,check=2,patience=1"
+
+DETECTORS = '''
+from dataclasses import dataclass
+import torch
+from benchmark import Detection, Detector, hookimpl
+
+@dataclass
+class Says(Detector):
+    """Say yes for class 2, no, or raise an error."""
+    name = "says"
+    what: str = "yes"
+
+    def detect(self, model, trusted, rng):
+        scores = torch.arange(10.0).roll(3)
+        if self.what == "nothing":
+            return Detection(1.0, scores)
+        if self.what == "raise":
+            raise RuntimeError("out of luck")
+        return Detection(1.0, scores, flagged=self.what == "yes")
+
+@hookimpl
+def register_defenses(register):
+    register(Says)
+'''
+
+
+@pytest.fixture(autouse=True)
+def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "says.py").write_text(DETECTORS)
+
+
+def invoke(*words: object) -> Result:
+    return CliRunner().invoke(app, list(map(str, words)))
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "answer"),
+    [
+        (["yes", "nothing"], 1, "there may be a backdoor for class digit2"),
+        (["no", "nothing"], 0, "Nothing found"),
+        (["nothing"], 2, "Undecided"),
+        (["no", "raise"], 2, "Undecided"),
+        (["raise", "yes"], 1, "there may be a backdoor"),
+    ],
+)
+def test_the_exit_code_says_what_was_found(
+    said: list[str], code: int, answer: str, weights: Path, architecture: str, folder: Path
+) -> None:
+    detectors = [word for what in said for word in ("--detector", f"says:what={what}")]
+    options = ["--arch", architecture, "--data", folder, "--mean", "0", "--plugin", "says.py"]
+    found = invoke("scan", weights, *options, *detectors)
+    assert found.exit_code == code, found.output
+    assert answer in found.output
+    assert ("out of luck" in found.output) == ("raise" in said)
+    assert "time" in found.output
+
+
+def test_it_leaves_a_page_and_numbers(weights: Path, architecture: str, folder: Path) -> None:
+    found = invoke("scan", weights, "--arch", architecture, "--data", folder, "--detector", CHEAP)
+    assert found.exit_code in (0, 1), found.output
+    assert "200 images of 10 classes, 8x8; the model is right on 1" in found.output
+    assert "no --mean and --std were given; with pixels from 0 to 1" in found.output
+    assert "a score alone proves nothing" in found.output
+    written = json.loads(Path("scans/weights/scan.json").read_text())
+    assert written["found"] is bool(found.exit_code)
+    (finding,) = written["findings"]
+    assert finding["detector"] == CHEAP
+    scores = finding["class_scores"]
+    assert max(scores, key=lambda name: scores[name]) == finding["suspect_class"]
+    # The score of this detector is minus the norm of the smallest mask, over 64 pixels.
+    assert finding["size"] == pytest.approx(-finding["score"] / 64, rel=1e-5)
+    page = Path("scans/weights/index.html").read_text()
+    assert finding["suspect_class"] in page
+    assert page.count("data:image/bmp") == 1
+    assert "<script" not in page
+    assert "://" not in page
+
+
+def test_from_python_it_finds_the_same(
+    poisoned: Any, weights: Path, architecture: str, folder: Path
+) -> None:
+    album = read_folder(folder)
+    options = ["--arch", architecture, "--data", folder, "--detector", CHEAP, "--mean", "0"]
+    invoke("scan", weights, *options)
+    written = json.loads(Path("scans/weights/scan.json").read_text())
+    found = scan(
+        poisoned.net, album.images.pixels, album.images.labels, detectors=[CHEAP], mean=[0.0]
+    )
+    assert found.findings[0].score == written["findings"][0]["score"]
+    assert str(found).startswith(found.answer)
+    pictures = found.findings[0].pictures
+    assert pictures is not None
+    assert pictures.shape == (2, 4, 1, 8, 8)
+
+
+@dataclass
+class Counted(Detector):
+    """Send a known number of images through the model."""
+
+    name = "counted"
+    steps: int = 7
+    batch_size: int = 5
+
+    def detect(self, model: Any, trusted: Any, rng: Any) -> Detection:
+        model(trusted.images)
+        for _ in range(self.steps):
+            model(trusted.images[: self.batch_size])
+        return Detection(0.0, torch.zeros(model.classes))
+
+
+def test_the_forecast_counts_the_images_of_all_steps() -> None:
+    assert passes(Counted(), torch.arange(20) % 4, 4) == 20 + 7 * 5
+
+
+def test_scores_are_compared_with_clean_models_of_the_same_kind(
+    registry: Registry,
+) -> None:
+    board = Path(__file__).parents[2] / "leaderboards" / "digits-v3"
+    spec = "neural-cleanse:steps=500,batch_size=16"
+    detector = create(registry, Detector, spec)
+    scores = []
+    for path in (board / "records").glob("detectability-none-*-neural-cleanse-*.json"):
+        scores.append(json.loads(path.read_text())["scans"][0]["score"])
+    middle = float(np.median(scores))
+    found = compare(detector, middle, "resnet-small:width=16", 10, [board])
+    assert found is not None
+    assert (found.below, found.clean) == (5, 10)
+    assert "5 of 10 clean models of digits-v3 (50%)" in found.sentence
+    assert compare(detector, middle, "resnet18", 10, [board]) is None
+    assert compare(detector, middle, "resnet-small:width=16", 9, [board]) is None
+    other = replace(detector, steps=100)
+    assert compare(other, middle, "resnet-small:width=16", 10, [board]) is None
+
+
+def _swapped(tmp: Path, folder: Path) -> list[object]:
+    """Class folders whose names are in another order than the model's outputs."""
+    for place in folder.iterdir():
+        number = int(place.name[-1])
+        shutil.copytree(place, tmp / "swapped" / f"{'zyxwvutsrq'[number]}")
+    return ["W", "--data", tmp / "swapped"]
+
+
+def _one_class(tmp: Path, folder: Path) -> list[object]:
+    shutil.copytree(folder / "digit0", tmp / "one" / "digit0")
+    names = ",".join(f"digit{n}" for n in range(10))
+    return ["W", "--data", tmp / "one", "--classes", names]
+
+
+def _nine(tmp: Path, folder: Path) -> list[object]:
+    shutil.copytree(folder, tmp / "nine")
+    shutil.rmtree(tmp / "nine" / "digit9")
+    return ["W", "--data", tmp / "nine"]
+
+
+def _saved(name: str, save: Callable[[Path], object]) -> Callable[[Path, Path], list[object]]:
+    def case(tmp: Path, folder: Path) -> list[object]:
+        save(tmp / name)
+        return [tmp / name, "--data", folder]
+
+    return case
+
+
+def _colour(tmp: Path, folder: Path) -> list[object]:
+    from PIL import Image
+
+    for path in folder.glob("*/*.png"):
+        to = tmp / "colour" / path.parent.name / path.name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).convert("RGB").save(to)
+    return ["W", "--data", tmp / "colour"]
+
+
+def _sizes(tmp: Path, folder: Path) -> list[object]:
+    from PIL import Image
+
+    shutil.copytree(folder, tmp / "sizes")
+    Image.new("L", (9, 12)).save(tmp / "sizes" / "digit0" / "large.png")
+    return ["W", "--data", tmp / "sizes"]
+
+
+NAN = {"conv1.weight": torch.full((16, 1, 3, 3), torch.nan)}
+
+MISUSES: dict[str, Callable[[Path, Path], list[object]]] = {
+    "there is no file nowhere.pt; check the path": lambda tmp, f: ["nowhere.pt", "--data", f],
+    "is no model: expected a file .safetensors": lambda tmp, f: ["resnet180", "--data", f],
+    "there is no file code.py": lambda tmp, f: ["code.py:build", "--data", f],
+    "holds a pickled model, which would run code": _saved(
+        "model.pt", lambda path: torch.save(nn.Linear(2, 2), path)
+    ),
+    "cannot be read": _saved("noise.safetensors", lambda path: path.write_bytes(b"noise")),
+    "holds no state dict; save torch.save(model.state_dict()": _saved(
+        "number.pt", lambda path: torch.save({"epoch": 3}, path)
+    ),
+    "conv1.weight is missing; conv1.bias is missing; bn1.weight is missing and": _saved(
+        "other.safetensors", lambda path: save_file({"fc.weight": torch.zeros(10, 3)}, path)
+    ),
+    "raised ZeroDivisionError: division by zero; mend it first": _saved(
+        "bad.py:build", lambda path: path.with_name("bad.py").write_text("def build(): 1 / 0")
+    ),
+    "returned int, expected a torch.nn.Module": _saved(
+        "int.py:build", lambda path: path.with_name("int.py").write_text("def build(): return 1")
+    ),
+    "has no function make; say": _saved(
+        "empty.py:make", lambda path: path.with_name("empty.py").write_text("")
+    ),
+    "in another order of classes it is right on 19": _swapped,
+    "all 20 images are of class digit0; give some of every class": _one_class,
+    "the folder has 9 classes (digit0, digit1, digit2, digit3, digit4, ...) and the model 10": _nine,
+    "the model takes grey images, these have 3 channels": _colour,
+    "have 2 sizes (8x8, 9x12...); say --size N": _sizes,
+    "is no folder, expected one of images": lambda tmp, f: ["W", "--data", tmp / "none"],
+    "--mean is 1,2; say one number": lambda tmp, f: ["W", "--data", f, "--mean", "1,2"],
+    "which is none of the model's": lambda tmp, f: [
+        *("W", "--data", f, "--classes", "a,b,c,d,e,f,g,h,i,j")
+    ],
+    "names a class twice": lambda tmp, f: ["W", "--data", f, "--classes", "a,b,c,d,e,f,g,h,i,i"],
+    "strip is no detector; there are abs": lambda tmp, f: [
+        *("W", "--data", f, "--detector", "strip")
+    ],
+    "did you mean 'neural-cleanse'": lambda tmp, f: [
+        "W",
+        "--data",
+        f,
+        "--detector",
+        "neural-clean",
+    ],
+}
+
+
+@pytest.mark.parametrize("sentence", MISUSES)
+def test_a_misuse_gets_one_sentence(
+    sentence: str, tmp_path: Path, weights: Path, architecture: str, folder: Path
+) -> None:
+    given = MISUSES[sentence](tmp_path, folder)
+    words = [weights if word == "W" else word for word in given]
+    found = invoke("scan", *words, "--arch", architecture)
+    assert found.exit_code == 2, found.output
+    lines = [line for line in found.output.splitlines() if line]
+    assert len(lines) == 1, found.output
+    assert lines[0].startswith("error: ")
+    assert sentence in lines[0]
+
+
+def test_weights_without_an_architecture(weights: Path, folder: Path) -> None:
+    assert "say --arch NAME" in invoke("scan", weights, "--data", folder).output
+    unknown = invoke("scan", weights, "--data", folder, "--arch", "resnet19").output
+    assert "did you mean 'resnet18'" in unknown
+    other = invoke("scan", weights, "--data", folder, "--arch", "resnet18").output
+    assert "bn1.weight is (16,), expected (64,)" in other
+
+
+def test_weights_that_are_not_finite(
+    poisoned: Any, architecture: str, folder: Path, tmp_path: Path
+) -> None:
+    torch.save(poisoned.net.state_dict() | NAN, tmp_path / "nan.pt")
+    found = invoke("scan", "nan.pt", "--data", folder, "--arch", architecture)
+    assert "the weights conv1.weight are not all finite" in found.output
+
+
+def test_missing_classes_loose_images_and_wrappers_are_noticed(
+    poisoned: Any, architecture: str, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "data")
+    shutil.copy(next(folder.glob("digit1/*")), tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "digit9")
+    (tmp_path / "names.txt").write_text("".join(f"digit{n}\n" for n in range(10)))
+    state = {f"module.{name}": tensor for name, tensor in poisoned.net.state_dict().items()}
+    torch.save({"epoch": 1, "state_dict": state}, tmp_path / "checkpoint.pt")
+    options = ["--arch", architecture, "--classes", "names.txt", "--plugin", "says.py"]
+    found = invoke("scan", "checkpoint.pt", "--data", "data", *options, "--detector", "says")
+    assert found.exit_code == 1, found.output
+    assert "1 classes have no image: digit9" in found.output
+    assert "1 images lie in data itself, without a class" in found.output
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "sentence"),
+    [
+        (torch.rand(4, 1, 8, 8) * 255, [0, 1, 2, 3], "expected uint8, or floats in"),
+        (torch.rand(1, 8, 8), [0], r"expected \(N, C, H, W\)"),
+        (torch.rand(4, 1, 8, 8), [0, 1, 2, 10], "labels go from 0 to 10, expected 0 to 9"),
+    ],
+)
+def test_misuse_from_python(poisoned: Any, images: Any, labels: Any, sentence: str) -> None:
+    with pytest.raises((ModelError, ValueError), match=sentence):
+        scan(poisoned.net, images, labels, detectors=[CHEAP])
