@@ -75,8 +75,8 @@ def scan(
 ) -> None:
     """Look for a backdoor in a model that somebody gave you.
 
-    Ends with 0 where nothing was found, 1 where a detector says that there is a backdoor, and 2
-    where that could not be told. For example:
+    Ends with 0 where nothing was found, 1 where a detector says that there
+    is a backdoor, and 2 where that could not be told. For example:
 
     poisongames scan weights.pt --arch resnet18 --data photos/
     """
@@ -139,10 +139,11 @@ def repair(
 ) -> None:
     """Repair a model that somebody gave you, and save its weights by their own names.
 
-    A fifth of the images judges: the last step whose loss on them is within the budget is kept.
+    A fifth of the images judges: the last step that costs no more of the
+    accuracy on them than the budget is kept. For example:
 
-    poisongames repair weights.pt --arch resnet18 --data photos/ --method pivotal-tuning
-    --out fixed.pt
+    poisongames repair weights.pt --arch resnet18 --data photos/
+    --method pivotal-tuning --out fixed.pt
     """
     with one_sentence():
         from benchmark.api import Repair

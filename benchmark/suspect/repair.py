@@ -116,8 +116,6 @@ def mend(
     """
     if not 0 <= budget < 1:
         raise ModelError(f"a budget of {budget:g} is not allowed; say a share such as 0.02")
-    if len(suspect.trusted) < 2:
-        raise ModelError("a single image cannot both repair and judge; give some of every class")
     name = label(method)
     method = fitted(method, suspect.model, suspect.trusted.pixels.shape[1:], 1)
     rng = torch.Generator().manual_seed(named_seed("repair", "held out"))

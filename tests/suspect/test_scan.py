@@ -169,7 +169,7 @@ def _swapped(tmp: Path, folder: Path) -> list[object]:
     for place in folder.iterdir():
         number = int(place.name[-1])
         shutil.copytree(place, tmp / "swapped" / f"{'zyxwvutsrq'[number]}")
-    return ["W", "--data", tmp / "swapped"]
+    return ["W", "--data", tmp / "swapped", "--mean", "0"]
 
 
 def _one_class(tmp: Path, folder: Path) -> list[object]:
@@ -235,9 +235,9 @@ MISUSES: dict[str, Callable[[Path, Path], list[object]]] = {
     "has no function make; say": _saved(
         "empty.py:make", lambda path: path.with_name("empty.py").write_text("")
     ),
-    "in another order of classes it is right on 19": _swapped,
-    "all 20 images are of class digit0; give some of every class": _one_class,
-    "the folder has 9 classes (digit0, digit1, digit2, digit3, digit4, ...) and the model 10": _nine,
+    "say --classes z,y,x,w,v,u,t,s,r,q if these are its outputs": _swapped,
+    "all 22 images are of class digit0; give some of every class": _one_class,
+    "the folder has 9 classes (digit0, digit1, digit2, digit3, digit4, ...) and": _nine,
     "the model takes grey images, these have 3 channels": _colour,
     "have 2 sizes (8x8, 9x12...); say --size N": _sizes,
     "is no folder, expected one of images": lambda tmp, f: ["W", "--data", tmp / "none"],
@@ -249,13 +249,7 @@ MISUSES: dict[str, Callable[[Path, Path], list[object]]] = {
     "strip is no detector; there are abs": lambda tmp, f: [
         *("W", "--data", f, "--detector", "strip")
     ],
-    "did you mean 'neural-cleanse'": lambda tmp, f: [
-        "W",
-        "--data",
-        f,
-        "--detector",
-        "neural-clean",
-    ],
+    "did you mean 'abs'": lambda tmp, f: ["W", "--data", f, "--detector", "abss"],
 }
 
 
@@ -276,7 +270,7 @@ def test_a_misuse_gets_one_sentence(
 def test_weights_without_an_architecture(weights: Path, folder: Path) -> None:
     assert "say --arch NAME" in invoke("scan", weights, "--data", folder).output
     unknown = invoke("scan", weights, "--data", folder, "--arch", "resnet19").output
-    assert "did you mean 'resnet18'" in unknown
+    assert "did you mean 'resnet9'" in unknown
     other = invoke("scan", weights, "--data", folder, "--arch", "resnet18").output
     assert "bn1.weight is (16,), expected (64,)" in other
 

@@ -1,0 +1,116 @@
+"""`poisongames repair`: the budget is held, and what is saved is the owner's own again."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+from safetensors.torch import load_file
+from somebodys import TARGET, Net, stamped, write_folder
+from typer.testing import CliRunner
+
+from benchmark import repair
+from benchmark.cli import app
+from benchmark.suspect.images import read_folder
+
+METHOD = "pivotal-tuning:steps=40,batch_size=32,learning_rate=0.01,lambda_p=100"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def invoke(*words: object) -> Result:
+    return CliRunner().invoke(app, list(map(str, words)))
+
+
+def counted(text: str, what: str) -> list[tuple[int, int]]:
+    line = next(line for line in text.splitlines() if line.startswith(what))
+    return [(int(a), int(b)) for a, b in re.findall(r"\((\d+)/(\d+)\)", line)]
+
+
+def test_what_is_saved_answers_in_the_owners_code_as_was_printed(
+    poisoned: Any, weights: Path, architecture: str, folder: Path, tmp_path: Path
+) -> None:
+    images = stamped(poisoned.pixels)
+    write_folder(images, poisoned.labels, tmp_path / "triggered")
+    state = {f"module.{name}": value for name, value in poisoned.net.state_dict().items()}
+    torch.save(state, "wrapped.pt")
+    others = poisoned.labels != TARGET
+    for given, out in ((weights, "fixed.safetensors"), ("wrapped.pt", "new/fixed.pt")):
+        words = ["repair", given, "--arch", architecture, "--data", folder, "--mean", "0"]
+        words += ["--method", METHOD, "--budget", "0.05", "--out", out]
+        done = invoke(*words, "--triggered", "triggered", "--target", f"digit{TARGET}")
+        assert done.exit_code == 0, done.output
+        saved = load_file(out) if out.endswith("s") else torch.load(out, weights_only=True)
+        assert list(saved) == list(state) if given == "wrapped.pt" else list(saved)
+        net = Net().eval()
+        net.load_state_dict({name.removeprefix("module."): t for name, t in saved.items()})
+        with torch.no_grad():
+            right = int((net(poisoned.pixels / 255).argmax(1) == poisoned.labels).sum())
+            hits = int((net(images / 255).argmax(1)[others] == TARGET).sum())
+        before, after = counted(done.output, "accuracy on all images")
+        assert after == (right, 200)
+        assert counted(done.output, "ASR: ")[1] == (hits, int(others.sum()))
+        assert counted(done.output, "ASR: ")[0][0] > 150 >= hits
+        assert before[1] == 200
+        curve = re.findall(r"^(\d+) .*?\((\d+)/(\d+)\) .*?(kept)?\s*$", done.output, re.M)
+        assert [int(step) for step, *_ in curve] == list(range(0, 2 * len(curve), 2))
+        (kept,) = [int(hits) for _, hits, _, mark in curve if mark]
+        assert int(curve[0][1]) - kept <= 0.05 * 40
+        assert all(total == "40" for _, _, total, _ in curve)
+
+
+def test_from_python_nothing_is_lost_where_the_budget_is_nothing(
+    poisoned: Any, folder: Path
+) -> None:
+    album = read_folder(folder)
+    before = {name: value.clone() for name, value in poisoned.net.state_dict().items()}
+    loose = "fine-pruning:steps=3,learning_rate=1000"
+    fixed = repair(poisoned.net, album.images.pixels, album.images.labels, method=loose, mean=[0.0])
+    assert fixed.chosen == 0
+    assert fixed.after == fixed.before
+    for name, value in fixed.model.state_dict().items():
+        assert torch.equal(value, before[name])
+        assert torch.equal(poisoned.net.state_dict()[name], before[name])
+    # It went on until the loss was clearly above the budget, and no further.
+    assert [point.stage for point in fixed.points] == ["victim", "repair"]
+
+
+def test_from_python_a_repair_measures_a_known_trigger(poisoned: Any, folder: Path) -> None:
+    album = read_folder(folder)
+    pixels, labels = album.images.pixels, album.images.labels
+    known = (stamped(pixels), labels, TARGET)
+    fixed = repair(
+        poisoned.net, pixels, labels, method=METHOD, budget=0.05, mean=[0.0], triggered=known
+    )
+    assert isinstance(fixed.model, Net)
+    assert len(fixed.success) == len(fixed.points)
+    with torch.no_grad():
+        found = fixed.model(stamped(pixels) / 255).argmax(1)[labels != TARGET]
+    assert fixed.success[fixed.chosen].hits == int((found == TARGET).sum())
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--out", "fixed.onnx"], "end its name in .safetensors or .pt"),
+        (["--out", "a.pt", "--budget", "2"], "a budget of 2 is not allowed; say a share"),
+        (["--out", "a.pt", "--triggered", "x"], "--triggered and --target belong together"),
+        (["--out", "a.pt", "--method", "strip"], "strip is no repair; there are fine-pruning"),
+    ],
+)
+def test_a_misuse_gets_one_sentence(
+    words: list[str], sentence: str, weights: Path, architecture: str, folder: Path
+) -> None:
+    method = [] if "--method" in words else ["--method", METHOD]
+    options = ["--arch", architecture, "--data", folder, "--mean", "0", *method]
+    done = invoke("repair", weights, *options, *words)
+    assert done.exit_code == 2
+    assert sentence in done.output
