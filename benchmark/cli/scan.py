@@ -3,51 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from benchmark.cli.shared import (
-    BOARDS,
-    Device,
-    PluginFiles,
-    choose_device,
-    load_registry,
-    one_sentence,
-    out,
+from benchmark.cli.shared import BOARDS, Device, PluginFiles, load_registry, one_sentence, out
+from benchmark.cli.suspects import (
+    Anyway,
+    Arch,
+    Classes,
+    Data,
+    Mean,
+    Model,
+    Size,
+    Std,
+    progress_bars,
+    read_suspect,
 )
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from benchmark.registry import Registry
-    from benchmark.suspect.reading import Given
+    from benchmark.suspect.repair import Triggered
     from benchmark.suspect.suspect import Suspect
-
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="Weights (.safetensors, .pt, .pth), a model of torchvision, or module.py:function."
-    ),
-]
-Data = Annotated[Path, typer.Option(help="Clean images that you trust, a folder per class.")]
-Arch = Annotated[
-    Optional[str],
-    typer.Option(help="Of weights in a file: resnet18, resnet-small:width=16, module.py:function."),
-]
-Classes = Annotated[
-    Optional[str],
-    typer.Option(
-        help="Names of the model's outputs in their order, with commas, or a file with one a line; "
-        "by default the class folders, sorted."
-    ),
-]
-Mean = Annotated[Optional[str], typer.Option(help="What its images are normalised by: 0.5,0.5,0.5")]
-Std = Annotated[Optional[str], typer.Option(help="The deviation, likewise.")]
-Size = Annotated[int, typer.Option(help="Resize images to this side.", min=0)]
-Anyway = Annotated[bool, typer.Option("--anyway", help="Go on with a model that only guesses.")]
 
 
 def scan(
@@ -89,13 +67,15 @@ def scan(
 
         registry = load_registry(plugin)
         chosen = [create(registry, Detector, spec) for spec in detector or DETECTORS]
-        suspect, _ = _suspect(registry, model, data, arch, classes, mean, std, size, anyway, device)
+        suspect, _ = read_suspect(
+            registry, model, data, arch, classes, mean, std, size, anyway, device
+        )
         fitted = [fit(one, suspect) for one in chosen]
         for before, after in zip(chosen, fitted, strict=True):
             if before != after:
                 out.print(f"smaller batches, to fit into memory: {label(after)}", soft_wrap=True)
         tasks = {}
-        with _bars() as bars:
+        with progress_bars() as bars:
             for name, (count, seconds) in forecast(suspect, fitted).items():
                 time = "unknown" if seconds is None else f"about {_duration(seconds)} at most"
                 out.print(f"{name}: time {time}", soft_wrap=True, markup=False, highlight=False)
@@ -158,11 +138,11 @@ def repair(
             raise ModelError("--triggered and --target belong together; say both or none")
         registry = load_registry(plugin)
         plugged = create(registry, Repair, method)
-        suspect, given = _suspect(
+        suspect, given = read_suspect(
             registry, model, data, arch, classes, mean, std, size, False, device
         )
         asked = _triggered(suspect, triggered, target)
-        with _bars() as bars:
+        with progress_bars() as bars:
             task = bars.add_task(plugged.name, total=None)
             fixed = mend(
                 given.model,
@@ -209,52 +189,7 @@ def repair(
         )
 
 
-def _suspect(
-    registry: Registry,
-    model: str,
-    folder: Path,
-    arch: str | None,
-    classes: str | None,
-    mean: str | None,
-    std: str | None,
-    size: int,
-    anyway: bool,
-    device: str,
-) -> tuple[Suspect, Given]:
-    """Read model and images, say what they are, and see that they fit each other."""
-    from benchmark.suspect.images import read_folder
-    from benchmark.suspect.reading import published, read
-    from benchmark.suspect.suspect import prepare
-
-    where = choose_device(device)
-    known = None if Path(model).exists() else published(model)
-    album = read_folder(folder, size or (known.size if known else 0))
-    side = tuple(album.images.pixels.shape[2:])
-    given = read(model, (side[0], side[1]), arch, registry)
-    names = _names(classes) or (known.class_names if known else None)
-    suspect = prepare(
-        given.model,
-        album,
-        class_names=names,
-        mean=_numbers("--mean", mean) or (known.mean.tolist() if known else None),
-        std=_numbers("--std", std) or (known.std.tolist() if known else None),
-        anyway=anyway,
-        device=where,
-    )
-    right = suspect.accuracy
-    low, high = right.interval()
-    out.print(
-        f"{len(suspect.trusted)} images of {len(album.class_names)} classes, {side[1]}x{side[0]}; "
-        f"the model is right on {right.hits}, {right.value:.1%} ({low:.1%} to {high:.1%})",
-        soft_wrap=True,
-        highlight=False,
-    )
-    for note in suspect.notes:
-        out.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True, highlight=False)
-    return suspect, given
-
-
-def _triggered(suspect: Suspect, folder: Path | None, target: str | None) -> Any:
+def _triggered(suspect: Suspect, folder: Path | None, target: str | None) -> Triggered | None:
     if folder is None or target is None:
         return None
     from benchmark.images import ImageSet
@@ -270,33 +205,7 @@ def _triggered(suspect: Suspect, folder: Path | None, target: str | None) -> Any
     return Triggered(ImageSet(pixels, album.images.labels), names.index(target))
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    lines = Path(text).read_text("utf-8").splitlines() if Path(text).is_file() else text.split(",")
-    return tuple(line.strip() for line in lines if line.strip())
-
-
-def _numbers(option: str, text: str | None) -> list[float] | None:
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r}; write numbers with commas between them", param_hint=option
-        ) from None
-
-
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, seconds):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _bars() -> Progress:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), Remaining())
-    return Progress(*columns, console=out, disable=not out.is_terminal)

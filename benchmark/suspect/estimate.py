@@ -37,13 +37,7 @@ def fitted(plugin: P, model: Classifier, shape: torch.Size, classes: int) -> P:
     Raises:
         ModelError: not even one image of each class fits.
     """
-    least = classes * activation_bytes(model, shape)
-    free = psutil.virtual_memory().available
-    if model.mean.device.type == "cpu" and least > free:
-        raise ModelError(
-            f"one image with the triggers of all {classes} classes takes {least / 2**30:.0f} GB "
-            f"in {plugin.name}, and {free / 2**30:.0f} GB are free; examine it on a larger machine"
-        )
+    each, free = activation_bytes(model, shape), psutil.virtual_memory().available
     most = max(1, images_per_pass(model, shape) // classes)
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(plugin):  # type: ignore[arg-type]
@@ -51,6 +45,12 @@ def fitted(plugin: P, model: Classifier, shape: torch.Size, classes: int) -> P:
         if isinstance(value, Plugin):
             changes[field.name] = fitted(value, model, shape, 1)
         elif field.name == "batch_size":
+            if model.mean.device.type == "cpu" and classes * each > free:
+                raise ModelError(
+                    f"{plugin.name} needs {classes * each / 2**30:.0f} GB for one image with the "
+                    f"triggers of all {classes} classes, and {free / 2**30:.0f} GB are free; "
+                    "examine the model on a larger machine"
+                )
             changes[field.name] = min(value, most)
     return dataclasses.replace(plugin, **changes)  # type: ignore[type-var]
 

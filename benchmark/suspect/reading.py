@@ -76,7 +76,7 @@ def read(text: str, side: tuple[int, int], architecture: str | None, registry: R
     """
     if ".py:" in text or text.endswith(".py"):
         return Given(_built(text))
-    if (known := published(text)) is not None and not Path(text).exists():
+    if not Path(text).exists() and (known := published(text)) is not None:
         try:
             import torchvision
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from click.testing import Result
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
@@ -21,6 +25,7 @@ from benchmark import scan
 from benchmark.api import Detection, Detector
 from benchmark.cli import app
 from benchmark.registry import Registry
+from benchmark.suspect import estimate
 from benchmark.suspect.adapter import ModelError
 from benchmark.suspect.estimate import passes
 from benchmark.suspect.images import read_folder
@@ -193,8 +198,6 @@ def _saved(name: str, save: Callable[[Path], object]) -> Callable[[Path, Path], 
 
 
 def _colour(tmp: Path, folder: Path) -> list[object]:
-    from PIL import Image
-
     for path in folder.glob("*/*.png"):
         to = tmp / "colour" / path.parent.name / path.name
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -203,8 +206,6 @@ def _colour(tmp: Path, folder: Path) -> list[object]:
 
 
 def _sizes(tmp: Path, folder: Path) -> list[object]:
-    from PIL import Image
-
     shutil.copytree(folder, tmp / "sizes")
     Image.new("L", (9, 12)).save(tmp / "sizes" / "digit0" / "large.png")
     return ["W", "--data", tmp / "sizes"]
@@ -297,6 +298,51 @@ def test_missing_classes_loose_images_and_wrappers_are_noticed(
     assert found.exit_code == 1, found.output
     assert "1 classes have no image: digit9" in found.output
     assert "1 images lie in data itself, without a class" in found.output
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Two images of ImageNet, whose models nobody fetches."""
+    for name in ("tench", "goldfish"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "photos" / name / "1.jpg")
+    build = torchvision.models.get_model
+
+    def fetch(name: str, weights: Any) -> nn.Module:
+        model: nn.Module = build(name, weights=None)
+        return model
+
+    monkeypatch.setattr(torchvision.models, "get_model", fetch)
+    return tmp_path / "photos"
+
+
+def test_published_weights_say_themselves_what_they_take(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = SimpleNamespace(available=2**30)
+    monkeypatch.setattr(estimate.psutil, "virtual_memory", lambda: free)
+    words = ["scan", "shufflenet_v2_x0_5", "--data", published, "--anyway", "--detector"]
+    done = invoke(*words, CHEAP)
+    assert "2 images of 1000 classes, 224x224" in done.output
+    assert "998 classes have no image" in done.output
+    assert "no --mean" not in done.output
+    assert re.search(
+        "needs [1-9][0-9]* GB for one image .* 1000 classes, and 1 GB are", done.output
+    )
+    assert done.exit_code == 2
+
+
+def test_published_weights_that_cannot_be_fetched(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(name: str, weights: Any) -> nn.Module:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.models, "get_model", fetch)
+    done = invoke("scan", "resnet18", "--data", published)
+    assert "the weights of resnet18 could not be fetched (OSError: no route" in done.output
+    assert "give that with --arch resnet18" in done.output
 
 
 @pytest.mark.parametrize(
