@@ -92,6 +92,6 @@ if __name__ == "__main__":
     p.add_argument("folder", type=pathlib.Path)
     p.add_argument("weights", nargs="?")
     p.add_argument("--poison", action="store_true")
-    p.add_argument("--epochs", type=int, default=8)
+    p.add_argument("--epochs", type=int, default=5)
     args = p.parse_args()
     train(args) if args.what == "train" else test(args)
