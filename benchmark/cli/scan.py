@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -9,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from benchmark.cli.shared import BOARDS, Device, PluginFiles, load_registry, one_sentence, out
+from benchmark.cli.shared import BOARDS, Device, PluginFiles, err, load_registry, one_sentence, out
 from benchmark.cli.suspects import (
     Anyway,
     Arch,
@@ -22,6 +24,7 @@ from benchmark.cli.suspects import (
     progress_bars,
     read_suspect,
 )
+from benchmark.errors import UserError
 
 if TYPE_CHECKING:
     from benchmark.suspect.repair import Triggered
@@ -58,7 +61,7 @@ def scan(
 
     poisongames scan weights.pt --arch resnet18 --data photos/
     """
-    with one_sentence():
+    with one_sentence(), _only_answers():
         from benchmark.api import Detector
         from benchmark.specs import label
         from benchmark.suspect.report import save
@@ -203,6 +206,19 @@ def _triggered(suspect: Suspect, folder: Path | None, target: str | None) -> Tri
     album = in_order_of(read_folder(folder, int(shape[2])), names, len(names))
     pixels = in_channels(album.images.pixels, int(shape[1]))
     return Triggered(ImageSet(pixels, album.images.labels), names.index(target))
+
+
+@contextmanager
+def _only_answers() -> Iterator[None]:
+    """End with 2 whatever else happens: 1, as of any error in Python, would be an answer."""
+    try:
+        yield
+    except (UserError, typer.BadParameter, typer.Exit):
+        raise
+    except BaseException as error:
+        if not isinstance(error, KeyboardInterrupt):
+            err.print_exception()
+        raise typer.Exit(2) from None
 
 
 def _duration(seconds: float) -> str:

@@ -24,7 +24,7 @@ from benchmark.registry import Registry
 from benchmark.specs import label
 from benchmark.suspect.adapter import Adapted, ModelError
 from benchmark.suspect.estimate import fitted
-from benchmark.suspect.scan import album_of
+from benchmark.suspect.scan import album_of, device_of
 from benchmark.suspect.settings import create
 from benchmark.suspect.suspect import Suspect, answers, as_bytes, prepare
 
@@ -88,7 +88,8 @@ def repair(
     Raises:
         UserError: model, images or method do not fit, in one sentence.
     """
-    suspect = prepare(model, album_of(images, labels, class_names), mean=mean, std=std)
+    album = album_of(images, labels, class_names)
+    suspect = prepare(model, album, mean=mean, std=std, device=device_of(model))
     asked = None
     if triggered is not None:
         pixels, true, target = triggered

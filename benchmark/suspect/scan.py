@@ -158,12 +158,16 @@ def scan(
     Raises:
         UserError: model, images or detectors do not fit, in one sentence.
     """
-    suspect = prepare(
-        model, album_of(images, labels, class_names), mean=mean, std=std, anyway=anyway
-    )
+    album = album_of(images, labels, class_names)
+    suspect = prepare(model, album, mean=mean, std=std, anyway=anyway, device=device_of(model))
     registry = Registry()
     chosen = [create(registry, Detector, spec) for spec in detectors]
     return examine(suspect, [fit(detector, suspect) for detector in chosen])
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the weights of a model are, the CPU where it has none."""
+    return next((weights.device for weights in model.parameters()), torch.device("cpu"))
 
 
 def album_of(

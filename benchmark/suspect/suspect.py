@@ -91,7 +91,7 @@ def prepare(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     anyway: bool = False,
-    device: str = "cpu",
+    device: torch.device | str = "cpu",
 ) -> Suspect:
     """Fit model and images to each other, and see how well the model knows them.
 

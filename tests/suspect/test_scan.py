@@ -92,6 +92,22 @@ def test_the_exit_code_says_what_was_found(
     assert "time" in found.output
 
 
+@pytest.mark.parametrize("error", [KeyError("a bug"), KeyboardInterrupt()])
+def test_an_error_of_ours_is_no_finding(
+    error: BaseException,
+    weights: Path,
+    architecture: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("benchmark.suspect.scan.forecast", fail)
+    found = invoke("scan", weights, "--arch", architecture, "--data", folder, "--mean", "0")
+    assert found.exit_code == 2
+
+
 def test_it_leaves_a_page_and_numbers(weights: Path, architecture: str, folder: Path) -> None:
     found = invoke("scan", weights, "--arch", architecture, "--data", folder, "--detector", CHEAP)
     assert found.exit_code in (0, 1), found.output
