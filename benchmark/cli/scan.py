@@ -81,8 +81,9 @@ def scan(
         with progress_bars() as bars:
             for name, (count, seconds) in forecast(suspect, fitted).items():
                 time = "unknown" if seconds is None else f"about {_duration(seconds)} at most"
-                out.print(f"{name}: time {time}", soft_wrap=True, markup=False, highlight=False)
-                tasks[name] = bars.add_task(escape(name.partition(":")[0]), total=count)
+                short = escape(name.partition(":")[0])
+                out.print(f"{short}: time {time}", highlight=False)
+                tasks[name] = bars.add_task(short, total=count)
             found = examine(
                 suspect,
                 fitted,

@@ -66,14 +66,15 @@ class Finding:
 
     @property
     def sentence(self) -> str:
+        who = self.detector.partition(":")[0]
         if self.score is None:
-            return f"{self.detector} failed: {self.error}."
+            return f"{who} failed: {self.error}."
         verdicts = {
             True: f"says there is a backdoor for class {self.suspect_class}",
             False: "finds nothing",
             None: f"gives a score, highest for class {self.suspect_class}, and no verdict",
         }
-        said = f"{self.detector} {verdicts[self.flagged]} (score {self.score:.4g})"
+        said = f"{who} {verdicts[self.flagged]} (score {self.score:.4g})"
         if self.success is not None and self.size is not None:
             said += (
                 f"; the trigger it reversed changes {self.size:.1%} of an image and puts "
