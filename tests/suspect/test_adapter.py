@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision.models as models
 from torch import Tensor, nn
-from torchvision.models import convnext, resnet
+from torchvision.models import convnext, regnet, resnet
 
 from benchmark import scan
 from benchmark.inversion import FrozenClassifier
@@ -21,11 +21,15 @@ CHEAP = ["neural-cleanse:steps=2,batch_size=2,check=1,patience=1"]
 FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "resnet": lambda: models.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes=4),
     "densenet": lambda: models.DenseNet(8, (2, 2), 16, num_classes=4),
-    "mobilenet_v2": lambda: models.MobileNetV2(num_classes=4, width_mult=0.25),
+    "mobilenet_v2": lambda: models.MobileNetV2(
+        4, inverted_residual_setting=[[1, 8, 1, 1], [6, 16, 2, 2], [6, 24, 2, 2]]
+    ),
     "mobilenet_v3": lambda: models.mobilenet_v3_small(num_classes=4, width_mult=0.25),
     "shufflenet": lambda: models.ShuffleNetV2([1, 1, 1], [8, 16, 24, 32, 64], num_classes=4),
     "mnasnet": lambda: models.MNASNet(0.25, num_classes=4),
-    "regnet": lambda: models.regnet_y_400mf(num_classes=4),
+    "regnet": lambda: models.RegNet(
+        regnet.BlockParams([1, 2], [16, 32], [8, 8], [1.0, 1.0], [2, 2]), num_classes=4
+    ),
     "convnext": lambda: models.ConvNeXt(
         [convnext.CNBlockConfig(8, 16, 1), convnext.CNBlockConfig(16, None, 1)], num_classes=4
     ),
