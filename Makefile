@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --require-hashes --only-binary :
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --upgrade \
   --generate-hashes --only-binary :all: --no-emit-index-url --custom-compile-command 'make lock'
 
-.PHONY: quick test lint lock clean
+.PHONY: quick test lint docs lock clean
 
 quick: .venv/installed  ## install and play a first part of the embedded protocol
 	$(BIN)/poisongames run digits-v3 --seeds 1 --attack badnets:m=50 --attack lsp --out runs/quick \
@@ -22,6 +22,10 @@ lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/installed-test  ## the documentation as a site
+	$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
+	@echo "see build/docs/index.html"
 
 lock: .venv/installed-test  ## take the newest versions that pyproject.toml allows
 	$(LOCK) --group build --output-file requirements/quick.txt

@@ -21,7 +21,7 @@ from benchmark.registry import Registry
 ROOT = Path(__file__).parent.parent
 CORE = sorted((ROOT / "benchmark").rglob("*.py"))
 
-#: Rooms from the ground up; see README, "How it is built".
+#: Rooms from the ground up; see docs/structure.md.
 FLOORS = [
     {"errors", "hooks", "processes", "texts"},
     {"games.settings"},
