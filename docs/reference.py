@@ -66,7 +66,11 @@ def columns() -> Iterator[str]:
     for frame in chapters.frames():
         yield f"## {frame.name}\n\n{frame.title}. {frame.text}\n"
         rows = [
-            [f"`{one.key}`" + (", `_low`, `_high`" if one.interval else ""), one.unit.value, one.doc]
+            [
+                f"`{one.key}`" + (", `_low`, `_high`" if one.interval else ""),
+                one.unit.value,
+                one.doc,
+            ]
             for one in frame.columns
         ]
         yield tabulate(rows, ["column", "unit", "what it holds"], tablefmt="github") + "\n"
