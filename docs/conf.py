@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import reference
 
 project = "PoisonGames"
-copyright = "the PoisonGames authors"  # noqa: A001
+copyright = "the PoisonGames authors"
 extensions = ["myst_parser"]
 html_theme = "furo"
 html_title = "PoisonGames"

@@ -55,9 +55,9 @@ def released() -> Iterator[str]:
     yield "# Protocols\n\nA released protocol never changes; its hash is in every record.\n"
     for name in sorted(protocols.released()):
         protocol = protocols.load(name)
-        text = (Path(protocols.__file__).parent / "protocols" / f"{name}.toml").read_text()
+        file = Path(protocols.__file__).parent / "protocols" / f"{name}.toml"
         yield f"## {name}\n\n{protocol.summary}. `{protocol.sha256[:12]}`\n"
-        yield f"```toml\n{text}```\n"
+        yield f"```toml\n{file.read_text()}```\n"
 
 
 def columns() -> Iterator[str]:
