@@ -22,7 +22,7 @@ class RandSQ(PoisoningAttack):
     or for each image is not said (C7), and `per_image=True` is the other reading.
     """
 
-    name, version, paper = "randsq", 1, "Li et al., LSP Framework"
+    name, version, paper = "randsq", 1, "Li et al., LSP Framework, Tab. 1"
     side: Share = 3 / 32
     per_image: bool = False
 

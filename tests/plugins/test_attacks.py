@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
-from backdoor_attacks import advclean
+from backdoor_attacks import perturbing
 from backdoor_attacks.a_blend import ABlend
+from backdoor_attacks.advclean import AdvClean
 from backdoor_attacks.badnets import BadNets, CleanLabelBadNets, apple, patch_size
 from backdoor_attacks.lsp import LSP, attack_rate, compensatory_rate, target_confidence
 from backdoor_attacks.pcb import PCB, masked_step
@@ -98,6 +99,7 @@ def noise_images(count: int = 6, shape: tuple[int, int, int] = SHAPE, seed: int 
 SPECS = [entry.plugin.name for entry in REGISTRY.entries if entry.kind is Attack] + [
     "a-blend:cells=3,conservatism=0.3",
     "lc:adversarial=False",
+    "lc:norm=l2,epsilon=1.2,step=0.2,all_corners=True,amplitude=0.2",
     "lsp:base=a-blend",
     "lsp:base=c-badnets",
     "pcb:base=badnets",
@@ -163,7 +165,8 @@ def test_images_need_not_be_square(spec: str, shape: tuple[int, int, int]) -> No
 
 @pytest.mark.parametrize("target", range(CLASSES))
 @pytest.mark.parametrize(
-    "spec", ["badnets", "a-blend", "a-patch", "tsb", "randsq", "wanet:clean_label=False", "lsp"]
+    "spec",
+    ["badnets", "blend", "a-blend", "a-patch", "tsb", "randsq", "wanet:clean_label=False", "lsp"],
 )
 def test_labels_follow_the_target_of_the_repetition(spec: str, target: int) -> None:
     attack = REGISTRY.create(Attack, spec)
@@ -174,7 +177,17 @@ def test_labels_follow_the_target_of_the_repetition(spec: str, target: int) -> N
     assert (new.argmax(1) if new.ndim == 2 else new)[:3].tolist() == [target] * 3
 
 
-DRAWN = ["a-blend", "tsb", "randsq", "wanet", "wanet-original", "refool", "advclean", "blind-g"]
+DRAWN = [
+    "blend",
+    "a-blend",
+    "tsb",
+    "randsq",
+    "wanet",
+    "wanet-original",
+    "refool",
+    "advclean",
+    "blind-g",
+]
 
 
 @pytest.mark.parametrize("spec", DRAWN)
@@ -440,7 +453,7 @@ def test_tsb_refuses_what_does_not_fit() -> None:
 
 @pytest.mark.parametrize(("epsilon", "step", "steps"), [(8 / 255, 5 / 255, 4), (0.02, 0.1, 1)])
 def test_advclean_noise_is_bounded(epsilon: float, step: float, steps: int) -> None:
-    attack = ready(advclean.AdvClean(epsilon=epsilon, step=step, steps=steps))
+    attack = ready(AdvClean(epsilon=epsilon, step=step, steps=steps))
     for images in PICTURES.values():
         noise = attack.trigger(images, rng()) - images
         assert noise.abs().max() <= epsilon + 1e-6
@@ -449,7 +462,7 @@ def test_advclean_noise_is_bounded(epsilon: float, step: float, steps: int) -> N
 
 
 def test_advclean_pushes_towards_the_class_after_the_target() -> None:
-    attack = ready(advclean.AdvClean(epsilon=0.1, step=0.05))
+    attack = ready(AdvClean(epsilon=0.1, step=0.05))
     surrogate = convolutional(rng())
     surrogate.load_state_dict(attack.state)
     images = coloured(40, seed=5).images
@@ -470,7 +483,7 @@ def test_the_class_after_the_last_is_the_first() -> None:
     """A target that is the last class has a class after it, too."""
     shape = (1, 3, 3)
     model = linear(rng(), shape)
-    attack = advclean.AdvClean(epsilon=0.2, step=0.1)
+    attack = AdvClean(epsilon=0.2, step=0.1)
     known = view(shape, linear)
     last = AttackerView(
         CLASSES - 1, known.class_names, shape, known.auxiliary, known.trainer, known.new_model
@@ -486,12 +499,12 @@ def test_advclean_equals_projected_gradient_descent_by_hand(
 ) -> None:
     """On softmax regression, whose gradient is W^T (p - e) / std."""
     monkeypatch.setattr(
-        advclean, "mixed_precision", lambda device: torch.autocast(device.type, enabled=False)
+        perturbing, "mixed_precision", lambda device: torch.autocast(device.type, enabled=False)
     )
     shape, epsilon, step = (2, 4, 3), 0.1, 0.06
     model = linear(rng(), shape)
     model.normalise_by(torch.tensor([0.4, 0.6]), torch.tensor([0.2, 0.3]))
-    attack = advclean.AdvClean(epsilon=epsilon, step=step, steps=4)
+    attack = AdvClean(epsilon=epsilon, step=step, steps=4)
     attack.setup(view(shape, linear), rng(), model.state_dict())
     images = noise_images(5, shape)
 
