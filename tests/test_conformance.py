@@ -26,12 +26,15 @@ from benchmark.registry import Registry, RegistryError
 #: Settings for images of 16x16 pixels, and for little time.
 SETTINGS = {
     "tsb": "side=0.25",
+    "colorbd": "trials=4,steps=2,least_psnr=10,least_ssim=0.5",
     "neural-cleanse": "steps=6",
     "strip": "overlays=4",
     "neural-cleanse-additive": "steps=6",
     "neural-cleanse-fixed": "steps=6",
+    "neural-cleanse-normal": "steps=6",
     "neural-cleanse-repair": "inversion.steps=5",
     "nad": "teacher_steps=3",
+    "anp": "steps=3,threshold=1",
     "calibrated-trigger-inversion": "steps=5,repair.steps=5",
     "abs": "steps=5",
     "exray": "steps=5,detector.steps=20",
@@ -110,6 +113,39 @@ def test_other_settings_keep_all_rules_too(
 ) -> None:
     monkeypatch.setattr(lsp, "INVERSION_STEPS", 20)
     assert failures(quick(checks(spec, registry)), all_apply=True) == {}
+
+
+LATE = """
+@dataclass
+class Late(Repair):
+    \"\"\"Weigh the channels first, and change the model with the last step.\"\"\"
+
+    name, version, paper = "late", 1, "none, made for a test"
+    value: float = 0.5
+
+    def repair(self, model, trusted, rng):
+        for step in range(1, 41):
+            if step == 40:
+                with torch.no_grad():
+                    model.head.weight.fill_(self.value)
+            yield
+"""
+
+
+@pytest.mark.parametrize(
+    ("value", "broken"), [("0.5", {}), ("np.inf", {"changes": "the last steps leave weights that"})]
+)
+def test_a_repair_may_change_the_weights_at_the_end(
+    value: str, broken: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "late.py"
+    path.write_text(
+        HEAD + LATE.replace("0.5", value) + "\n\n@hookimpl\n"
+        "def register_defenses(register):\n    register(Late)\n"
+    )
+    found = failures(quick(checks("late", Registry([path]))))
+    assert found.keys() == broken.keys()
+    assert all(text in found[rule] for rule, text in broken.items())
 
 
 HEAD = """
@@ -544,7 +580,7 @@ BROKEN = [
     (
         "repair",
         "changes",
-        "the first steps leave all weights as they were",
+        "5 steps leave all weights as they were",
         "def shake(self, model, rng):\n    pass",
     ),
     (

@@ -34,7 +34,8 @@ def loss_gradient(model: Classifier) -> Graphed[Tensor]:
 
 def lengths(images: Tensor) -> Tensor:
     """L2 norm of every image, (B, 1, 1, 1), above zero."""
-    return images.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
+    found: Tensor = images.flatten(1).norm(dim=1).clamp(min=1e-12)
+    return found.view(-1, 1, 1, 1)
 
 
 def climb(

@@ -23,6 +23,16 @@ def spectral_scores(features: Tensor) -> Tensor:
     return projections.square()
 
 
+def features_of_all(model: Classifier, data: ImageSet) -> Tensor:
+    """Penultimate features, float32 (N, D), of all images."""
+    parts = []
+    size = images_per_pass(model, data.pixels.shape[1:])
+    for rows in torch.arange(len(data), device=data.device).split(size):
+        with torch.inference_mode(), mixed_precision(data.device):
+            parts.append(model.features(data.subset(rows).images).float())
+    return torch.cat(parts)
+
+
 @dataclass
 class SpectralSignatures(Sanitizer):
     """Remove, in every class, the images with the largest spectral score.
@@ -32,19 +42,13 @@ class SpectralSignatures(Sanitizer):
     share of all N training images, but never more than half of the class.
     """
 
-    name, version, paper = "spectral-signatures", 1, "Tran, Li, Madry, NeurIPS 2018"
+    name, version, paper = "spectral-signatures", 1, "Tran, Li, Madry, NeurIPS 2018, Alg. 1"
     expected: Share = 0.01
 
     def sanitize(
         self, data: ImageSet, train: Callable[[ImageSet, Generator], Classifier], rng: Generator
     ) -> Tensor:
-        model = train(data, rng)
-        parts = []
-        size = images_per_pass(model, data.pixels.shape[1:])
-        for rows in torch.arange(len(data), device=data.device).split(size):
-            with torch.inference_mode(), mixed_precision(data.device):
-                parts.append(model.features(data.subset(rows).images).float())
-        features = torch.cat(parts)
+        features = features_of_all(train(data, rng), data)
         keep = torch.ones(len(data), dtype=torch.bool, device=data.device)
         # Rounded first: 1.5 * 0.05 * 1000 is a little more than 75 in floating point.
         removals = math.ceil(round(1.5 * self.expected * len(data), 6))

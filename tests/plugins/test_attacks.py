@@ -96,7 +96,10 @@ def noise_images(count: int = 6, shape: tuple[int, int, int] = SHAPE, seed: int 
 
 # What holds for all attacks.
 
-SPECS = [entry.plugin.name for entry in REGISTRY.entries if entry.kind is Attack] + [
+NAMES = {entry.plugin.name for entry in REGISTRY.entries if entry.kind is Attack} - {"colorbd"}
+SPECS = [
+    *sorted(NAMES),
+    "colorbd:trials=4,steps=2,least_psnr=5,least_ssim=0.3",
     "a-blend:cells=3,conservatism=0.3",
     "lc:adversarial=False",
     "lc:norm=l2,epsilon=1.2,step=0.2,all_corners=True,amplitude=0.2",

@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 
 from backdoor_defenses import fine_pruning, fine_tuning, pivotal_tuning, spectral_signatures, strip
 from backdoor_defenses.fine_pruning import FinePruning, Scope, convolutions
+from backdoor_defenses.fine_tuning import FineTuning
 from backdoor_defenses.pivotal_tuning import PivotalTuning, Reading, centroids, pull, slol
 from backdoor_defenses.spectral_signatures import SpectralSignatures, spectral_scores
 from backdoor_defenses.strip import Strip, entropy_bits
@@ -392,7 +393,7 @@ def test_pivotal_tuning_of_all_images_stays_near_a_heavy_pivot() -> None:
 
 @pytest.mark.parametrize(
     "entry",
-    [e.plugin for e in Registry().entries if getattr(e.plugin, "stage", "") == "repair"],
+    [e.plugin for e in Registry().entries if issubclass(e.plugin, FineTuning)],
     ids=lambda plugin: plugin.name,
 )
 def test_a_repair_yields_after_every_step_and_waits(entry: Any) -> None:
