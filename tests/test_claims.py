@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from backdoor_attacks.lsp import target_confidence
+from backdoor_attacks.compensatory import target_confidence
 from backdoor_attacks.tsb import TSB
 from benchmark import data
 from benchmark import protocol as protocols

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from whole_runs import left_behind
 
-from backdoor_attacks import lsp
+from backdoor_attacks import compensatory
 from backdoor_defenses.smoothinv import training
 from benchmark.api import Attack, Defense
 from benchmark.cli.examine import examine
@@ -37,6 +37,7 @@ SETTINGS = {
     "anp": "steps=3,threshold=1",
     "calibrated-trigger-inversion": "steps=5,repair.steps=5",
     "abs": "steps=5",
+    "abs-filter": "steps=5",
     "exray": "steps=5,detector.steps=20",
     "target-identification": "inverter.steps=3",
     "smoothinv-diffusion": "samples=1,denoiser={folder}/denoiser",
@@ -111,7 +112,7 @@ def test_first_party_modules_are_cheap_to_list(registry: Registry) -> None:
 def test_other_settings_keep_all_rules_too(
     spec: str, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lsp, "INVERSION_STEPS", 20)
+    monkeypatch.setattr(compensatory, "INVERSION_STEPS", 20)
     assert failures(quick(checks(spec, registry)), all_apply=True) == {}
 
 

@@ -2,95 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
 from backdoor_attacks.badnets import BadNets
+from backdoor_attacks.compensatory import Chosen, compensatory_rate, inversions, target_confidence
 from backdoor_attacks.wrapper import Wrapper
-from benchmark import (
-    AttackerView,
-    Classifier,
-    Images,
-    PoisoningAttack,
-    Positive,
-    TrustedData,
-    hookimpl,
-)
+from benchmark import AttackerView, Images, PoisoningAttack, Positive, TrustedData, hookimpl
 from benchmark.api import Threat
 from benchmark.images import one_hot, to_bytes
-from benchmark.inversion import FrozenClassifier, cross_entropy_to, logits_of, minimise
-from benchmark.triggers import Patch
 
-#: A soft label's target never has more than this probability where the rate is computed.
-MOST_CONFIDENT = 0.999
 #: Share of the auxiliary images that the backdoored surrogate's training set has poisoned.
 SURROGATE_POISONED = 0.1
-INVERSION_STEPS, INVERSION_BATCH = 200, 32
 #: Name of the computed rate among the attack's state.
 RATE = "lsp_rate"
 
 Rate = Annotated[float, Field(gt=1, allow_inf_nan=False, description="above 1")]
-
-
-def target_confidence(rate: float, classes: int) -> float:
-    """The target's probability in a poisoned label, e^(ar-1) / (e^(ar-1) + K - 1)."""
-    return 1 / (1 + (classes - 1) * math.exp(1 - rate))
-
-
-def attack_rate(confidence: float, classes: int) -> float:
-    """The inverse of `target_confidence`, ar = 1 + ln((K-1) q / (1-q))."""
-    return 1 + math.log((classes - 1) * confidence / (1 - confidence))
-
-
-def compensatory_rate(
-    benign: tuple[float, float], backdoored: tuple[float, float], cost: float, classes: int
-) -> float:
-    """The largest attack rate that should hide a backdoor from an inversion (eqs. 7-10).
-
-    The soft label's cross-entropy has to make up for the smaller mask: it must be at least
-    L* = cost * (|m_benign| - |m_backdoored|) + CE_benign.
-
-    Args:
-        benign, backdoored: L1 norm of the mask reversed for the target and its
-            cross-entropy, on a model without and with the base attack.
-        cost: weight of the norm in the detector's loss.
-
-    Raises:
-        ValueError: no rate above 1 is small enough.
-    """
-    least = cost * (benign[0] - backdoored[0]) + benign[1]
-    # Where the backdoor needs no smaller mask, nothing has to be hidden.
-    rate = attack_rate(min(math.exp(-least), MOST_CONFIDENT), classes)
-    if rate <= 1:
-        raise ValueError(
-            f"lsp: hiding needs a cross-entropy of {least:.3f}, no rate above 1 has it"
-        )
-    return rate
-
-
-def inversion_terms(
-    model: Classifier, data: TrustedData, target: int, cost: float, rng: Generator
-) -> tuple[float, float]:
-    """L1 norm and cross-entropy of the mask that Neural Cleanse reverses at a fixed cost."""
-    frozen = FrozenClassifier(model)
-    trigger = Patch.random(1, data.pixels.shape[1:], rng)
-    classes = torch.tensor([target], device=data.device)
-    batches = data.batches(INVERSION_BATCH, rng)
-
-    def losses() -> Tensor:
-        logits = logits_of(frozen, trigger.apply(next(batches)[0]))
-        return cross_entropy_to(logits, classes) + cost * trigger.norms
-
-    minimise(trigger, losses, steps=INVERSION_STEPS, learning_rate=0.1)
-    with torch.no_grad():
-        left = cross_entropy_to(logits_of(frozen, trigger.apply(data.images)), classes)
-    return trigger.norms.item(), left.item()
 
 
 @dataclass
@@ -101,16 +33,18 @@ class LSP(Wrapper, PoisoningAttack):
     the attacker to train the model, even where the base attack's labels are clean. A large
     rate is the base attack.
 
-    With `rate=auto` the compensatory model chooses it: the attacker trains a clean and a
-    backdoored surrogate on auxiliary images, inverts both for the target at `cost`, the
-    detector's weight of the mask's norm, and takes the largest rate that should hide. It hides
-    from Neural Cleanse at that one cost; the paper takes the smallest rate over several
-    detectors.
+    With `rate=auto` the compensatory model chooses it (eqs. 7-10): the attacker trains a clean and
+    a backdoored surrogate on auxiliary images, inverts both for the target as Neural Cleanse does
+    at `cost`, the detector's weight of the mask's norm, and takes the largest rate that should
+    hide. `auto-abs` and `auto-exray` do so with ABS's reversed trigger and with ExRay's masks of
+    channels, whose classification term is a logit, so that the rate is a hint; `auto-all` takes the
+    smallest of the three, as the paper does over its detectors. Where the clean surrogate leaves a
+    detector without a trigger, no rate above 1 hides from it, and the others decide.
     """
 
     name, version, paper = "lsp", 1, "Li et al., LSP Framework"
     base: PoisoningAttack = field(default_factory=BadNets)
-    rate: Rate | Literal["auto"] = 3.5
+    rate: Rate | Chosen = 3.5
     cost: Positive = 0.01
 
     def __post_init__(self) -> None:
@@ -133,13 +67,13 @@ class LSP(Wrapper, PoisoningAttack):
         super().setup(view, rng, own)
         if state is not None:
             self.state = state
-        elif self.rate == "auto":
+        elif isinstance(self.rate, str):
             self.state = {**self.base.state, RATE: torch.tensor(self._compensate(rng))}
 
     @property
     def chosen_rate(self) -> float:
         """The attack rate in use, given or computed."""
-        return float(self.state[RATE]) if self.rate == "auto" else self.rate
+        return float(self.state[RATE]) if isinstance(self.rate, str) else self.rate
 
     def _compensate(self, rng: Generator) -> float:
         view = self.view
@@ -150,13 +84,23 @@ class LSP(Wrapper, PoisoningAttack):
         poisoned = clean.subset(rows)
         images, labels = self.base.poison(poisoned.images, poisoned.labels, rng)
         backdoored = clean.replace(rows, to_bytes(images), labels)
+        assert isinstance(self.rate, str)
+        examined = inversions(self.rate, self.cost)
         terms = []
         for data in (clean, backdoored):
             surrogate = view.new_model(rng)
             view.trainer.fit(surrogate, data, rng)
             seen = TrustedData(clean.pixels, clean.labels)
-            terms.append(inversion_terms(surrogate, seen, view.target, self.cost, rng))
-        return compensatory_rate(terms[0], terms[1], self.cost, view.classes)
+            terms.append([one.terms(surrogate, seen, view.target, rng) for one in examined])
+        rates, refused = [], ""
+        for one, benign, bad in zip(examined, *terms, strict=True):
+            try:
+                rates.append(compensatory_rate(benign, bad, one.cost, view.classes))
+            except ValueError as error:
+                refused = str(error)
+        if not rates:
+            raise ValueError(refused)
+        return min(rates)
 
     def poison(self, images: Images, labels: Tensor, rng: Generator) -> tuple[Images, Tensor]:
         images, labels = self.base.poison(images, labels, rng)

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from backdoor_defenses.abs import ABS, activation_weights, choose, margins, stimulate
+from backdoor_defenses.abs import ABS
+from backdoor_defenses.stimulation import activation_weights, choose, margins, stimulate
 from benchmark.api import Defense
 from benchmark.classifier import Classifier
 from benchmark.images import TrustedData
@@ -96,7 +97,7 @@ def test_stimulation_does_not_depend_on_how_it_is_split(monkeypatch: pytest.Monk
     model, data = settled()
     frozen = FrozenClassifier(model, "float32")
     whole = stimulate(frozen, data.images[:3], 3, 2.0)
-    monkeypatch.setattr("backdoor_defenses.abs.images_per_pass", lambda model, shape: 20)
+    monkeypatch.setattr("backdoor_defenses.stimulation.images_per_pass", lambda model, shape: 20)
     for gains, wanted in zip(stimulate(frozen, data.images[:3], 3, 2.0), whole, strict=True):
         torch.testing.assert_close(gains, wanted)
 

@@ -20,7 +20,8 @@ from backdoor_attacks import perturbing
 from backdoor_attacks.a_blend import ABlend
 from backdoor_attacks.advclean import AdvClean
 from backdoor_attacks.badnets import BadNets, CleanLabelBadNets, apple, patch_size
-from backdoor_attacks.lsp import LSP, attack_rate, compensatory_rate, target_confidence
+from backdoor_attacks.compensatory import attack_rate, compensatory_rate, target_confidence
+from backdoor_attacks.lsp import LSP
 from backdoor_attacks.pcb import PCB, masked_step
 from backdoor_attacks.tsb import TSB, distinct_patches
 from backdoor_attacks.wanet import WaNet, WaNetOriginal, identity_grid, warp, warping_grid

@@ -13,8 +13,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from backdoor_attacks import perturbing
+from backdoor_attacks.compensatory import target_confidence
 from backdoor_attacks.lc import LabelConsistent, signs
-from backdoor_attacks.lsp import LSP, target_confidence
+from backdoor_attacks.lsp import LSP
 from benchmark.classifier import Classifier
 from benchmark.images import ImageSet
 from benchmark.protocol import Augmentation, Recipe
