@@ -133,6 +133,14 @@ def test_a_file_fits_in_the_head(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 300
 
 
+METHODS = sorted((ROOT / "plugins").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", METHODS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_method_fits_in_the_head(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 200
+
+
 def imported_by(code: str) -> set[str]:
     """Top-level modules that a fresh interpreter has loaded after `code`."""
     script = f"import json, sys\n{code}\nprint(json.dumps(sorted(sys.modules)))"

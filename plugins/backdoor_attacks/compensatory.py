@@ -11,7 +11,8 @@ import torch
 from torch import Generator, Tensor
 
 from backdoor_defenses.abs import ABS
-from backdoor_defenses.exray import ExRay, exchange, features_of
+from backdoor_defenses.channel_masks import exchange, features_of
+from backdoor_defenses.exray import ExRay
 from backdoor_defenses.stimulation import activation_weights, margins, stimulate
 from benchmark import Classifier, Trigger, TrustedData
 from benchmark.inversion import FrozenClassifier, cross_entropy_to, logits_of, minimise, success

@@ -33,13 +33,15 @@ def reduced(features: Features, dimensions: int, by: Reduction, seed: int) -> Fe
     # What lies in fewer dimensions than asked for cannot be whitened.
     dimensions = min(dimensions, int(np.linalg.matrix_rank(centred)))
     if not dimensions:
-        return centred[:, :1]
+        nothing: Features = centred[:, :1]
+        return nothing
     ica = FastICA(dimensions, whiten="unit-variance", random_state=seed)
     method = ica if by == "ica" else PCA(dimensions, random_state=seed)
     with warnings.catch_warnings():
         # Components that still turn a little are as good for telling clusters apart.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return np.asarray(method.fit_transform(features), np.float64)
+        points: Features = np.asarray(method.fit_transform(features), np.float64)
+    return points
 
 
 def smaller_cluster(points: Features, seed: int) -> NDArray[np.bool_]:

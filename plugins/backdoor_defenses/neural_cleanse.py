@@ -14,10 +14,9 @@ from backdoor_defenses.smallest_trigger import CostSchedule as CostSchedule
 from backdoor_defenses.smallest_trigger import Settled, Smallest
 from benchmark import Classifier, Count, Detection, Detector, Positive, Share, TrustedData, hookimpl
 from benchmark.inversion import FrozenClassifier, cross_entropy_to, hit_rate, logits_of, minimise
-from benchmark.triggers import Additive, Patch
+from benchmark.triggers import Patch
 
 Multiplier = Annotated[float, Field(gt=1, description="above 1")]
-Weight = Annotated[float, Field(ge=0, description="at least 0")]
 
 #: An anomaly index above this flags a class.
 ANOMALOUS = 2.0
@@ -164,72 +163,7 @@ class FixedCostNeuralCleanse(Detector):
         return Detection(-norms.min().item(), -norms, flagged, trigger, {"anomaly index": index})
 
 
-@dataclass
-class AdditiveNeuralCleanse(Detector):
-    """Neural Cleanse as Pick your Poison runs it: an additive, image-shaped trigger.
-
-    Minimises CE + norm_weight * |T|_1 from a random start (Alg. 6 and Tab. V; the listing
-    omits the norm, C19), and keeps each class's smallest sum whose success was at least
-    `threshold` between two checks. A class that no sum ever reached has the one of the last
-    step, as in the paper: at this weight, on a small ResNet for Fashion-MNIST, that is most
-    classes, with success rates of 0.9 to 0.97. The learning rate falls to zero, since Adam at
-    a constant one leaves a pixel that belongs at zero swinging as far as the rate. The score
-    is minus the smallest norm.
-    """
-
-    name, version, paper = "neural-cleanse-additive", 2, "Lukas and Kerschbaum 2023, Alg. 6"
-    steps: Count = 100
-    batch_size: Count = 32
-    learning_rate: Positive = 0.1
-    norm_weight: Weight = 0.02
-    check: Count = 10
-    threshold: Share = 0.99
-
-    def detect(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Detection:
-        trigger = self.reverse(model, trusted, rng)
-        norms = trigger.norms
-        return Detection(-norms.min().item(), -norms, trigger=trigger)
-
-    def reverse(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Additive:
-        """The triggers of all classes; see `search`."""
-        return self.search(model, trusted, rng)[0]
-
-    def search(
-        self, model: Classifier, trusted: TrustedData, rng: Generator
-    ) -> tuple[Additive, Tensor]:
-        """Every class's smallest trigger that worked, and bool (K,), which classes have one.
-
-        The others have the trigger of the last step.
-        """
-        frozen = FrozenClassifier(model)
-        classes = torch.arange(model.classes, device=trusted.device)
-        batches = trusted.batches(self.batch_size, rng)
-        trigger = Additive.random(len(classes), trusted.pixels.shape[1:], rng)
-        smallest = Smallest(trigger, self.threshold)
-
-        def losses() -> Tensor:
-            images, _ = next(batches)
-            logits = logits_of(frozen, trigger.apply(images))
-            smallest.count(hit_rate(logits.detach(), classes))
-            return cross_entropy_to(logits, classes) + self.norm_weight * trigger.norms
-
-        def after(step: int) -> None:
-            if step % self.check == 0 or step == self.steps:
-                smallest.check(trigger)
-
-        minimise(
-            trigger,
-            losses,
-            steps=self.steps,
-            learning_rate=self.learning_rate,
-            falling=True,
-            after=after,
-        )
-        return smallest.or_else(trigger), smallest.reached
-
-
 @hookimpl
 def register_defenses(register: Callable[[type], None]) -> None:
     register(NeuralCleanse)
     register(FixedCostNeuralCleanse)
-    register(AdditiveNeuralCleanse)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Generator, Tensor
 
 from backdoor_defenses.fine_tuning import FineTuning
-from backdoor_defenses.neural_cleanse import AdditiveNeuralCleanse
+from backdoor_defenses.neural_cleanse_additive import AdditiveNeuralCleanse
 from benchmark import Classifier, TrustedData, hookimpl
 from benchmark.triggers import Additive
 

@@ -20,9 +20,8 @@ from backdoor_attacks.blind import (
     BlindGaussian,
     BlindPattern,
     BlindPixel,
-    balanced,
-    min_norm_weights,
 )
+from backdoor_attacks.mgda import balanced, min_norm_weights
 from benchmark.classifier import Classifier
 from benchmark.images import ImageSet
 from benchmark.models import SmallResNet

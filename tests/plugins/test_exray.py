@@ -11,7 +11,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from backdoor_defenses.abs import ABS
-from backdoor_defenses.exray import ExRay, accuracies, exchange, overlaps
+from backdoor_defenses.channel_masks import accuracies, exchange, overlaps
+from backdoor_defenses.exray import ExRay
 from backdoor_defenses.neural_cleanse import NeuralCleanse
 from benchmark.api import Defense, Detection, Detector
 from benchmark.classifier import Classifier

@@ -15,14 +15,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
-from backdoor_defenses import neural_cleanse
-from backdoor_defenses.neural_cleanse import (
-    AdditiveNeuralCleanse,
-    CostSchedule,
-    NeuralCleanse,
-    anomaly_index,
-    verdict,
-)
+from backdoor_defenses import neural_cleanse, neural_cleanse_additive
+from backdoor_defenses.neural_cleanse import CostSchedule, NeuralCleanse, anomaly_index, verdict
+from backdoor_defenses.neural_cleanse_additive import AdditiveNeuralCleanse
 from benchmark.classifier import Classifier
 from benchmark.images import TrustedData
 from benchmark.inversion import FrozenClassifier, minimise
@@ -37,7 +32,8 @@ def rng(seed: int = 0) -> Generator:
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inversion in float32, since a literal version cannot follow bfloat16."""
     frozen = partial(FrozenClassifier, precision="float32")
-    monkeypatch.setattr(neural_cleanse, "FrozenClassifier", frozen)
+    for module in (neural_cleanse, neural_cleanse_additive):
+        monkeypatch.setattr(module, "FrozenClassifier", frozen)
 
 
 # The verdict.

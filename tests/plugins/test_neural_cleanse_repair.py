@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from backdoor_defenses import fine_tuning
 from backdoor_defenses.fine_tuning import FineTuning
-from backdoor_defenses.neural_cleanse import AdditiveNeuralCleanse
+from backdoor_defenses.neural_cleanse_additive import AdditiveNeuralCleanse
 from backdoor_defenses.neural_cleanse_repair import NeuralCleanseRepair
 from benchmark.api import Defense
 from benchmark.classifier import Classifier

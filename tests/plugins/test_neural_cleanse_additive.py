@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import Generator
 
-from backdoor_defenses.neural_cleanse import AdditiveNeuralCleanse
-from backdoor_defenses.neural_cleanse_normal import NormalNeuralCleanse, smallest_p
+from backdoor_defenses.neural_cleanse_additive import (
+    AdditiveNeuralCleanse,
+    NormalNeuralCleanse,
+    smallest_p,
+)
 from benchmark.conformance import tiny
 
 
