@@ -13,7 +13,7 @@ from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
 from backdoor_defenses.similarity import structural_similarity
 from backdoor_defenses.stimulation import Stimulating, Weight
-from benchmark import Images, Share, Trigger, hookimpl
+from benchmark import Images, Positive, Share, Trigger, hookimpl
 
 Window = Annotated[int, Field(ge=1, description="at least 1")]
 #: How far the weights of a filter start from those that leave an image as it is.
@@ -75,16 +75,19 @@ class FilterABS(Stimulating):
     similarity_weight * (1 - SSIM) as long as the triggered images' mean structural similarity to
     the clean ones is below `similarity`. Everything else is as in abs.
 
-    Weight and limit of the similarity are ours, for sums over 16x16 maps: without it any image
-    becomes any other; LSP prints its sign the other way round (C22).
+    Weight and limit of the similarity and the weight of the logit are ours, for sums over maps of
+    16x16 pixels and fewer. At abs's own weight of 10 a filter of 100 steps puts clean models'
+    images into some class, whatever the limit: on small scans of digits every clean model then
+    scored 1. LSP prints the similarity's sign the other way round (C22).
     """
 
     name, version = "abs-filter", 1
     paper = "Liu et al., CCS 2019, feature-space triggers; Li et al., LSP Framework, Sec. 5"
-    learning_rate: Annotated[float, Field(gt=0, description="above 0")] = 0.02
+    learning_rate: Positive = 0.02
+    logit_weight: Weight = 1.0
     window: Window = 12
     similarity_weight: Weight = 1000.0
-    similarity: Share = 0.8
+    similarity: Share = 0.9
 
     def start(self, count: int, shape: tuple[int, ...], rng: Generator) -> Filter:
         still = Filter.identity(shape[0], rng.device)

@@ -37,10 +37,11 @@ IN_THE_CORNER = {
     "badnets": BadNets,
     "c-badnets": CleanLabelBadNets,
     "a-patch": APatch,
-    "lc": lambda side: LabelConsistent(side=side, adversarial=False),
     "lsp": lambda side: LSP(base=BadNets(side)),
     "pcb": lambda side: PCB(base=BadNets(side)),
 }
+#: In the lower right corner.
+OPPOSITE = {"lc": lambda side: LabelConsistent(side=side, adversarial=False)}
 ANYWHERE = {
     "randsq": RandSQ,
     "randsq:per_image": lambda side: RandSQ(side, per_image=True),
@@ -80,13 +81,13 @@ def extent(before: Tensor, after: Tensor) -> tuple[int, int, int, int]:
     return top, left, int(rows[-1]) - top + 1, int(columns[-1]) - left + 1
 
 
-@pytest.mark.parametrize("name", [*IN_THE_CORNER, *ANYWHERE])
+@pytest.mark.parametrize("name", [*IN_THE_CORNER, *OPPOSITE, *ANYWHERE])
 @settings(deadline=None, max_examples=40)
 @given(PIXELS, PIXELS, SIDES)
 def test_a_patch_takes_its_share_of_height_and_width(
     name: str, height: int, width: int, side: float
 ) -> None:
-    build: Any = (IN_THE_CORNER | ANYWHERE)[name]
+    build: Any = (IN_THE_CORNER | OPPOSITE | ANYWHERE)[name]
     attack = mounted(build(side), (2, height, width))
     high, wide = max(1, math.floor(side * height)), max(1, math.floor(side * width))
     images = torch.rand(3, 2, height, width, generator=rng())
@@ -96,6 +97,8 @@ def test_a_patch_takes_its_share_of_height_and_width(
         assert size == [high, wide]
         if name in IN_THE_CORNER:
             assert (top, left) == (0, 0)
+        elif name in OPPOSITE:
+            assert (top, left) == (height - high, width - wide)
     for poisoned in in_training:
         if name == "a-patch":  # some cells of it
             assert torch.equal(poisoned[:, :, high:], images[:, :, high:])
