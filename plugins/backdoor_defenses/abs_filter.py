@@ -77,7 +77,7 @@ class FilterABS(Stimulating):
 
     Weight and limit of the similarity and the weight of the logit are ours, for sums over maps of
     16x16 pixels and fewer. At abs's own weight of 10 a filter of 100 steps puts clean models'
-    images into some class, whatever the limit: on small scans of digits every clean model then
+    images into some class, whatever the limit: both clean models of digits that were tried
     scored 1. LSP prints the similarity's sign the other way round (C22).
     """
 
