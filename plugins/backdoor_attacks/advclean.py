@@ -22,8 +22,7 @@ class AdvClean(Perturbing):
     is plain transfer from the surrogate, which a clean model shows as well.
     """
 
-    name, version = "advclean", 1
-    paper = "Turner, Tsipras, Madry 2018; Lukas and Kerschbaum 2023, Sec. V"
+    name, version, paper = "advclean", 1, "Turner, Tsipras, Madry 2018; Lukas and Kerschbaum 2023"
     epsilon: Positive = 8 / 255
     step: Positive = 5 / 255
     steps: Count = 4

@@ -82,7 +82,7 @@ class FilterABS(Stimulating):
     """
 
     name, version = "abs-filter", 1
-    paper = "Liu et al., CCS 2019, feature-space triggers; Li et al., LSP Framework, Sec. 5"
+    paper = "Liu et al., CCS 2019, feature-space triggers; Li et al., LSP Framework"
     learning_rate: Positive = 0.02
     logit_weight: Weight = 1.0
     window: Window = 12
