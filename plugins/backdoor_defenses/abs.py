@@ -46,7 +46,7 @@ class ABS(Stimulating):
     residual block shows no tensor there. The filter mode is `abs-filter`.
     """
 
-    name, version, paper = "abs", 2, "Liu et al., CCS 2019"
+    name, version, paper = "abs", 1, "Liu et al., CCS 2019"
     mask_weight: Weight = 50.0
     size: Share = 1 / 16
 
