@@ -58,7 +58,7 @@ class Case:
 
 
 CASES = [
-    Case(SmallResNet(width=16), (1, 16, 16), 16, 30, 3),
+    Case(SmallResNet(width=16), (1, 16, 16), 16, 12, 3),
     Case(SmallResNet(width=16), (1, 28, 28), 8, 30, 3),
     Case(CifarResNet18(), (3, 32, 32), 4, 1, 3),
 ]
