@@ -103,7 +103,7 @@ def test_from_python_a_repair_measures_a_known_trigger(poisoned: Any, folder: Pa
         (["--out", "fixed.onnx"], "end its name in .safetensors or .pt"),
         (["--out", "a.pt", "--budget", "2"], "a budget of 2 is not allowed; say a share"),
         (["--out", "a.pt", "--triggered", "x"], "--triggered and --target belong together"),
-        (["--out", "a.pt", "--method", "strip"], "strip is no repair; there are fine-pruning"),
+        (["--out", "a.pt", "--method", "strip"], "strip is no repair; there are anp, fine-pruning"),
     ],
 )
 def test_a_misuse_gets_one_sentence(
