@@ -99,8 +99,10 @@ class Source:
         test: the images that validation and test splits are drawn from; None where the
             data set has no such part, then all splits are drawn from `train`.
         class_names: names of the K classes, by label.
+        notes: sentences on what was found and left out, which are printed before a run.
     """
 
     train: ImageSet
     test: ImageSet | None
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()

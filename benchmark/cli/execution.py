@@ -53,6 +53,8 @@ def prepare(
     store.begin()
     # Decoding is done here, once, and not by every worker.
     source = data.load(registry.create(Dataset, chosen.splits.dataset), data_dir)
+    for line in data.summary(source):
+        err.print(f"data: {line}", soft_wrap=True, markup=False, highlight=False)
     pools(chosen, source)
     registry.create(Architecture, chosen.architecture)
     setup = Setup(

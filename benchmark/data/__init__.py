@@ -22,7 +22,7 @@ from benchmark.images import ImageSet
 from benchmark.protocol import digest
 from benchmark.specs import identity
 
-__all__ = ["DataError", "load", "sha256"]
+__all__ = ["DataError", "load", "sha256", "summary"]
 
 #: Where the sets lie on machines that come with them, from the current folder.
 _NEIGHBOUR = Path("../shared/data")
@@ -32,7 +32,13 @@ _MARKER = "entry.json"
 
 
 class DataError(UserError, ValueError):
-    """A data set that is missing, damaged or not what it should be, in one sentence."""
+    """A data set that is missing, damaged or not what it should be: one sentence per problem."""
+
+    def __str__(self) -> str:
+        if len(self.args) == 1:
+            return str(self.args[0])
+        lines = "".join(f"\n  - {problem}" for problem in self.args)
+        return f"{len(self.args)} problems with the data:{lines}"
 
 
 def cache_folder() -> Path:
@@ -85,6 +91,24 @@ def sha256(source: Source) -> str:
     return sha.hexdigest()
 
 
+def summary(source: Source) -> list[str]:
+    """What a data set holds, in lines: images, sizes, colours, classes, what was left out."""
+    shape = source.train.pixels.shape[1:]
+    colour = "grey" if shape[0] == 1 else "RGB"
+    there = f"{len(source.train):,} images"
+    if source.test is not None:
+        there = f"{len(source.train):,} training and {len(source.test):,} test images"
+    counts = torch.bincount(source.train.labels, minlength=len(source.class_names))
+    low, high = int(counts.min()), int(counts.max())
+    each = f"{low:,} to {high:,}" if low < high else f"{low:,}"
+    names = ", ".join(source.class_names[:10]) + (", …" if len(source.class_names) > 10 else "")
+    return [
+        f"{there} of {shape[1]}x{shape[2]} pixels, {colour}",
+        f"{len(source.class_names)} classes of {each} images to learn from: {names}",
+        *source.notes,
+    ]
+
+
 def _folders(data_dir: Path | None) -> list[Path]:
     folders = []
     if data_dir is not None:
@@ -129,7 +153,8 @@ def _open(entry: Path) -> Source | None:
             for split in ("train", "test")
             if f"{split}_pixels.npy" in arrays
         ]
-        return Source(parts[0], parts[1] if parts[1:] else None, tuple(marker["class_names"]))
+        names, notes = tuple(marker["class_names"]), tuple(marker.get("notes", ()))
+        return Source(parts[0], parts[1] if parts[1:] else None, names, notes)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
@@ -186,7 +211,7 @@ def _write(source: Source, folder: Path, entry: Path) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         stamps = {path.name: _stamp(path) for path in folder.iterdir()}
-        marker = {"class_names": source.class_names, "arrays": stamps}
+        marker = {"class_names": source.class_names, "notes": source.notes, "arrays": stamps}
         (folder / _MARKER).write_text(json.dumps(marker))
         shutil.rmtree(entry, ignore_errors=True)
         os.replace(folder, entry)

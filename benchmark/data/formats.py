@@ -1,19 +1,18 @@
-"""Readers of Parquet files and of image folders, image by image."""
+"""Readers of images, one by one, and of the two splits that they make up."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from benchmark.api import Source
@@ -26,13 +25,71 @@ Item = tuple[str, Image.Image | Path | BytesIO, int | None]
 #: uint8 pixels (N, C, H, W), int64 labels (N,) and the names of the K classes.
 Decoded = tuple[Tensor, Tensor, tuple[str, ...]]
 
-SPLITS = ("train", "test")
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm"}
-CONVENTION = "train-*.parquet and test-*.parquet"
+#: Reads one split, given the names of the classes where another split has told them.
+Reader = Callable[[tuple[str, ...]], Decoded]
+
+#: So many files with the same fault are named; the others are counted.
+NAMED = 10
+
+
+@cache
+def formats() -> dict[str, list[str]]:
+    """Pillow's formats that hold pixels, each with its suffixes.
+
+    Not a video, not what another program has to draw, and not what Pillow only knows by name.
+    """
+    Image.init()
+    found: dict[str, list[str]] = {}
+    for suffix, name in Image.registered_extensions().items():
+        if name in Image.OPEN and name not in ("EPS", "MPEG"):
+            factory = Image.OPEN[name][0]
+            if not (isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)):
+                found.setdefault(name, []).append(suffix)
+    return found
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images are read.
+
+    Attributes:
+        size: resize to `size` x `size` bilinearly; 0 keeps images as they are.
+        channels: 1 makes all images grey, 3 makes them RGB; 0 keeps grey and colour apart.
+        image, label: columns of Parquet files; found by name and type where empty.
+    """
+
+    size: int = 0
+    channels: int = 0
+    image: str = ""
+    label: str = ""
+
+
+AS_THEY_ARE = Reading()
+
+
+@dataclass
+class _Faults:
+    """What is wrong with images: a sentence on the first of each kind, the names of the others."""
+
+    sentences: dict[str, str] = field(default_factory=dict)
+    others: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, where: str, sentence: str) -> None:
+        if kind in self.sentences:
+            self.others.setdefault(kind, []).append(where)
+        else:
+            self.sentences[kind] = f"{where} {sentence}"
+
+    def told(self) -> Iterator[str]:
+        for kind, sentence in self.sentences.items():
+            if others := self.others.get(kind):
+                names = ", ".join(others[:NAMED]) + (", …" if len(others) > NAMED else "")
+                sentence += f" ({len(others)} more like it: {names})"
+            yield sentence
 
 
 def collect(
-    items: Iterable[Item], count: int, classes: int, size: int = 0
+    items: Iterable[Item], count: int, classes: int, how: Reading = AS_THEY_ARE
 ) -> tuple[Tensor, Tensor]:
     """Decode `count` images into uint8 (N, C, H, W) and their labels into int64 (N,).
 
@@ -40,46 +97,68 @@ def collect(
 
     Args:
         classes: labels are in [0, K).
-        size: resize to `size` x `size` bilinearly; 0 keeps the images as they are.
 
     Raises:
-        DataError: bytes that are no image, images of unlike shapes, a label out of range.
+        DataError: bytes that are no image, images of unlike shapes, a label out of range; all
+            faults at once.
     """
     pixels = torch.empty(0, dtype=torch.uint8)
     labels = torch.empty(count, dtype=torch.int64)
-    for row, (where, image, label) in enumerate(items):
-        if label is None or not 0 <= label < classes:
-            raise DataError(
-                f"{where} has label {label}, expected 0 to {classes - 1}; correct the label or "
-                "the names of the classes"
-            )
-        array = _decode(where, image, size)
-        if row == 0:
-            pixels = empty_bytes((count, *array.shape))
-        elif array.shape != pixels.shape[1:]:
-            raise DataError(
-                f"{where} is {_describe(array.shape)}, expected {_describe(pixels.shape[1:])} as "
-                "before it; make all images alike in size (folder:size=… does it) and colour"
-            )
-        pixels.numpy()[row] = array
-        labels[row] = label
+    faults, stopped = _Faults(), tuple[str, ...]()
+    try:
+        for row, (where, image, label) in enumerate(items):
+            if label is None or not 0 <= label < classes:
+                faults.add(
+                    "label",
+                    where,
+                    f"has label {label}, expected 0 to {classes - 1}; correct the label or the "
+                    "names of the classes",
+                )
+                label = 0
+            try:
+                array = _decode(image, how)
+            except Exception as error:  # PIL meets damaged bytes with errors of many types
+                faults.add(
+                    "image",
+                    where,
+                    f"is not an image that can be read ({reason(error)}), expected 8-bit grey "
+                    "or RGB; replace or remove it",
+                )
+                continue
+            if pixels.ndim == 1:
+                pixels = empty_bytes((count, *array.shape))
+            if array.shape == pixels.shape[1:]:
+                pixels.numpy()[row] = array
+                labels[row] = label
+                continue
+            found, wanted = _describe(array.shape), _describe(pixels.shape[1:])
+            unlike = f"is {found}, expected {wanted} as before it; make all images alike in "
+            if array.shape[1:] != pixels.shape[2:]:
+                faults.add("size", where, f"{unlike}size (size=… of `folder` does it)")
+            if len(array) != pixels.shape[1]:
+                faults.add("colour", where, f"{unlike}colour (channels=3 of `folder` does it)")
+    except DataError as error:  # the file that they come from is damaged
+        stopped = error.args
+    if problems := (*faults.told(), *stopped):
+        raise DataError(*problems)
     return pixels, labels
 
 
-def _decode(where: str, image: Image.Image | Path | BytesIO, size: int) -> npt.NDArray[np.uint8]:
-    """Pixels (C, H, W) of one image."""
-    try:
-        with image if isinstance(image, Image.Image) else Image.open(image) as opened:
-            if opened.mode.startswith(("I", "F")):
-                raise ValueError(f"mode {opened.mode} has more than 8 bits per channel")
-            decoded = opened.convert("L" if opened.mode in ("1", "L", "LA") else "RGB")
-    except Exception as error:  # PIL meets damaged bytes with errors of many types
-        raise DataError(
-            f"{where} is not an image that can be read ({_reason(error)}), expected 8-bit grey "
-            "or RGB; replace or remove it"
-        ) from error
-    if size:
-        decoded = decoded.resize((size, size), Image.Resampling.BILINEAR)
+def _decode(image: Image.Image | Path | BytesIO, how: Reading) -> npt.NDArray[np.uint8]:
+    """Pixels (C, H, W) of one image, upright."""
+    with (
+        image if isinstance(image, Image.Image) else Image.open(image, formats=[*formats()])
+    ) as opened:
+        if opened.mode.startswith(("I", "F")):
+            raise ValueError(f"mode {opened.mode} has more than 8 bits per channel")
+        opened.load()
+        upright = opened
+        with suppress(Exception):  # a note on how the camera was held that cannot be read
+            upright = ImageOps.exif_transpose(opened)
+        grey = how.channels == 1 or (not how.channels and opened.mode in ("1", "L", "LA"))
+        decoded = upright.convert("L" if grey else "RGB")
+    if how.size:
+        decoded = decoded.resize((how.size, how.size), Image.Resampling.BILINEAR)
     array = np.asarray(decoded)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
@@ -88,181 +167,67 @@ def _describe(shape: Sequence[int]) -> str:
     return f"{shape[1]}x{shape[2]} {'grey' if shape[0] == 1 else 'RGB'}"
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
-def parquet_files(folder: Path) -> list[Path]:
-    """The files ``train-*.parquet`` and ``test-*.parquet`` in `folder`, maybe none."""
-    return [file for split in SPLITS for file in sorted(folder.glob(f"{split}-*.parquet"))]
-
-
-def read_parquet(
-    files: Sequence[Path], size: int = 0, class_names: tuple[str, ...] = ()
+def read_images(
+    class_of: Mapping[Path, str], how: Reading = AS_THEY_ARE, class_names: tuple[str, ...] = ()
 ) -> Decoded:
-    """Read the shards of one split in the Hugging Face image convention.
-
-    Column `image` is a struct with `bytes`, column `label` an integer. Names of classes are
-    those in the files or `class_names`, else the numbers up to the largest label.
+    """Read the images of one split.
 
     Args:
-        files: all shards of the split.
-        size: as for `collect`.
-        class_names: names that are known from another split.
+        class_of: the name of the class of every image.
+        class_names: names that are known from another split, else those of the images, sorted.
 
     Raises:
-        DataError: a shard that is missing, damaged or not in the convention.
+        DataError: files that are no images, unlike shapes, classes that are not in `class_names`.
     """
-    rows = 0
-    for file in files:
-        shards = re.search(r"-of-(\d+)$", file.stem)
-        if shards and int(shards[1]) != len(files):
-            raise DataError(
-                f"{file.parent} holds {len(files)} {file.name.split('-')[0]} files, {file.name} "
-                f"is one of {int(shards[1])}; fetch the missing ones or remove those of another set"
-            )
-        with _parquet(file) as opened:
-            rows += opened.metadata.num_rows
-            found = _class_names(opened.schema_arrow)
-        if found and class_names and found != class_names:
-            raise DataError(
-                f"{file} names the classes {', '.join(found)}, expected "
-                f"{', '.join(class_names)} as in the other files; keep one set per folder"
-            )
-        class_names = class_names or found
-    if rows == 0:
-        raise DataError(f"{files[0]} holds no rows, expected images; fetch it again")
-    # Without names, more classes than images would be an error too.
-    items = (item for file in files for item in _items(file))
-    pixels, labels = collect(items, rows, len(class_names) or rows, size)
-    return pixels, labels, class_names or tuple(map(str, range(int(labels.max()) + 1)))
-
-
-def _parquet(file: Path) -> pq.ParquetFile:
-    """Open a file and check that it has the two columns."""
+    names = class_names or tuple(sorted(set(class_of.values())))
+    problems = [
+        f"{name} is not among the classes of the training images, expected {', '.join(names)}; "
+        f"rename or remove its folder in {next(f for f in class_of if class_of[f] == name).parent}"
+        for name in sorted(set(class_of.values()) - set(names))
+    ]
+    known = {file: names.index(name) for file, name in class_of.items() if name in names}
+    items = ((str(file), file, label) for file, label in known.items())
     try:
-        opened = pq.ParquetFile(file)
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(file, error) from error
-    types = {field.name: field.type for field in opened.schema_arrow}
-    image, label = types.get("image", pa.null()), types.get("label", pa.null())
-    content = pa.null()
-    if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
-        content = image.field("bytes").type
-    is_binary = pa.types.is_binary(content) or pa.types.is_large_binary(content)
-    if not (is_binary and pa.types.is_integer(label)):
-        columns = ", ".join(f"{name}: {kind}" for name, kind in types.items())
-        raise DataError(
-            f"{file} has the columns {columns or 'none'}, expected image: struct<bytes: binary> "
-            "and label: int64; write it in the Hugging Face image convention"
-        )
-    return opened
+        pixels, labels = collect(items, len(known), len(names), how)
+    except DataError as error:
+        problems += error.args
+    if problems:
+        raise DataError(*problems)
+    return pixels, labels, names
 
 
-def _class_names(schema: pa.Schema) -> tuple[str, ...]:
-    try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        return tuple(map(str, features["label"]["names"]))
-    except (LookupError, TypeError, ValueError):
-        return ()
-
-
-def _items(file: Path) -> Iterator[Item]:
-    try:
-        row = 0
-        with _parquet(file) as opened:
-            for batch in opened.iter_batches(256, columns=["image", "label"]):
-                for image, label in zip(*(column.to_pylist() for column in batch), strict=True):
-                    yield f"{file} row {row}", BytesIO((image or {}).get("bytes") or b""), label
-                    row += 1
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(file, error) from error
-
-
-def _damaged(file: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{file} is truncated or not a Parquet file ({_reason(error)}); fetch it again"
-    )
-
-
-def image_files(root: Path) -> list[Path]:
-    """The images in ``<class>/``, or in ``train/<class>/`` and, if there, ``test/<class>/``.
-
-    Raises:
-        DataError: nothing of that kind, a class without images, or a test split alone.
-    """
-    parts = [root / split for split in SPLITS if _subfolders(root / split)] or [root]
-    if parts == [root / "test"]:
-        raise DataError(
-            f"{root} holds test images and no training images, expected train/<class>/ beside "
-            "test/<class>/; add them, or give the path of the test folder itself"
-        )
-    found: list[Path] = []
-    for part in parts:
-        for folder in _subfolders(part):
-            images = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-            if not images:
-                raise DataError(
-                    f"{folder} holds no images, expected some {', '.join(sorted(SUFFIXES))}; add "
-                    "them or remove the folder"
-                )
-            found += images
-    if not found:
-        raise DataError(
-            f"{root} holds no data set, expected {CONVENTION}, or images in <class>/ or in "
-            "train/<class>/ and test/<class>/; check the path"
-        )
-    return found
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(sub for sub in folder.iterdir() if sub.is_dir() and sub.name[0] != ".")
-
-
-def read_image_folder(
-    files: Sequence[Path], size: int = 0, class_names: tuple[str, ...] = ()
-) -> Decoded:
-    """Read the images of one split; each one's class is the name of its folder.
+def read_source(
+    folder: Path, train: Reader, test: Reader | None, notes: Sequence[str] = ()
+) -> Source:
+    """Read both splits; no test images make a source without them.
 
     Args:
-        files: images ``<class>/<any name>``.
-        size: as for `collect`.
-        class_names: names that are known from another split, else sorted from the folders.
+        folder: where both are, for whoever has to mend them.
+        notes: what was left out, in sentences.
 
     Raises:
-        DataError: a file that is no image, unlike shapes, a class that is not in `class_names`.
+        DataError: what is wrong with either split, or that they do not fit each other.
     """
-    names = class_names or tuple(sorted({file.parent.name for file in files}))
-    for file in files:
-        if file.parent.name not in names:
-            raise DataError(
-                f"{file.parent} is not among the classes of the training images, expected "
-                f"{', '.join(names)}; rename or remove it"
-            )
-    items = ((str(file), file, names.index(file.parent.name)) for file in files)
-    return *collect(items, len(files), len(names), size), names
-
-
-def read_source(train: Sequence[Path], test: Sequence[Path], size: int = 0) -> Source:
-    """Read the files of both splits; no test files make a source without test images.
-
-    Raises:
-        DataError: as the readers above, and where the splits do not fit each other.
-    """
-    if not train:
-        raise DataError(
-            f"{test[0].parent} holds no train-*.parquet, expected {CONVENTION}; fetch the others"
+    problems: list[str] = []
+    splits, names = list[ImageSet](), tuple[str, ...]()
+    for read in filter(None, (train, test)):
+        try:
+            pixels, labels, known = read(names)
+            names = names or known
+            splits.append(ImageSet(pixels, labels))
+        except DataError as error:
+            problems += error.args
+    shapes = [tuple(split.pixels.shape[1:]) for split in splits]
+    if shapes[1:] and shapes[0] != shapes[1]:
+        problems.append(
+            f"the test part in {folder} holds {_describe(shapes[1])} images, expected "
+            f"{_describe(shapes[0])} as for training; keep one set per folder, or let size=… and "
+            "channels=… of `folder` make them alike"
         )
-    read = read_parquet if train[0].suffix == ".parquet" else read_image_folder
-    pixels, labels, names = read(train, size)
-    if not test:
-        return Source(ImageSet(pixels, labels), None, names)
-    test_pixels, test_labels, _ = read(test, size, names)
-    if test_pixels.shape[1:] != pixels.shape[1:]:
-        raise DataError(
-            f"{test[0]} holds {_describe(test_pixels.shape[1:])} images, expected "
-            f"{_describe(pixels.shape[1:])} as for training; keep one set per folder or resize it"
-        )
-    return Source(ImageSet(pixels, labels), ImageSet(test_pixels, test_labels), names)
+    if problems:
+        raise DataError(*problems)
+    return Source(splits[0], splits[1] if splits[1:] else None, names, tuple(notes))

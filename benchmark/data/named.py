@@ -5,23 +5,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
 
 from benchmark.api import Dataset, Source, hookimpl
 from benchmark.data import DataError
-from benchmark.data.formats import (
-    CONVENTION,
-    SPLITS,
-    collect,
-    image_files,
-    parquet_files,
-    read_source,
-)
+from benchmark.data.folder import Folder
+from benchmark.data.formats import Reading, collect, read_source
+from benchmark.data.parquet import CONVENTION, SPLITS, parquet_files, read_parquet
 from benchmark.images import ImageSet
 
 
@@ -41,7 +36,7 @@ class Digits(Dataset):
             (f"digit {row}", Image.fromarray(level), int(label))
             for row, (level, label) in enumerate(zip(levels, labels, strict=True))
         )
-        images = ImageSet(*collect(items, len(levels), classes=10, size=16))
+        images = ImageSet(*collect(items, len(levels), 10, Reading(size=16)))
         return Source(images, None, tuple("0123456789"))
 
 
@@ -71,14 +66,23 @@ class Published(Dataset):
 
     def files(self, folders: Sequence[Path]) -> Sequence[Path] | None:
         for folder in folders:
-            for place in (folder / self.name, folder / "data" / self.name, folder):
+            own = folder / self.name
+            # What was fetched from the hub has its files one folder deeper.
+            for place in (own, folder / "data" / self.name, *sorted(own.glob("*/")), folder):
                 if found := parquet_files(place):
                     return found
         return None
 
     def decode(self, files: Sequence[Path]) -> Source:
         train, test = ([file for file in files if file.name.startswith(split)] for split in SPLITS)
-        source = read_source(train, test, self.size)
+        if not train:
+            raise DataError(
+                f"{test[0].parent} holds no train-*.parquet, expected {CONVENTION}; fetch the "
+                "others"
+            )
+        how = Reading(self.size)
+        readers = [partial(read_parquet, part, how) for part in (train, test)]
+        source = read_source(train[0].parent, readers[0], readers[1] if test else None)
         shape, classes = tuple(source.train.pixels.shape[1:]), len(source.class_names)
         if source.test is None or (shape, classes) != (self.shape, self.classes):
             found = "no test-*.parquet" if source.test is None else f"{classes} classes of {shape}"
@@ -104,7 +108,7 @@ class Published(Dataset):
 
     def _collect(self, images: Any) -> ImageSet:
         items = ((f"{self.name} image {row}", *images[row]) for row in range(len(images)))
-        return ImageSet(*collect(items, len(images), self.classes, self.size))
+        return ImageSet(*collect(items, len(images), self.classes, Reading(self.size)))
 
 
 @dataclass
@@ -138,42 +142,6 @@ class Gtsrb(Published):
 
     def fetch(self, folder: Path, split: str) -> Any:
         return _torchvision().GTSRB(folder, split=split, download=True)
-
-
-@dataclass
-class Folder(Dataset):
-    """One's own images, as Parquet files or as a folder per class.
-
-    Args:
-        path: holds ``train-*.parquet`` and ``test-*.parquet``, or ``train/<class>/`` and
-            ``test/<class>/`` with images, or just ``<class>/``; without test part all splits
-            are drawn from the training images.
-        size: resize to `size` x `size`; 0 takes images as they are, all of one size.
-    """
-
-    name, version = "folder", 1
-    path: str
-    size: Annotated[int, Field(ge=0)] = 0
-
-    @property
-    def root(self) -> Path:
-        return Path(self.path).expanduser()
-
-    def files(self, folders: Sequence[Path]) -> Sequence[Path]:
-        if not self.root.is_dir():
-            raise DataError(f"{self.root} is no folder, expected one of images; check the path")
-        return parquet_files(self.root) or image_files(self.root)
-
-    def decode(self, files: Sequence[Path]) -> Source:
-        train: list[Path] = []
-        test: list[Path] = []
-        for file in files:
-            if file.suffix == ".parquet":
-                is_test = file.name.startswith("test-")
-            else:
-                is_test = file.parent.parent == self.root / "test"
-            (test if is_test else train).append(file)
-        return read_source(train, test, self.size)
 
 
 @hookimpl

@@ -19,8 +19,8 @@ from small_sets import random_images, write_fashion, write_images, write_parquet
 
 from benchmark import Source, images
 from benchmark.data import DataError, load
-from benchmark.data.formats import read_parquet
 from benchmark.data.named import FashionMnist, Folder
+from benchmark.data.parquet import read_parquet
 
 
 class Fetched:
@@ -127,7 +127,7 @@ def test_decoded_anew_when_something_changed(
     write_images(sets, {"b": random_images(1, 8, 8)})
     assert load(Folder(str(sets)), cache=cache).class_names == ("a", "b")
     assert len(decodings) == 4
-    monkeypatch.setattr(Folder, "version", 2)
+    monkeypatch.setattr(Folder, "version", Folder.version + 1)
     load(Folder(str(sets)), cache=cache)
     assert len(decodings) == 5
     load(Folder(str(sets)), cache=cache)

@@ -1,0 +1,139 @@
+"""Readers of Parquet files in the Hugging Face image convention."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmark.data import DataError
+from benchmark.data.formats import AS_THEY_ARE, Decoded, Item, Reading, collect, reason
+
+SPLITS = ("train", "test")
+CONVENTION = "train-*.parquet and test-*.parquet"
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The files ``train-*.parquet`` and ``test-*.parquet`` in `folder`, maybe none."""
+    return [file for split in SPLITS for file in sorted(folder.glob(f"{split}-*.parquet"))]
+
+
+def read_parquet(
+    files: Sequence[Path], how: Reading = AS_THEY_ARE, class_names: tuple[str, ...] = ()
+) -> Decoded:
+    """Read the shards of one split in the Hugging Face image convention.
+
+    One column is a struct with `bytes`, another one an integer. Names of classes are those in the
+    files or `class_names`, else the numbers up to the largest label.
+
+    Args:
+        files: all shards of the split.
+        class_names: names that are known from another split.
+
+    Raises:
+        DataError: a shard that is missing, damaged or not in the convention.
+    """
+    rows, columns = 0, dict[Path, tuple[str, str]]()
+    for file in files:
+        shards = re.search(r"-of-(\d+)$", file.stem)
+        if shards and int(shards[1]) != len(files):
+            raise DataError(
+                f"{file.parent} holds {len(files)} {file.name.split('-')[0]} files, {file.name} "
+                f"is one of {int(shards[1])}; fetch the missing ones or remove those of another set"
+            )
+        with _parquet(file) as opened:
+            rows += opened.metadata.num_rows
+            columns[file] = _columns(file, opened.schema_arrow, how)
+            found = _class_names(opened.schema_arrow, columns[file][1])
+        if found and class_names and found != class_names:
+            raise DataError(
+                f"{file} names the classes {', '.join(found)}, expected "
+                f"{', '.join(class_names)} as in the other files; keep one set per folder"
+            )
+        class_names = class_names or found
+    if rows == 0:
+        raise DataError(f"{files[0]} holds no rows, expected images; fetch it again")
+    # Without names, more classes than images would be an error too.
+    items = (item for file in files for item in _items(file, *columns[file]))
+    pixels, labels = collect(items, rows, len(class_names) or rows, how)
+    return pixels, labels, class_names or tuple(map(str, range(int(labels.max()) + 1)))
+
+
+def _parquet(file: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(file, error) from error
+
+
+def _columns(file: Path, schema: pa.Schema, how: Reading) -> tuple[str, str]:
+    """Names of the columns of images and of labels.
+
+    One that has the usual name is taken, or else the only one of its type.
+
+    Raises:
+        DataError: there is none, or several that nobody has chosen from.
+    """
+    types = {column.name: column.type for column in schema}
+    fitting = {
+        "image": [name for name, kind in types.items() if _holds_images(kind)],
+        "label": [name for name, kind in types.items() if pa.types.is_integer(kind)],
+    }
+    chosen = []
+    for what, names in fitting.items():
+        wanted = getattr(how, what)
+        usual = [name for name in names if name == what]
+        if wanted in names:
+            chosen.append(wanted)
+        elif not wanted and (usual or len(names) == 1):
+            chosen.append((usual or names)[0])
+        elif not wanted and names:
+            raise DataError(
+                f"{file} has the {what} columns {', '.join(names)}; name one of them, as in "
+                f"folder:path=…,{what}={names[0]}"
+            )
+        else:
+            there = ", ".join(f"{name}: {kind}" for name, kind in types.items())
+            where = f" in {wanted}" if wanted else ""
+            raise DataError(
+                f"{file} has the columns {there or 'none'}, expected image: struct<bytes: binary> "
+                f"and label: int64{where}; write it in the Hugging Face image convention"
+            )
+    return chosen[0], chosen[1]
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        return False
+    content = kind.field("bytes").type
+    return bool(pa.types.is_binary(content) or pa.types.is_large_binary(content))
+
+
+def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features[label]["names"]))
+    except (LookupError, TypeError, ValueError):
+        return ()
+
+
+def _items(file: Path, image: str, label: str) -> Iterator[Item]:
+    try:
+        row = 0
+        with _parquet(file) as opened:
+            for batch in opened.iter_batches(256, columns=[image, label]):
+                columns = (batch.column(name).to_pylist() for name in (image, label))
+                for cell, number in zip(*columns, strict=True):
+                    yield f"{file} row {row}", BytesIO((cell or {}).get("bytes") or b""), number
+                    row += 1
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> DataError:
+    return DataError(f"{file} is truncated or not a Parquet file ({reason(error)}); fetch it again")
