@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from benchmark.api import Attack, Defense, Plugin
 from benchmark.errors import UserError
 from benchmark.games.settings import Setting
+from benchmark.texts import unfit
+
+#: What groups a value that has commas in it.
+_CLOSED_BY = {"(": ")", "[": "]", "'": "'", '"': '"'}
+
+#: What a parameter may be, for whoever chose something else.
+ALLOWED = (
+    "bool, int, float, str, a Literal of texts, a tuple or list of these, one of these or None, "
+    "and another plugin"
+)
 
 #: Characters that a plugin's name may have: it becomes part of file names.
 NAME_LIMIT = 50
@@ -20,11 +34,36 @@ class RegistryError(UserError, ValueError):
     """A plugin that is unknown, ambiguous, or given parameters it does not have."""
 
 
+def split_at(mark: str, text: str) -> list[str]:
+    """Split where a mark stands in no brackets and no quotes.
+
+    Raises:
+        RegistryError: brackets or quotes that are not closed.
+    """
+    parts, closing = [""], list[str]()
+    for character in text:
+        if character == mark and not closing:
+            parts.append("")
+            continue
+        parts[-1] += character
+        quoted = closing[-1:] in (["'"], ['"'])
+        if closing and character == closing[-1]:
+            closing.pop()
+        elif not quoted and character in _CLOSED_BY:
+            closing.append(_CLOSED_BY[character])
+        elif not quoted and character in ")]":
+            closing.append("an opening bracket")
+            break
+    if closing:
+        raise RegistryError(f"{text!r}: {closing[-1]} is missing")
+    return parts
+
+
 def parse(spec: str) -> tuple[str, dict[str, str]]:
     """Split ``name:key=value,…`` into the name and its settings, still as text."""
     name, _, rest = spec.partition(":")
     values: dict[str, str] = {}
-    for part in filter(None, rest.split(",")):
+    for part in filter(None, split_at(",", rest)):
         key, equals, value = part.partition("=")
         if not equals:
             raise RegistryError(f"{spec!r}: expected key=value, got {part!r}")
@@ -51,7 +90,9 @@ def identity(plugin: Plugin) -> dict[str, Any]:
     values = {}
     for field in parameters(type(plugin)):
         value = getattr(plugin, field)
-        values[field] = identity(value) if isinstance(value, Plugin) else value
+        # As JSON reads it back.
+        plain = list(value) if isinstance(value, tuple) else value
+        values[field] = identity(value) if isinstance(value, Plugin) else plain
     return {"name": plugin.name, "version": plugin.version, "params": values}
 
 
@@ -66,10 +107,83 @@ def label(plugin: Plugin) -> str:
                     yield f"{prefix}{field}={value.name}"
                 yield from settings(value, f"{prefix}{field}.")
             elif value != default:
-                yield f"{prefix}{field}={value}"
+                yield f"{prefix}{field}={written(value)}"
 
     changed = ",".join(settings(plugin, ""))
     return f"{plugin.name}:{changed}" if changed else plugin.name
+
+
+def written(value: object) -> str:
+    """A parameter's value as it is written on the command line."""
+    if value is None:
+        return "none"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(written(part) or '()' for part in value)}]"
+    text = str(value)
+    grouped = isinstance(value, str) and (set(text) & set(",+()[]") or text != text.strip(" "))
+    return f"({text})" if grouped else text
+
+
+def read(hint: Any, text: str) -> Any:
+    """The value of a parameter of this type, from its text.
+
+    Raises:
+        ValueError: the text is no such value; of pydantic's kind, or with a sentence of ours.
+    """
+    value = TypeAdapter(hint).validate_python(_unpacked(hint, text))
+    for part in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(part, float) and not math.isfinite(part):
+            raise RegistryError("it must be finite")
+        if isinstance(part, str) and (bad := unfit(part)):
+            raise RegistryError(f"{bad[0]!r} in a text")
+        if isinstance(part, str):
+            split_at(",", part)  # or else it could not be written down
+    return value
+
+
+def _unpacked(hint: Any, text: str) -> object:
+    kinds = flat(hint)
+    if types.NoneType in kinds and _unquoted(text) == "none":
+        return None
+    if (list in kinds or tuple in kinds) and (text[:1], text[-1:]) == ("[", "]"):
+        parts = [part.strip(" ") for part in split_at(",", text[1:-1])]
+        return [_unquoted(part) for part in parts if part]
+    return _unquoted(text)
+
+
+def _unquoted(text: str) -> str:
+    if len(text) > 1 and text[0] in "('\"" and text[-1] == _CLOSED_BY[text[0]]:
+        # Not "(a) and (b)", where the first bracket ends before the last one.
+        with suppress(RegistryError):
+            split_at(",", text[1:-1])
+            return text[1:-1]
+    return text
+
+
+def flat(hint: Any) -> list[Any]:
+    """A type without its annotations, those of a union one by one, a list or tuple as it is."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return flat(parts[0])
+    if origin in (typing.Union, types.UnionType):
+        return [one for part in parts for one in flat(part)]
+    return [origin if origin in (list, tuple) else hint]
+
+
+def is_allowed(hint: Any, inner: bool = False) -> bool:
+    """Whether text can say all values of a type; see `ALLOWED`."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return is_allowed(parts[0], inner)
+    if origin in (typing.Union, types.UnionType):
+        return all(is_allowed(part, inner) for part in parts)
+    if origin in (list, tuple) and not inner:
+        return all(part is ... or is_allowed(part, inner=True) for part in parts)
+    if origin is typing.Literal:
+        return all(isinstance(part, str) for part in parts)
+    if isinstance(hint, type) and issubclass(hint, Plugin):
+        return not inner
+    return hint in (bool, int, float, str, types.NoneType)
 
 
 def nature(plugin: type[Plugin]) -> str:
@@ -90,7 +204,7 @@ def shown_default(default: Any) -> str:
         return "(required)"
     if isinstance(default, Plugin):
         return label(default)
-    return f"{default:.6g}" if isinstance(default, float) else str(default)
+    return f"{default:.6g}" if isinstance(default, float) else written(default)
 
 
 def describe_type(hint: Any) -> str:
@@ -101,6 +215,11 @@ def describe_type(hint: Any) -> str:
         return " or ".join(describe_type(part) for part in typing.get_args(base))
     if typing.get_origin(base) is typing.Literal:
         return " or ".join(map(str, typing.get_args(base)))
+    if typing.get_origin(base) in (list, tuple):
+        parts = [describe_type(part) for part in typing.get_args(base) if part is not ...]
+        return ", ".join([f"[{'; '.join(parts)}, …]", *notes])
+    if base is types.NoneType:
+        return "none"
     return ", ".join([getattr(base, "__name__", str(base)), *notes])
 
 

@@ -327,8 +327,8 @@ BROKEN = [
     (
         "attack",
         "settings",
-        "parameter sizes cannot be read from its default's text '[1, 2]'",
-        "sizes: list[int] = field(default_factory=lambda: [1, 2])",
+        "parameter sizes cannot be read from its default's text '[1,2]'",
+        "sizes: tuple[bool, ...] = (1, 2)",
     ),
     ("repair", "settings", "cannot be shown", "steps: Annotated[int, Gt(0)] = 3"),
     (

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from benchmark import hooks
 from benchmark.api import (
@@ -23,6 +25,7 @@ from benchmark.api import (
     Defense,
     Plugin,
     PoisoningAttack,
+    Share,
     hookimpl,
 )
 from benchmark.registry import Entry, Failure, Registry
@@ -30,10 +33,14 @@ from benchmark.specs import (
     RegistryError,
     describe_type,
     identity,
+    joined,
     label,
     nature,
     parameters,
     parse,
+    read,
+    split_at,
+    written,
 )
 
 REGISTRY = Registry()
@@ -124,6 +131,15 @@ BROKEN = {
         CLASS.format(line="version = '1.0'"),
         "class Bad: version must be a whole number, got '1.0'",
     ),
+    "odd type": (
+        CLASS.format(line="sizes: dict = None"),
+        "class Bad: parameter sizes is a dict, allowed are bool, int, float, str, a Literal",
+    ),
+    "nested lists": (CLASS.format(line="sizes: tuple[tuple[int, ...], ...] = ()"), "allowed are"),
+    "taken name": (
+        CLASS.format(line="name = 'badnets'"),
+        "the name 'badnets' is taken by a plugin of poisongames 0.1.0; choose another name",
+    ),
     "no default": (CLASS.format(line="side: int"), "parameter side needs a default"),
     "hook raises": (
         HEADER + "@hookimpl\ndef register_attacks(register):\n    1 / 0\n",
@@ -178,15 +194,14 @@ def test_an_entry_tells_summary_and_origin(tmp_path: Path) -> None:
     assert (entry.summary, entry.origin, entry.kind) == ("A good attack.", str(path), Attack)
 
 
-def test_two_files_of_one_name_are_named_both(tmp_path: Path) -> None:
+def test_of_two_files_of_one_name_the_second_is_refused(tmp_path: Path) -> None:
     first = write(tmp_path, "first", GOOD.format(name="twin"))
     second = write(tmp_path, "second", GOOD.format(name="twin"))
     found = Registry([first, second])
-    assert not found.failures
-    with pytest.raises(RegistryError, match="two plugins are named 'twin'") as error:
-        found.create(Attack, "twin")
-    assert str(first) in str(error.value)
-    assert str(second) in str(error.value)
+    (failure,) = found.failures
+    assert failure.origin == str(second)
+    assert f"the name 'twin' is taken by a plugin of {first}; choose another" in failure.error
+    assert found.create(Attack, "twin").name == "twin"
 
 
 @dataclass
@@ -316,6 +331,94 @@ def test_an_error_of_the_plugins_own_names_it(tmp_path: Path) -> None:
 def test_parse_splits_names_from_settings() -> None:
     assert parse("plain") == ("plain", {})
     assert parse("a-b:x=1,y.z=2=3,w=") == ("a-b", {"x": "1", "y.z": "2=3", "w": ""})
+
+
+def test_brackets_and_quotes_keep_commas_together() -> None:
+    spec = "a:x=[1,2],y=(red, green),z='1,2',w=\"a(\",v=((b,c),d)"
+    expected = {"x": "[1,2]", "y": "(red, green)", "z": "'1,2'", "w": '"a("', "v": "((b,c),d)"}
+    assert parse(spec) == ("a", expected)
+    assert joined("a", expected) == spec
+    assert split_at("+", "a:x=(1+2)+b:y=[3+4]") == ["a:x=(1+2)", "b:y=[3+4]"]
+    for text, missing in [("a:x=[1,2", "]"), ("a:x='1", "'"), ("a:x=1)", "an opening bracket")]:
+        with pytest.raises(RegistryError, match=re.escape(f"{missing} is missing")):
+            parse(text)
+
+
+@dataclass
+class Rich(PoisoningAttack):
+    """Parameters of all types that are allowed."""
+
+    name, version = "rich", 1
+    layers: tuple[int, ...] = (1, 2)
+    rates: list[Share] = field(default_factory=list)
+    pair: tuple[str, float] = ("a", 0.5)
+    limit: Annotated[int, Field(ge=2)] | None = None
+    words: tuple[str, ...] | None = None
+    caption: str = "one, two"
+
+    def trigger(self, images: Any, rng: Any) -> Any:
+        return images
+
+
+@pytest.fixture
+def rich(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    found = with_points(monkeypatch, FakePoint("a", "a", lambda: fake_module(Rich), dist("a", "1")))
+    assert not found.failures
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "label_of"),
+    [
+        ("layers=[3, 4,5]", (3, 4, 5), "layers=[3,4,5]"),
+        ("layers=[]", (), "layers=[]"),
+        ("rates=[0.5,1]", [0.5, 1.0], "rates=[0.5,1.0]"),
+        ("pair=[(x,y), 2]", ("x,y", 2.0), "pair=[(x,y),2.0]"),
+        ("limit=7", 7, "limit=7"),
+        ("limit=none", None, ""),
+        ("words=[]", (), "words=[]"),
+        ("words=['a, b',c+d]", ("a, b", "c+d"), "words=[(a, b),(c+d)]"),
+        ('caption="a, b"', "a, b", "caption=(a, b)"),
+        ("caption=(a) or (b)", "(a) or (b)", "caption=((a) or (b))"),
+        ("caption=", "", "caption="),
+    ],
+)
+def test_lists_nothing_and_texts_with_commas(
+    text: str, value: object, label_of: str, rich: Registry
+) -> None:
+    plugin = rich.create(Attack, f"rich:{text}")
+    assert getattr(plugin, text.split("=")[0]) == value
+    assert label(plugin) == (f"rich:{label_of}" if label_of else "rich")
+    again = rich.create(Attack, label(plugin))
+    assert identity(again) == identity(plugin)
+    assert json.loads(json.dumps(identity(plugin))) == identity(plugin), "as records hold it"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("layers=[1,x]", r"layers=\[1,x\] is not allowed: input should be a valid integer"),
+        ("rates=[2]", "less than or equal to 1"),
+        ("rates=[nan]", "is not allowed"),
+        ("limit=1", "greater than or equal to 2"),
+        ("caption=<b>", "'<' in a text"),
+    ],
+)
+def test_wrong_items_are_refused(text: str, message: str, rich: Registry) -> None:
+    with pytest.raises(RegistryError, match=message):
+        rich.create(Attack, f"rich:{text}")
+
+
+@given(st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S", "Zs"]), max_size=12))
+def test_any_text_that_is_allowed_is_read_again(text: str) -> None:
+    try:
+        value = read(str, written(text))
+    except RegistryError:  # markup, or a bracket without the other one
+        assert set(text) & set("<>\"'`&\\()[]")
+        return
+    assert value == text
+    assert parse(f"a:x={written(text)}") == ("a", {"x": written(text)})
+    assert read(tuple[str, ...], written([text, "b"])) == (text, "b")
 
 
 def test_settings_reach_nested_plugins() -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from benchmark.api import Plugin
 from benchmark.conformance.probe import effects
@@ -25,10 +24,13 @@ from benchmark.specs import (
     RegistryError,
     describe_type,
     identity,
+    joined,
     label,
     parameters,
     parse,
+    read,
     shown_default,
+    written,
 )
 
 #: So many characters of a summary fit into the table of `poisongames plugins`.
@@ -84,16 +86,17 @@ def settings(subject: Subject) -> None:
                 f"parameter {field} cannot be shown ({error}); annotate it with a type of "
                 "benchmark.api or with pydantic's Field(description=…)"
             ) from error
-        if isinstance(default, Plugin) or default in (dataclasses.MISSING, None):
+        if isinstance(default, Plugin) or default is dataclasses.MISSING:
             continue
+        text = written(default)
         try:
-            read = TypeAdapter(hint).validate_python(str(default))
-        except ValidationError:
-            read = None
-        if read != default:
+            found = read(hint, text)
+        except ValueError:
+            found = dataclasses.MISSING
+        if found != default:
             raise ConformanceError(
-                f"parameter {field} cannot be read from its default's text {str(default)!r}; use "
-                "a number, a text, a Literal or another plugin"
+                f"parameter {field} cannot be read from its default's text {text!r}; give it a "
+                "default of its type"
             )
 
 
@@ -104,8 +107,8 @@ def round_trip(subject: Subject) -> None:
     name, given = parse(subject.spec)
     for field, (hint, _) in parameters(subject.entry.plugin).items():
         for value in _other_values(subject, hint, getattr(usual, field)):
-            texts = given | {field: str(value)}
-            spec = f"{name}:{','.join(f'{key}={text}' for key, text in texts.items())}"
+            texts = given | {field: written(value)}
+            spec = joined(name, texts)
             try:
                 changed = subject.registry.create(subject.entry.kind, spec)
             except RegistryError:  # not every value is allowed
@@ -135,6 +138,10 @@ def _other_values(subject: Subject, hint: Any, value: Any) -> Iterator[Any]:
                 yield entry.plugin.name
     elif typing.get_origin(base) is typing.Literal:
         yield from (choice for choice in typing.get_args(base) if choice != value)
+    elif value is None:
+        yield from (1, 0.5, "x", [1], ["x"])
+    elif isinstance(value, list | tuple):
+        yield from ([*value, *value[:1]], [*value[:-1]])
     elif isinstance(value, bool):
         yield not value
     elif isinstance(value, int):

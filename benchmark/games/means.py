@@ -12,6 +12,7 @@ from benchmark import metrics
 from benchmark.games.columns import KEYS
 from benchmark.games.frames import Namer
 from benchmark.records.record import NONE, DefenseRef, PluginRef, Record
+from benchmark.specs import written
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -41,7 +42,7 @@ def _flat(params: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]
             yield prefix + key, str(value["name"])
             yield from _flat(value["params"], f"{prefix}{key}.")
         else:
-            yield prefix + key, str(value)
+            yield prefix + key, written(value)
 
 
 def defense_name(defense: DefenseRef, name: Namer) -> str:

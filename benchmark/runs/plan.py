@@ -26,6 +26,7 @@ from benchmark.specs import (
     merged,
     parameters,
     parse,
+    split_at,
     with_settings,
 )
 
@@ -225,9 +226,9 @@ class Planner:
 
         Of several entries of one name the first counts; the others are asked for as they stand.
         """
-        known = [stage for entry in self.known_defenses for stage in entry.split("+")]
+        known = [stage for entry in self.known_defenses for stage in split_at("+", entry)]
         stages = []
-        for stage in spec.split("+"):
+        for stage in split_at("+", spec):
             name, asked = parse(stage)
             base = next((one for one in known if parse(one)[0] == name), name)
             over = stage if stage in known else merged(base, stage)
@@ -253,7 +254,7 @@ class Planner:
         return spec
 
     def _pipeline(self, spec: str) -> DefenseRef:
-        found = [self.registry.create(Defense, stage) for stage in spec.split("+")]
+        found = [self.registry.create(Defense, stage) for stage in split_at("+", spec)]
         found.sort(key=lambda defense: STAGES.index(defense.stage))
         if len({defense.stage for defense in found}) < len(found):
             raise RegistryError(f"{spec!r}: a pipeline takes one defense per stage")

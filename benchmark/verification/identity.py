@@ -93,13 +93,15 @@ def _label(place: str, ref: PluginRef) -> Iterator[Wrong]:
         yield f"{place}.label", f"{ref.label!r} is not written as poisongames writes it"
     for key, text in settings.items():
         value = _parameter(ref.params, key.split("."))
-        if text != str(value):
+        if text != written(value):
             yield f"{place}.label", f"says {key}={text}, the parameter is {value}"
 
 
 def _no_plugin(params: Mapping[str, Any]) -> str | None:
     """The name of a parameter that holds what no parameter holds."""
     for key, value in params.items():
+        if isinstance(value, list) and any(isinstance(part, list | dict) for part in value):
+            return key
         if not isinstance(value, dict):
             continue
         if value.keys() != {"name", "version", "params"} or not isinstance(value["params"], dict):
