@@ -6,11 +6,15 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Collection
-from contextlib import suppress
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+
+#: Signals that ask for an end.
+_ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 #: Linux's numbers of "adopt orphans below me" and "kill me with my parent".
 _SUBREAPER, _DIE_WITH_PARENT = 36, 1
@@ -32,6 +36,34 @@ def begin(parent: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     with suppress(OSError):  # where memory runs out, this process is the one to go
         Path("/proc/self/oom_score_adj").write_text("500")
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let signals that ask for an end wait. A process that is begun here inherits that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def asked_to_end() -> Iterator[None]:
+    """End as Ctrl-C does where a job's end is announced by SIGTERM or SIGHUP, as queues do."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are another thread's
+        return
+    before = {number: signal.signal(number, interrupt) for number in _ASKING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def end_strays(own: Collection[int | None]) -> None:

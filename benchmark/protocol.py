@@ -17,6 +17,7 @@ from benchmark.games.detectability.settings import Detectability
 from benchmark.games.inversion.settings import Inversion
 from benchmark.games.robustness.settings import Robustness, Tuning
 from benchmark.games.settings import Natural, Part, Whole
+from benchmark.texts import did_you_mean
 
 _FOLDER = files("benchmark") / "protocols"
 
@@ -168,7 +169,8 @@ def load(name_or_path: str) -> Protocol:
     if name_or_path.endswith(".toml"):
         path = Path(name_or_path)
         if not path.is_file():
-            raise ProtocolError(f"{path}: no such protocol file")
+            hint = did_you_mean(path.name, (one.name for one in path.parent.glob("*.toml")))
+            raise ProtocolError(f"{path}: no such protocol file{hint}")
         protocol = _parse(path.read_text(), str(path))
         _refuse_withdrawn(protocol.name)
         expected = released().get(protocol.name, protocol.sha256)
@@ -177,8 +179,8 @@ def load(name_or_path: str) -> Protocol:
         _refuse_withdrawn(name_or_path)
         if name_or_path not in names:
             raise ProtocolError(
-                f"unknown protocol {name_or_path!r}; there are {', '.join(sorted(names))}, "
-                "or give the path of a .toml file"
+                f"unknown protocol {name_or_path!r}{did_you_mean(name_or_path, names)}; there are "
+                f"{', '.join(sorted(names))}, or give the path of a .toml file"
             )
         protocol = _parse((_FOLDER / f"{name_or_path}.toml").read_text(), name_or_path)
         expected = names[name_or_path]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import importlib.util
 import inspect
@@ -41,6 +40,7 @@ from benchmark.specs import (
     parse,
     read,
 )
+from benchmark.texts import did_you_mean
 
 P = TypeVar("P", bound=Plugin)
 
@@ -223,8 +223,7 @@ def _value(where: str, field: str, hint: Any, text: str) -> Any:
 
 
 def _unknown(what: str, name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(name, known)
     return f"unknown {what} {name!r}{hint} (there are: {', '.join(sorted(known)) or 'none'})"
 
 

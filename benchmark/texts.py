@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
+from collections.abc import Iterable
 
 #: A name of a field, of a setting or of a reading.
 FIELD = re.compile(r"(?!.{61})[A-Za-z][A-Za-z0-9_.-]*( [A-Za-z0-9_.-]+)*")
@@ -31,3 +33,9 @@ def hidden(character: str) -> bool:
 def unfit(text: str) -> list[str]:
     """Characters of a name or a value that those must not have."""
     return [character for character in text if character in MARKUP or hidden(character)]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'badnets'?`` where a known name is near, else nothing."""
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
+import pandas as pd
+import psutil
 import pytest
 from small_board import cut
 from typer.testing import CliRunner, Result
 
+from benchmark import protocol as protocols
 from benchmark.cli import app
+from benchmark.cli.results import show_results
 from benchmark.cli.shared import seconds_of
+from benchmark.games.all import records
+from benchmark.records.cell import Cell
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,20 +33,42 @@ def invoke(*words: str | Path) -> Result:
     return result
 
 
-def test_plugins_are_listed_with_threat_stage_and_origin() -> None:
-    output = invoke("plugins").output
-    for words in (
-        r"badnets\s+attack\s+poison-label\s+2\s+poisongames",
-        r"advclean\s+attack\s+clean-label",
-        r"pcb\s+attack\s+code",
-        r"spectral-signatures\s+defense\s+sanitize",
-        r"pivotal-tuning\s+defense\s+repair",
-        r"strip\s+defense\s+deploy",
-        r"digits\s+dataset",
-        r"resnet18-cifar\s+architecture",
+def test_plugins_are_listed_in_groups_that_fit_a_terminal() -> None:
+    output = CliRunner().invoke(app, ["plugins"], env={"COLUMNS": "80"}).output
+    assert max(map(len, output.splitlines())) <= 80
+    groups = re.findall(r"^(\w+s(?:, [\w-]+)?)\n((?:  .*\n)+)", output, re.M)
+    assert [title for title, _ in groups] == [
+        *(f"attacks, {threat}" for threat in ("poison-label", "clean-label", "code")),
+        *(f"defenses, {stage}" for stage in ("sanitize", "repair", "deploy", "detect", "invert")),
+        "datasets",
+        "architectures",
+    ]
+    text = dict(groups)
+    for title, name in (
+        ("attacks, poison-label", "badnets"),
+        ("attacks, clean-label", "advclean"),
+        ("attacks, code", "pcb"),
+        ("defenses, sanitize", "spectral-signatures"),
+        ("defenses, detect", "calibrated-trigger-inversion"),
+        ("datasets", "digits"),
+        ("architectures", "resnet18-cifar"),
     ):
-        assert re.search(words, output), words
+        assert re.search(rf"^  {name}  +[A-Z0-9]", text[title], re.M), name
     assert "failed" not in output
+
+
+@pytest.mark.parametrize(
+    ("words", "there", "away"),
+    [
+        (["--stage", "repair"], "pivotal-tuning", "badnets"),
+        (["--threat", "code"], "pcb", "badnets"),
+        (["--threat", "code", "--stage", "deploy"], "strip", "pivotal-tuning"),
+    ],
+)
+def test_plugins_of_one_kind(words: list[str], there: str, away: str) -> None:
+    output = invoke("plugins", *words).output
+    assert f"  {there} " in output
+    assert f"  {away} " not in output
 
 
 def test_one_plugin_is_shown_with_parameters_and_paper() -> None:
@@ -47,12 +77,15 @@ def test_one_plugin_is_shown_with_parameters_and_paper() -> None:
     assert re.search(r"side\s+0\.09375\s+float, from 0 to 1", output)
     wrong = invoke("plugins", "badnet")
     assert wrong.exit_code == 2
-    assert "did you mean badnets?" in wrong.output
+    assert "did you mean 'badnets'?; `poisongames plugins` lists all" in wrong.output
 
 
 def test_a_broken_file_is_listed_and_the_others_stay(tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("import nothing_of_that_name")
+    one = invoke("plugins", "mine", "--plugin", broken)
+    assert one.exit_code == 2
+    assert re.search("failed broken .* No module named 'nothing_of_that_name'", one.output)
     output = invoke("plugins", "--plugin", broken).output
     assert "failed broken" in output
     assert "nothing_of_that_name" in output
@@ -60,6 +93,76 @@ def test_a_broken_file_is_listed_and_the_others_stay(tmp_path: Path) -> None:
     run = invoke("run", "digits-v3", "--plugin", broken, "--out", tmp_path / "run")
     assert run.exit_code == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_a_name_that_is_taken_is_said_at_once(tmp_path: Path) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (code,) = re.findall(r"```python\n# stripes\.py\n(.*?)```", text, re.DOTALL)
+    file = tmp_path / "mine.py"
+    file.write_text(code.replace('"stripes"', '"badnets"'))
+    for words in (["plugins", "badnets"], ["plan", "digits-v3", "--attack", "badnets"]):
+        done = invoke(*words, "--plugin", file)
+        assert done.exit_code == 2
+        assert "the name 'badnets' is taken by a plugin of poisongames" in done.output
+
+
+def test_the_settings_that_a_protocol_lays_under_are_shown() -> None:
+    words = ["plan", "digits-v3", "--attack", "badnets", "--defense", "weight-decay:steps=7"]
+    output = invoke(*words, "--costs", ROOT / "leaderboards" / "digits-v3").output
+    own = {entry.attack: entry for entry in protocols.load("digits-v3").robustness.attacks}
+    (spec,) = (spec for spec in own if spec.startswith("badnets"))
+    assert f"attacks: {spec} (m={own[spec].m}, b={own[spec].boost})" in output
+    assert re.search("^defenses: weight-decay:steps=7,", output, re.M)
+    assert "settings that were not given are those of digits-v3" in output
+
+
+def test_a_run_ends_with_the_table_that_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = ROOT / "leaderboards" / "digits-v3"
+    cells = [Cell.of(record) for record in records(folder)]
+    asked = [c for c in cells if (c.victim.attack.name, c.defense.name) == ("badnets", "nad")]
+    show_results(folder, [*asked, *(c for c in cells if c.victim.attack.name == "none")])
+    shown = capsys.readouterr().out
+    rows = pd.read_csv(folder / "repairs.csv")
+    (row,) = rows[(rows.attack == "badnets") & (rows.defense == "nad")].to_dict("records")
+    assert "Remaining ASR" in shown
+    assert f"{100 * row['asr_paper']:.0f}" in shown
+    assert "tsb" not in shown
+    show_results(folder, [cell for cell in cells if cell.defense.name == "none"][:12])
+    assert "Before any defense" in capsys.readouterr().out
+    show_results(folder.parent, cells)
+    assert capsys.readouterr().out == "", "nothing was played there"
+
+
+def test_names_are_completed_without_torch() -> None:
+    code = (
+        "import sys; from benchmark.cli.completion import plugin_names, protocol_names; "
+        "print(protocol_names('dig'), plugin_names('badn'), plugin_names('strip+fine-'), "
+        "'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "['digits-v3'] ['badnets'] ['strip+fine-pruning'] False\n", done.stderr
+    shell = {"_POISONGAMES_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "poisongames run d"}
+    shown = CliRunner().invoke(app, [], prog_name="poisongames", env=shell)
+    assert "digits-v3" in shown.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_asked_to_end_ends_without_a_traceback(number: int) -> None:
+    command = [sys.executable, "-m", "benchmark", "check", "badnets"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True
+    ) as running:
+        process, deadline = psutil.Process(running.pid), time.monotonic() + 60
+        while len(process.children()) < 2 and time.monotonic() < deadline:  # the tracker, too
+            time.sleep(0.02)
+        children = process.children()
+        os.killpg(running.pid, number)
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+    assert "Traceback" not in said
+    assert said.endswith("interrupted; the same command starts again\n")
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive, "nothing is left behind"
 
 
 def test_the_version_is_that_of_the_distribution() -> None:
@@ -74,7 +177,8 @@ def test_protocols_are_listed_and_shown() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run", "digits-v9"], "unknown protocol 'digits-v9'; there are"),
+        (["run", "digit-v3"], "unknown protocol 'digit-v3'; did you mean 'digits-v3'?; there are"),
+        (["protocols", "xyz"], "unknown protocol 'xyz'; there are cifar10-v3, digits-v3, "),
         (["run", "mine.toml"], "mine.toml: no such protocol file"),
         (["run", "digits-v3", "--attack", "badnet"], "did you mean 'badnets'?"),
         (["run", "digits-v3", "--recipe", "slow"], "unknown recipe 'slow'; there are standard"),

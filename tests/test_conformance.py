@@ -355,6 +355,26 @@ BROKEN = [
         "a round of the game fails with IndexError: index 1 is out of bounds",
         "def poison(self, images, labels, rng):\n    images[1]\n    return images, labels",
     ),
+    (
+        "attack",
+        "plays",
+        "sound.trigger changes nothing: in 8 bits all triggered images are the clean ones",
+        "def trigger(self, images, rng):\n    return (images + 0.001).clamp(0, 1)",
+    ),
+    (
+        "attack",
+        "quiet",
+        "it prints 'now poisoning' while it plays; remove that",
+        "def poison(self, images, labels, rng):\n    print('now poisoning')\n"
+        "    return super().poison(images, labels, rng)",
+    ),
+    (
+        "repair",
+        "quiet",
+        "it prints 'step' while it plays",
+        "def repair(self, model, trusted, rng):\n    for _ in range(5):\n"
+        "        self.shake(model, rng)\n        print('step', file=sys.stderr)\n        yield",
+    ),
     ("sanitize", "plays", "a bool tensor of length 400", "def sanitize(self, *_):\n    return [1]"),
     (
         "repair",
@@ -557,8 +577,9 @@ BROKEN = [
     (
         "attack",
         "eight-bits",
-        "after rounding to 8 bits the trigger changes only 0% of the images",
-        "def trigger(self, images, rng):\n    return (images + 0.001).clamp(0, 1)",
+        "after rounding to 8 bits the trigger changes only ",
+        "def trigger(self, images, rng):\n    faint = (images + 0.001).clamp(0, 1)\n"
+        "    return torch.where(images.mean((1, 2, 3), True) > 0.36, 1 - images, faint)",
     ),
     (
         "code",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
+from benchmark.cli.completion import plugin_names
 from benchmark.cli.shared import PluginFiles, err, load_registry, one_sentence, out, seconds_of
 from benchmark.hooks import Stage
 
@@ -63,7 +64,10 @@ def _write(name: str, kind: Kind, parent: Path) -> None:
 
 
 def check(
-    name: Annotated[str, typer.Argument(help="A plugin, as name or name:field=value,…")],
+    name: Annotated[
+        str,
+        typer.Argument(help="A plugin, as name or name:field=value,…", autocompletion=plugin_names),
+    ],
     plugin: PluginFiles = None,
     rule_time_limit: Annotated[
         str, typer.Option(help="Let one rule take no longer (90s, 9m, 1h); it is broken then.")

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional, get_args
 
 import typer
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
-from benchmark.cli.shared import PluginFiles, err, one_sentence, out
+from benchmark.cli.completion import plugin_names, protocol_names
+from benchmark.cli.shared import PluginFiles, one_sentence, out
+from benchmark.errors import UserError
+from benchmark.hooks import STAGES, Stage
+from benchmark.texts import did_you_mean
 
 if TYPE_CHECKING:
-    from benchmark.registry import Registry
+    from benchmark.registry import Entry, Failure, Registry
+
+
+Threats = Literal["poison-label", "clean-label", "code"]
 
 
 def plugins(
-    name: Annotated[Optional[str], typer.Argument(help="Show one plugin's parameters.")] = None,
+    name: Annotated[
+        Optional[str],
+        typer.Argument(help="Show one plugin's parameters.", autocompletion=plugin_names),
+    ] = None,
+    threat: Annotated[
+        Optional[Threats], typer.Option(help="List attacks of one threat model.")
+    ] = None,
+    stage: Annotated[Optional[Stage], typer.Option(help="List defenses of one stage.")] = None,
     plugin: PluginFiles = None,
 ) -> None:
     """List attacks, defenses, data sets and architectures, or show one of them."""
@@ -23,33 +38,47 @@ def plugins(
 
     registry = Registry(plugin or ())
     if name is None:
-        _list_plugins(registry)
+        _list_plugins(registry, {*filter(None, (threat, stage))})
     else:
-        _show_plugin(registry, name)
+        with one_sentence():
+            _show_plugin(registry, name)
+    if {failure.origin for failure in registry.failures} & {str(path) for path in plugin or ()}:
+        raise typer.Exit(2)
 
 
-def _list_plugins(registry: Registry) -> None:
+def _list_plugins(registry: Registry, wanted: set[str]) -> None:
+    """A group for every kind, threat model and stage; all of them where nothing is wanted."""
     from benchmark.specs import nature
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("name", "kind", "threat or stage", "version", "from", "summary"):
-        table.add_column(column, overflow="fold", no_wrap=column == "name")
+    groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in registry.entries:
-        table.add_row(
-            entry.plugin.name,
-            entry.kind.__name__.lower(),
-            nature(entry.plugin),
-            str(entry.plugin.version),
-            escape(entry.origin),
-            escape(entry.summary),
-        )
-    out.print(table)
+        of = nature(entry.plugin)
+        if not wanted or of in wanted:
+            groups.setdefault((entry.kind.__name__.lower(), of), []).append(entry)
+    order = [*get_args(Threats), *STAGES, ""]
+    # One width for all groups.
+    width = max((len(entry.plugin.name) for group in groups.values() for entry in group), default=0)
+    for (kind, of), entries in sorted(groups.items(), key=lambda item: order.index(item[0][1])):
+        out.print(f"[b]{kind}s{', ' if of else ''}{of}[/b]")
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True, min_width=width)
+        table.add_column(overflow="fold")
+        for entry in entries:
+            # What came with this package needs no origin.
+            origin = "" if entry.origin.startswith("poisongames ") else f" ({entry.origin})"
+            table.add_row(entry.plugin.name, escape(entry.summary + origin))
+        out.print(Padding(table, (0, 0, 1, 2), expand=False))
     for failure in registry.failures:
-        out.print(
-            f"[red]failed[/red] {escape(failure.name)} ({escape(failure.origin)}): "
-            f"{escape(failure.error)}",
-            soft_wrap=True,
-        )
+        _say_failure(failure)
+    out.print("`poisongames plugins NAME` shows parameters, version and source.", highlight=False)
+
+
+def _say_failure(failure: Failure) -> None:
+    out.print(
+        f"[red]failed[/red] {escape(failure.name)} ({escape(failure.origin)}): "
+        f"{escape(failure.error)}",
+        soft_wrap=True,
+    )
 
 
 def _show_plugin(registry: Registry, name: str) -> None:
@@ -58,14 +87,14 @@ def _show_plugin(registry: Registry, name: str) -> None:
     from benchmark.specs import describe_type, nature, parameters, shown_default
 
     found = [entry for entry in registry.entries if entry.plugin.name == name]
+    for failure in registry.failures:
+        _say_failure(failure)
     if not found:
-        import difflib
-
         names = [entry.plugin.name for entry in registry.entries]
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        err.print(f"[red]error:[/red] no plugin is named {escape(name)}{hint}")
-        raise typer.Exit(2)
+        raise UserError(
+            f"no plugin is named {name!r}{did_you_mean(name, names)}; `poisongames plugins` lists "
+            "all"
+        )
     for entry in found:
         plugin = entry.plugin
         kind = entry.kind.__name__.lower()
@@ -82,7 +111,10 @@ def _show_plugin(registry: Registry, name: str) -> None:
 
 
 def protocols(
-    name: Annotated[Optional[str], typer.Argument(help="Show one protocol's grid.")] = None,
+    name: Annotated[
+        Optional[str],
+        typer.Argument(help="Show one protocol's grid.", autocompletion=protocol_names),
+    ] = None,
 ) -> None:
     """List the released protocols, or show one of them."""
     with one_sentence():

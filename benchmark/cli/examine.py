@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -54,7 +55,9 @@ def examine(spec: str, files: Sequence[Path], seconds: float) -> Iterator[Verdic
     context = multiprocessing.get_context("spawn")
     pipe, other = context.Pipe(duplex=False)
     process = context.Process(target=_examine, args=(spec, tuple(files), seconds, other))
-    process.start()
+    resource_tracker.ensure_running()  # which would let signals through
+    with processes.undisturbed():  # until it knows what to do with them
+        process.start()
     other.close()
     try:
         while not isinstance(said := pipe.recv(), str | None):
@@ -64,8 +67,9 @@ def examine(spec: str, files: Sequence[Path], seconds: float) -> Iterator[Verdic
     except EOFError:
         raise ExaminerDied(f"the process that examines {spec} was killed") from None
     finally:
-        process.kill()
-        process.join()
+        with processes.undisturbed():
+            process.kill()
+            process.join()
 
 
 def _examine(spec: str, files: tuple[Path, ...], seconds: float, pipe: Connection) -> None:
@@ -73,7 +77,9 @@ def _examine(spec: str, files: tuple[Path, ...], seconds: float, pipe: Connectio
     from benchmark.conformance import checks
     from benchmark.registry import Registry
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # they are the parent's to handle
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     processes.adopt_orphans()
     try:
         found = checks(spec, Registry(files))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +11,7 @@ import typer
 from benchmark.cli.shared import choose_device, err, load_registry, out, seconds_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from benchmark.api import Source
     from benchmark.records.cell import Cell, Tune
@@ -76,18 +74,22 @@ def workers_for(device: str) -> int:
     return 1 if device == "cuda" else max(1, min(cores(), memory_left() // TASK_BYTES))
 
 
-@contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """End as Ctrl-C does where a job's end is announced by SIGTERM, as queues do."""
+def say_what_is_played(cells: Sequence[Cell], protocol: str) -> None:
+    """Print attacks and defenses with their settings, those of the protocol included."""
+    from benchmark.records.cell import CLEAN
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    played = (cell.victim.attack for cell in cells)
+    attacks = dict.fromkeys(str(attack) for attack in played if attack != CLEAN)
+    defenses = dict.fromkeys(stage.label for cell in cells for stage in cell.defense.stages)
+    for what, found in (("attacks", attacks), ("defenses", defenses)):
+        if found:
+            err.print(f"{what}: {'; '.join(found)}", soft_wrap=True, markup=False, highlight=False)
+    err.print(
+        f"settings that were not given are those of {protocol}, then the plugins' own",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )
 
 
 def execute_plan(
@@ -102,8 +104,14 @@ def execute_plan(
     time_limit: str | None = None,
     cell_time_limit: str | None = None,
 ) -> None:
-    """Work through a plan with progress bars, and say how it ended."""
+    """Work through a plan with progress bars, and say how it ended and what came out.
+
+    Args:
+        results: where they are, if not in tables of the run's records.
+    """
+    from benchmark.cli.results import show_results
     from benchmark.progress import Display
+    from benchmark.records.cell import Cell
     from benchmark.records.store import Store
     from benchmark.runs.execute import execute
     from benchmark.runs.local import LocalExecutor
@@ -117,7 +125,7 @@ def execute_plan(
     limit = seconds_of(time_limit)
     name = setup.protocol.name
     cell_seconds = seconds_of(cell_time_limit)
-    with Display(err, f"{name} on {setup.device}") as display, terminated_as_interrupted():
+    with Display(err, f"{name} on {setup.device}") as display:
         summary = execute(
             Store(setup.root),
             tasks,
@@ -135,6 +143,8 @@ def execute_plan(
     if display.failed:
         hint = "" if results else f"; `poisongames board build {setup.root}` lists them"
         out.print(f"{display.failed} {what} failed{hint}")
+    if results is None:
+        show_results(setup.root, [task for task in tasks if isinstance(task, Cell)])
     if summary.why:
         reason = "time limit reached" if summary.why == "time" else "interrupted"
         out.print(f"{reason}; the same command continues")

@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from benchmark.cli.completion import plugin_names
+from benchmark.cli.execution import say_what_is_played
 from benchmark.cli.play import Attacks, ProtocolName, Recipe
 from benchmark.cli.shared import BOARDS, PluginFiles, load_registry, one_sentence, out, seconds_of
 
@@ -32,7 +34,10 @@ def plan(
         ),
     ] = None,
     attack: Attacks = None,
-    defense: Annotated[Optional[list[str]], typer.Option(help="Likewise for defenses.")] = None,
+    defense: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Likewise for defenses.", autocompletion=plugin_names),
+    ] = None,
     seeds: Annotated[Optional[int], typer.Option(min=1, help="Number of repetitions.")] = None,
     recipe: Recipe = None,
     plugin: PluginFiles = None,
@@ -59,6 +64,8 @@ def plan(
             seeds=seeds,
             recipe=recipe,
         )
+        if attack or defense:
+            say_what_is_played(cells, chosen.name)
         folder = costs or _recorded(chosen.name)
         found = Costs.of(records(folder))
         if (seconds := seconds_of(victim_time)) == 0:

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from benchmark import processes
 from benchmark.cli.shared import err
 from benchmark.errors import UserError
 from benchmark.hooks import COMMANDS, GROUP, HookSpecs, origin, points
@@ -36,6 +37,15 @@ class Commands(TyperGroup):
         if cmd_name not in self.commands:
             self._ask_plugins()
         return super().get_command(ctx, cmd_name)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; where it is asked to end, it ends with a word and without a traceback."""
+        with processes.asked_to_end():
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt:
+                err.print("interrupted; the same command starts again")
+                raise typer.Exit(130) from None
 
     def _ask_plugins(self) -> None:
         if self._asked:

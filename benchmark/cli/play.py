@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 from rich.table import Table
 
-from benchmark.cli.execution import execute_plan, prepare
+from benchmark.cli.completion import plugin_names, protocol_names
+from benchmark.cli.execution import execute_plan, prepare, say_what_is_played
 from benchmark.cli.shared import (
     DataDir,
     Device,
@@ -30,6 +31,7 @@ Attacks = Annotated[
     Optional[list[str]],
     typer.Option(
         "--attack",
+        autocompletion=plugin_names,
         help="Attack to play, as name or name:field=value,…; m and boost count as fields. "
         "May be given several times; the protocol's grid by default.",
     ),
@@ -59,7 +61,10 @@ CellTimeLimit = Annotated[
         "times what the training of its clean model took, and at least 10 minutes.",
     ),
 ]
-ProtocolName = Annotated[str, typer.Argument(help="A released protocol, or a .toml file.")]
+ProtocolName = Annotated[
+    str,
+    typer.Argument(help="A released protocol, or a .toml file.", autocompletion=protocol_names),
+]
 
 
 def run(
@@ -68,7 +73,8 @@ def run(
     defense: Annotated[
         Optional[list[str]],
         typer.Option(
-            help="Likewise for defenses and detectors; join stages of one pipeline by '+'."
+            autocompletion=plugin_names,
+            help="Likewise for defenses and detectors; join stages of one pipeline by '+'.",
         ),
     ] = None,
     seeds: Annotated[
@@ -126,6 +132,8 @@ def run(
                 recipe=recipe,
                 tuned=tuned.chosen(searches),
             )
+        if attack or defense:
+            say_what_is_played(cells, setup.protocol.name)
         if done is not None:
             cells, planned = _without_those_of(done, cells), len(cells)
             out.print(f"{planned - len(cells)} of {planned} cells are in {done} already")
@@ -148,7 +156,10 @@ def tune(
     protocol: ProtocolName,
     defense: Annotated[
         Optional[list[str]],
-        typer.Option(help="Repair to tune; all the protocol has a grid for by default."),
+        typer.Option(
+            autocompletion=plugin_names,
+            help="Repair to tune; all the protocol has a grid for by default.",
+        ),
     ] = None,
     recipe: Recipe = None,
     time_limit: TimeLimit = None,

@@ -59,7 +59,7 @@ def play_again(
     Raises:
         typer.Exit: it was interrupted.
     """
-    from benchmark.cli.execution import prepare, terminated_as_interrupted, workers_for
+    from benchmark.cli.execution import prepare, workers_for
     from benchmark.games.all import records
     from benchmark.progress import Display
     from benchmark.records.cell import Cell
@@ -85,7 +85,7 @@ def play_again(
             )
             cells = [playable(record, registry) for record in own]
             title = f"replay on {setup.device}"
-            with Display(err, title) as display, terminated_as_interrupted():
+            with Display(err, title) as display:
                 executor = LocalExecutor(setup, workers_for(setup.device))
                 summary = execute(Store(setup.root), cells, executor, listener=display.listener)
             if summary.why:

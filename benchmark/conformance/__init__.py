@@ -11,7 +11,6 @@ Plugins play on a tiny embedded protocol, through the very code of the games.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from benchmark.conformance import attacks, defenses, materials, plugins
 from benchmark.conformance.subject import ConformanceError, DoesNotApply, Play, Subject
 from benchmark.registry import Registry
 from benchmark.specs import RegistryError, parse
+from benchmark.texts import did_you_mean
 
 __all__ = ["Check", "ConformanceError", "DoesNotApply", "checks"]
 
@@ -31,7 +31,7 @@ Examine = Callable[[Subject], None]
 
 _ALL: tuple[Examine, ...] = (
     plugins.version, plugins.summary, plugins.settings, plugins.round_trip, plugins.cheap_to_list,
-    plugins.plays, plugins.deterministic,
+    plugins.plays, plugins.quiet, plugins.deterministic,
 )  # fmt: skip
 _METHODS: tuple[Examine, ...] = (plugins.source, plugins.inputs, plugins.own_randomness)
 _ATTACKS: tuple[Examine, ...] = (attacks.state, attacks.batches, attacks.eight_bits)
@@ -103,10 +103,9 @@ def checks(spec: str, registry: Registry | None = None) -> list[Check]:
     entries = {entry.kind: entry for entry in registry.entries if entry.plugin.name == name}
     if not entries:
         names = {entry.plugin.name for entry in registry.entries}
-        close = difflib.get_close_matches(name, names, n=1)
         broken = "".join(f"; {f.name} could not be loaded: {f.error}" for f in registry.failures)
-        hint = f"did you mean {close[0]!r}?" if close else "see poisongames plugins"
-        raise RegistryError(f"no plugin is named {name!r}; {hint}{broken}")
+        hint = did_you_mean(name, names) or "; see poisongames plugins"
+        raise RegistryError(f"no plugin is named {name!r}{hint}{broken}")
     found = []
     for kind, entry in entries.items():
         registry.create(kind, spec)  # which refuses a name that two have

@@ -192,6 +192,16 @@ def plays(subject: Subject) -> None:
         ) from error
 
 
+def quiet(subject: Subject) -> None:
+    """It prints nothing while it plays."""
+    if printed := subject.round().watch.printed.strip():
+        first = printed.splitlines()[0]
+        raise ConformanceError(
+            f"it prints {first[:60]!r} while it plays; remove that, the harness shows how far a "
+            "run has come"
+        )
+
+
 def inputs(subject: Subject) -> None:
     """It leaves the images and labels that it is lent as they are."""
     for who, before, after in subject.round().watch.lent:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import SkipTest
@@ -46,6 +48,7 @@ class Watch:
         lent: who was lent a tensor, as it was then, and the tensor itself.
         moved: methods that drew from torch's global random state, or seeded it.
         models: the private copies that were handed out.
+        printed: what came out of the round as text.
     """
 
     seed: int = 0
@@ -53,6 +56,7 @@ class Watch:
     lent: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
     models: list[Classifier] = field(default_factory=list)
+    printed: str = ""
 
     def over(self, plugin: Plugin, *methods: str) -> None:
         """Watch these methods of `plugin` from now on."""
@@ -160,9 +164,17 @@ class Subject:
         """
         key = (again, seed, decoy)
         if key not in self._rounds:
-            plugin, watch = self.create(), Watch(seed, decoy)
+            plugin, watch, out = self.create(), Watch(seed, decoy), io.StringIO()
             try:
-                self._rounds[key] = Round(plugin, dict(self.play(plugin, watch)), watch)
+                # A warning is none of its words.
+                with (
+                    warnings.catch_warnings(action="ignore"),
+                    redirect_stdout(out),
+                    redirect_stderr(out),
+                ):
+                    outputs = dict(self.play(plugin, watch))
+                watch.printed = out.getvalue()
+                self._rounds[key] = Round(plugin, outputs, watch)
             except Exception as error:
                 self._rounds[key] = error
         found = self._rounds[key]

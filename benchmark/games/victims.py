@@ -121,7 +121,11 @@ def train(
 
 
 def trigger_test_images(experiment: Experiment, attack: Attack | None, rng: Generator) -> Tensor:
-    """The test images with the trigger, uint8 (N, C, H, W), made once per victim."""
+    """The test images with the trigger, uint8 (N, C, H, W), made once per victim.
+
+    Raises:
+        RuleViolation: what the attack returned is not allowed, or the clean images again.
+    """
     if attack is None:
         return experiment.splits.test.pixels[:0]
     parts = []
@@ -131,4 +135,10 @@ def trigger_test_images(experiment: Experiment, attack: Attack | None, rng: Gene
         returned = attack.trigger(lent, rng)
         checks.unchanged(images, lent, f"{attack.name}.trigger")
         parts.append(to_bytes(checks.images(returned, images, f"{attack.name}.trigger")))
-    return torch.cat(parts)
+    triggered = torch.cat(parts)
+    if torch.equal(triggered, experiment.splits.test.pixels):
+        raise checks.RuleViolation(
+            f"{attack.name}.trigger changes nothing: in 8 bits all triggered images are the clean "
+            "ones; return changed copies, by more than 1/255"
+        )
+    return triggered

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,14 +50,19 @@ class Board:
     sources: Sources
 
 
-def read_board(folder: Path, beside: Path | None = None) -> Board:
+def read_board(
+    folder: Path, beside: Path | None = None, only: Collection[str] | None = None
+) -> Board:
     """Read and average all records of a folder, together with those of a board beside it.
+
+    Args:
+        only: keys of records; the others are left aside.
 
     Raises:
         StoreError: no records, damaged ones, or records of more than one protocol; explanations
             that cannot be shown or that explain nothing; submissions or replays that are no lists.
     """
-    sources, protocol = read_sources(folder, beside)
+    sources, protocol = read_sources(folder, beside, only)
     submissions = [one for place in sources.folders for one in credits.read(place)]
     sources.titles = {key: one.title for one in submissions for key in one.records}
     build(sources)
@@ -93,7 +98,9 @@ def played(protocol: ProtocolRef) -> Protocol | None:
     return protocols.load(protocol.name) if known else None
 
 
-def read_sources(folder: Path, beside: Path | None = None) -> tuple[Sources, ProtocolRef]:
+def read_sources(
+    folder: Path, beside: Path | None = None, only: Collection[str] | None = None
+) -> tuple[Sources, ProtocolRef]:
     """Records and searches, and the protocol of all of them. Of a cell that both folders hold,
     that of the board `beside` counts.
 
@@ -108,7 +115,7 @@ def read_sources(folder: Path, beside: Path | None = None) -> tuple[Sources, Pro
     for one in folders:
         others = set(seen)
         for record in records(one):
-            if record.key in others:
+            if record.key in others or (only is not None and record.key not in only):
                 continue
             seen[record.key] = record.protocol
             if take := slim.get(type(record)):

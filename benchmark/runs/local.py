@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
@@ -72,7 +71,7 @@ class LocalExecutor:
 
     def close(self) -> None:
         if self._nursery is not None:
-            with _undisturbed():
+            with processes.undisturbed():
                 self._link.close()  # upon which it ends all that plays, and itself
                 self._nursery.join(10)
                 self._nursery.kill()
@@ -85,7 +84,8 @@ class LocalExecutor:
         self._nursery = context.Process(
             target=serve, args=(self._setup, other, self._method, self._ahead)
         )
-        with _undisturbed():  # it inherits what is blocked, until it knows what to do with signals
+        # It inherits what is blocked, until it knows what to do with signals.
+        with processes.undisturbed():
             self._nursery.start()
         other.close()
         for job in self._jobs.values():
@@ -119,14 +119,3 @@ class LocalExecutor:
             self._deaths = 0
             return self._jobs.pop(key).task, said
         return Tick(self._jobs[key].task, *said)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let signals that ask for an end wait."""
-    asked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, asked)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

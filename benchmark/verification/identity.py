@@ -12,7 +12,7 @@ from benchmark.protocol import Protocol
 from benchmark.records.cell import CLEAN, Cell
 from benchmark.records.record import NONE, PluginRef, Record
 from benchmark.records.strict import Refused
-from benchmark.specs import RegistryError, parse
+from benchmark.specs import RegistryError, joined, parse, written
 
 #: A field of a record, and what is wrong with it.
 Wrong = tuple[str, str]
@@ -88,8 +88,7 @@ def _label(place: str, ref: PluginRef) -> Iterator[Wrong]:
         return
     if name != ref.name:
         yield f"{place}.label", f"is of {name!r}, the plugin is {ref.name!r}"
-    written = ",".join(f"{key}={text}" for key, text in settings.items())
-    if ref.label != (f"{name}:{written}" if written else name):
+    if ref.label != joined(name, settings):
         yield f"{place}.label", f"{ref.label!r} is not written as poisongames writes it"
     for key, text in settings.items():
         value = _parameter(ref.params, key.split("."))
