@@ -36,6 +36,6 @@ def unfit(text: str) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'badnets'?`` where a known name is near, else nothing."""
+    """``; did you mean 'this'?`` where a known name is near, else nothing."""
     close = difflib.get_close_matches(name, sorted(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

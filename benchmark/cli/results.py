@@ -46,13 +46,14 @@ def show_results(folder: Path, cells: Sequence[Cell]) -> None:
 
 def _headlines(folder: Path, keys: Collection[str]) -> Iterator[tuple[Frame, pd.DataFrame]]:
     """The frames that have a grid, or else that of attacks before any defense."""
+    from benchmark.games.robustness.frames import UNDEFENDED
     from benchmark.leaderboard.board import read_board
-    from benchmark.leaderboard.chapters import PLAYED, VICTIMS
+    from benchmark.leaderboard.chapters import PLAYED
 
     built = read_board(folder, only=keys).frames
     played = [frame for chapter in PLAYED for frame in chapter.frames if frame.grid]
     shown = [frame for frame in played if len(built.get(frame.name, ()))]
-    for frame in shown or VICTIMS.frames:
+    for frame in shown or UNDEFENDED.frames:
         yield frame, built[frame.name]
 
 

@@ -7,17 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 from PIL import Image
-from pydantic import Field
 from torch import Tensor
 
-from benchmark.api import Dataset, Source
 from benchmark.data import DataError
-from benchmark.data.formats import NAMED, Reading, formats, read_images, read_source
+from benchmark.data.formats import NAMED, Reading, formats, read_images
 from benchmark.data.parquet import CONVENTION, read_parquet
 
 #: Words that name a split, and the part that it serves as; of several for one part the first is
@@ -29,59 +27,6 @@ _WORDS = {
 
 
 T = TypeVar("T")
-
-
-@dataclass
-class Folder(Dataset):
-    """One's own images, as Parquet files or as a folder per class.
-
-    Args:
-        path: holds ``train-*.parquet`` and ``test-*.parquet``, or ``train/<class>/`` and
-            ``test/<class>/`` with images, or just ``<class>/``. A validation part serves as test
-            part where there is none; without both all splits are drawn from the training images.
-            Parquet files may lie deeper, as in a snapshot from the Hugging Face hub.
-        size: resize to `size` x `size`; 0 takes images as they are, all of one size.
-        channels: 1 makes all images grey, 3 makes them RGB; 0 takes them as they are, all grey or
-            all in colour.
-        image: column of the images in Parquet files, where that is not plain.
-        label: column of the labels, likewise.
-    """
-
-    name, version = "folder", 2
-    path: str
-    size: Annotated[int, Field(ge=0)] = 0
-    channels: Annotated[int, Field(ge=0, le=3, description="0, 1 or 3")] = 0
-    image: str = ""
-    label: str = ""
-
-    def __post_init__(self) -> None:
-        if self.channels == 2:
-            raise ValueError("channels=2 is not allowed: choose 1, 3, or 0 for images as they are")
-
-    @property
-    def root(self) -> Path:
-        return Path(self.path).expanduser()
-
-    def files(self, folders: Sequence[Path]) -> Sequence[Path]:
-        if not self.root.is_dir():
-            raise DataError(f"{self.root} is no folder, expected one of images; check the path")
-        look(self.root)
-        # Those that are left out, too: what is said of them is kept with what is decoded.
-        return [*_walk(self.root)]
-
-    def decode(self, files: Sequence[Path]) -> Source:
-        found, how = look(self.root), Reading(self.size, self.channels, self.image, self.label)
-        problems, source = list(found.problems), None
-        try:
-            readers = [partial(found.read, part, how) for part in found.parts]
-            source = read_source(
-                self.root, readers[0], readers[1] if readers[1:] else None, found.notes
-            )
-        except DataError as error:
-            problems += error.args
-        if source is None or problems:
-            raise DataError(*problems)
-        return source
 
 
 @dataclass
@@ -116,7 +61,7 @@ def look(root: Path) -> Found:
     Raises:
         DataError: there is none, several, or one without training images.
     """
-    files = [*_walk(root)]
+    files = [*walk(root)]
     shards = [file for file in files if file.suffix == ".parquet"]
     if any(map(_word_of, shards)):
         return _shards(root, shards)
@@ -142,7 +87,7 @@ def _advice(files: Iterable[Path]) -> str:
     return ""
 
 
-def _walk(root: Path) -> Iterable[Path]:
+def walk(root: Path) -> Iterable[Path]:
     """All files in all folders, without hidden ones, in order."""
     seen: set[str] = set()
 

@@ -15,7 +15,7 @@ from small_sets import encode, random_images, write_images, write_parquet
 
 from benchmark import Dataset
 from benchmark.data import DataError, load, summary
-from benchmark.data.folder import Folder
+from benchmark.data.named import Folder
 from benchmark.registry import Registry
 from benchmark.specs import RegistryError
 
