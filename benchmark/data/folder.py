@@ -61,6 +61,8 @@ def look(root: Path) -> Found:
     Raises:
         DataError: there is none, several, or one without training images.
     """
+    if not root.is_dir():
+        raise DataError(f"{root} is no folder, expected one of images; check the path")
     files = [*walk(root)]
     shards = [file for file in files if file.suffix == ".parquet"]
     if any(map(_word_of, shards)):

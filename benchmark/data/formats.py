@@ -28,6 +28,9 @@ Decoded = tuple[Tensor, Tensor, tuple[str, ...]]
 #: Reads one split, given the names of the classes where another split has told them.
 Reader = Callable[[tuple[str, ...]], Decoded]
 
+#: Pillow's modes without colour.
+GREY = ("1", "L", "LA")
+
 #: So many files with the same fault are named; the others are counted.
 NAMED = 10
 
@@ -155,7 +158,7 @@ def _decode(image: Image.Image | Path | BytesIO, how: Reading) -> npt.NDArray[np
         upright = opened
         with suppress(Exception):  # a note on how the camera was held that cannot be read
             upright = ImageOps.exif_transpose(opened)
-        grey = how.channels == 1 or (not how.channels and opened.mode in ("1", "L", "LA"))
+        grey = how.channels == 1 or (not how.channels and opened.mode in GREY)
         decoded = upright.convert("L" if grey else "RGB")
     if how.size:
         decoded = decoded.resize((how.size, how.size), Image.Resampling.BILINEAR)

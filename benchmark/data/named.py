@@ -177,8 +177,6 @@ class Folder(Dataset):
         return Path(self.path).expanduser()
 
     def files(self, folders: Sequence[Path]) -> Sequence[Path]:
-        if not self.root.is_dir():
-            raise DataError(f"{self.root} is no folder, expected one of images; check the path")
         look(self.root)
         # Those that are left out, too: what is said of them is kept with what is decoded.
         return [*walk(self.root)]

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from benchmark import data
 from benchmark.data import DataError
-from benchmark.data.formats import SUFFIXES
+from benchmark.data.folder import look
+from benchmark.data.formats import GREY
 from benchmark.data.named import Folder
 from benchmark.images import ImageSet
 
@@ -38,32 +39,33 @@ def read_folder(path: Path, size: int = 0) -> Album:
     Raises:
         DataError: no images, damaged ones, or such of several sizes without `size`.
     """
-    folder = Folder(str(path), size)
-    files = [file for file in folder.files(()) if file.suffix != ".parquet"]
-    sizes = set() if size else set(map(_size, files)) - {""}
-    if len(sizes) > 1:
+    parts = look(path).parts.values()
+    headers = {_header(file) for part in parts for file in part if file.suffix != ".parquet"}
+    sizes = {header[0] for header in headers} - {""}
+    if not size and len(sizes) > 1:
         few = ", ".join(sorted(sizes)[:3])
         raise DataError(
             f"the images in {path} have {len(sizes)} sizes ({few}...); say --size N, the side of "
             "the images that the model was trained on"
         )
-    source = data.load(folder)
-    parts = [source.train] if source.test is None else [source.train, source.test]
-    images = ImageSet(torch.cat([p.pixels for p in parts]), torch.cat([p.labels for p in parts]))
-    notes = []
-    if loose := [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]:
-        notes.append(
-            f"{len(loose)} images lie in {path} itself, without a class; they are left out"
-        )
-    return Album(images, source.class_names, tuple(notes))
+    mixed = len({header[1] for header in headers if header[0]}) > 1
+    source = data.load(Folder(str(path), size, channels=3 if mixed else 0))
+    sets = [source.train] if source.test is None else [source.train, source.test]
+    images = ImageSet(torch.cat([s.pixels for s in sets]), torch.cat([s.labels for s in sets]))
+    notes = ["grey and colour images are mixed; all are taken as RGB"] if mixed else []
+    return Album(images, source.class_names, (*notes, *source.notes))
 
 
-def _size(file: Path) -> str:
+def _header(file: Path) -> tuple[str, bool]:
+    """The size of an image as it is seen, and whether it is grey; no size where it is damaged."""
     try:
         with Image.open(file) as image:
-            return f"{image.width}x{image.height}"
+            sides = image.width, image.height
+            if image.getexif().get(ExifTags.Base.Orientation, 1) > 4:  # the camera lay on its side
+                sides = sides[::-1]
+            return f"{sides[0]}x{sides[1]}", image.mode in GREY
     except Exception:  # PIL meets damaged bytes with errors of many types; decoding names them
-        return ""
+        return "", False
 
 
 def in_order_of(album: Album, class_names: Sequence[str] | None, classes: int) -> Album:

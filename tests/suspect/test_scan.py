@@ -313,7 +313,7 @@ def test_missing_classes_loose_images_and_wrappers_are_noticed(
     found = invoke("scan", "checkpoint.pt", "--data", "data", *options, "--detector", "says")
     assert found.exit_code == 1, found.output
     assert "1 classes have no image: digit9" in found.output
-    assert "1 images lie in data itself, without a class" in found.output
+    assert "left out: 1 files (1 .png) lie in no folder of a class that is read: " in found.output
 
 
 @pytest.fixture
@@ -372,3 +372,15 @@ def test_published_weights_that_cannot_be_fetched(
 def test_misuse_from_python(poisoned: Any, images: Any, labels: Any, sentence: str) -> None:
     with pytest.raises((ModelError, ValueError), match=sentence):
         scan(poisoned.net, images, labels, detectors=[CHEAP])
+
+
+def test_a_folder_of_grey_and_turned_pictures_is_read(tmp_path: Path) -> None:
+    for name, mode in (("a", "L"), ("b", "RGB")):
+        (tmp_path / "mixed" / name).mkdir(parents=True)
+        Image.new(mode, (6, 4)).save(tmp_path / "mixed" / name / "0.png")
+    turned = Image.Exif()
+    turned[274] = 6  # stored on its side
+    Image.new("L", (4, 6)).save(tmp_path / "mixed" / "a" / "1.png", exif=turned)
+    album = read_folder(tmp_path / "mixed")
+    assert album.images.pixels.shape == (3, 3, 4, 6)
+    assert album.notes == ("grey and colour images are mixed; all are taken as RGB",)
