@@ -122,13 +122,12 @@ class Late(Repair):
     \"\"\"Weigh the channels first, and change the model with the last step.\"\"\"
 
     name, version, paper = "late", 1, "none, made for a test"
-    value: float = 0.5
 
     def repair(self, model, trusted, rng):
         for step in range(1, 41):
             if step == 40:
                 with torch.no_grad():
-                    model.head.weight.fill_(self.value)
+                    model.head.weight.fill_(0.5)
             yield
 """
 

@@ -18,7 +18,7 @@ import small_board
 
 from benchmark.registry import Registry
 
-RECORDS = int(os.environ.get("POISONGAMES_RECORDS", "4000"))
+RECORDS = int(os.environ.get("POISONGAMES_RECORDS", "2000"))
 #: Of both games.
 TEMPLATES = (
     "robustness-badnets-m40-pivotal-tuning-r0.05-s0",

@@ -236,7 +236,9 @@ def running(protocol: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)]
+)
 def test_what_ends_a_run_ends_all_of_it_in_seconds(
     number: signal.Signals, running: subprocess.Popen[str]
 ) -> None:
@@ -256,6 +258,7 @@ def test_what_ends_a_run_ends_all_of_it_in_seconds(
     assert left_behind() == []
 
 
+@pytest.mark.nightly
 def test_processes_that_are_no_forks_play_the_same(
     protocol: Path,
     undisturbed: Path,
