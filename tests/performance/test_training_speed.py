@@ -26,9 +26,9 @@ from benchmark.models import SmallResNet
 from benchmark.protocol import Augmentation, Recipe
 from benchmark.training import Trainer
 
-IMAGES, BATCH, PAD = 1024, 128, 2
+IMAGES, BATCH, PAD = 2048, 128, 2
 RECIPE = Recipe(epochs=1, batch_size=BATCH, learning_rate=0.1)
-ASSERTED, PAIRS = 1.5, 3
+ASSERTED, PAIRS = 1.2, 3
 
 
 class Pictures(Dataset):  # type: ignore[type-arg]
