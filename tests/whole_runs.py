@@ -23,6 +23,8 @@ def without_costs(out: Path) -> dict[str, dict[str, Any]]:
     found = records(out)
     for record in found.values():
         del record["cost"]
+        for scan in record.get("scans", ()):
+            del scan["seconds"]
     return found
 
 
