@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -23,6 +23,7 @@ from torch import Generator, Tensor
 
 from benchmark.classifier import Classifier
 from benchmark.hooks import Stage, hookimpl
+from benchmark.hooks import Threat as Threat
 from benchmark.images import ImageSet, TrustedData
 from benchmark.training import Trainer
 from benchmark.triggers import Trigger
@@ -61,8 +62,6 @@ __all__ = [
 Share = Annotated[float, Field(ge=0, le=1, description="from 0 to 1")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="above 0")]
 Count = Annotated[int, Field(ge=1, description="at least 1")]
-
-Threat = Literal["poison-label", "clean-label", "code"]
 
 
 class Plugin(ABC):

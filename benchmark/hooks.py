@@ -11,6 +11,8 @@ import pluggy
 if TYPE_CHECKING:
     import typer
 
+#: What an attacker changes: images and labels, images alone, or the training code.
+Threat = Literal["poison-label", "clean-label", "code"]
 #: Where in a game a defense acts, in the order in which a pipeline is played.
 Stage = Literal["sanitize", "repair", "deploy", "detect", "invert"]
 STAGES: tuple[Stage, ...] = get_args(Stage)

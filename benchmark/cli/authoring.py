@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from benchmark.cli.completion import plugin_names
-from benchmark.cli.shared import PluginFiles, err, load_registry, one_sentence, out, seconds_of
+from benchmark.cli.shared import PluginFiles, err, load_registry, one_sentence, out, say, seconds_of
 from benchmark.hooks import Stage
 
 if TYPE_CHECKING:
@@ -53,13 +53,13 @@ def _write(name: str, kind: Kind, parent: Path) -> None:
         from benchmark.scaffold import write
 
         folder = write(name, kind, parent, load_registry(None))
-    out.print(f"written to {folder}; next:\n", soft_wrap=True, markup=False, highlight=False)
+    say(f"written to {folder}; next:\n")
     for command in (
         f"pip install -e '{folder}[test]'",
         f"poisongames check {name}",
         f"python -m pytest {folder}",
     ):
-        out.print(f"  {command}", soft_wrap=True, markup=False, highlight=False)
+        say(f"  {command}")
     out.print(f"\n{folder}/README.md says how to play and submit it.", soft_wrap=True, markup=False)
 
 

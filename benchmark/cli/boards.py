@@ -19,6 +19,7 @@ from benchmark.cli.shared import (
     load_registry,
     one_sentence,
     out,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _show(text: str) -> None:
 
         out.print(Markdown(text))
     else:
-        out.print(text, soft_wrap=True, markup=False, highlight=False)
+        say(text)
 
 
 def verify(
@@ -191,8 +192,7 @@ def submit(
     )
     if taken.sender and done.new:
         names = ", ".join(taken.sender.authors)
-        said = f"they came with {taken.sender.title!r} by {names}"
-        out.print(said, soft_wrap=True, markup=False, highlight=False)
+        say(f"they came with {taken.sender.title!r} by {names}")
     out.print(
         f"next: `poisongames board build {done.folder}`, then commit the folder", soft_wrap=True
     )
@@ -205,7 +205,7 @@ def _refuse(run_dir: Path) -> NoReturn:
 
 def _print(findings: Sequence[Finding]) -> None:
     for finding in findings:
-        err.print(str(finding), soft_wrap=True, markup=False, highlight=False)
+        say(str(finding), err)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Optional, get_args
+from typing import TYPE_CHECKING, Annotated, Optional, get_args
 
 import typer
 from rich.markup import escape
@@ -12,14 +12,11 @@ from rich.table import Table
 from benchmark.cli.completion import plugin_names, protocol_names
 from benchmark.cli.shared import PluginFiles, one_sentence, out
 from benchmark.errors import UserError
-from benchmark.hooks import STAGES, Stage
+from benchmark.hooks import STAGES, Stage, Threat
 from benchmark.texts import did_you_mean
 
 if TYPE_CHECKING:
     from benchmark.registry import Entry, Failure, Registry
-
-
-Threats = Literal["poison-label", "clean-label", "code"]
 
 
 def plugins(
@@ -28,7 +25,7 @@ def plugins(
         typer.Argument(help="Show one plugin's parameters.", autocompletion=plugin_names),
     ] = None,
     threat: Annotated[
-        Optional[Threats], typer.Option(help="List attacks of one threat model.")
+        Optional[Threat], typer.Option(help="List attacks of one threat model.")
     ] = None,
     stage: Annotated[Optional[Stage], typer.Option(help="List defenses of one stage.")] = None,
     plugin: PluginFiles = None,
@@ -55,7 +52,7 @@ def _list_plugins(registry: Registry, wanted: set[str]) -> None:
         of = nature(entry.plugin)
         if not wanted or of in wanted:
             groups.setdefault((entry.kind.__name__.lower(), of), []).append(entry)
-    order = [*get_args(Threats), *STAGES, ""]
+    order = [*get_args(Threat), *STAGES, ""]
     # One width for all groups.
     width = max((len(entry.plugin.name) for group in groups.values() for entry in group), default=0)
     for (kind, of), entries in sorted(groups.items(), key=lambda item: order.index(item[0][1])):

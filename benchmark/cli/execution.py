@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from benchmark.cli.shared import choose_device, err, load_registry, out, seconds_of
+from benchmark.cli.shared import choose_device, err, load_registry, out, say, seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,7 @@ def prepare(
     # Decoding is done here, once, and not by every worker.
     source = data.load(registry.create(Dataset, chosen.splits.dataset), data_dir)
     for line in data.summary(source):
-        err.print(f"data: {line}", soft_wrap=True, markup=False, highlight=False)
+        say(f"data: {line}", err)
     pools(chosen, source)
     registry.create(Architecture, chosen.architecture)
     setup = Setup(
@@ -83,13 +83,8 @@ def say_what_is_played(cells: Sequence[Cell], protocol: str) -> None:
     defenses = dict.fromkeys(stage.label for cell in cells for stage in cell.defense.stages)
     for what, found in (("attacks", attacks), ("defenses", defenses)):
         if found:
-            err.print(f"{what}: {'; '.join(found)}", soft_wrap=True, markup=False, highlight=False)
-    err.print(
-        f"settings that were not given are those of {protocol}, then the plugins' own",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
-    )
+            say(f"{what}: {'; '.join(found)}", err)
+    say(f"settings that were not given are those of {protocol}, then the plugins' own", err)
 
 
 def execute_plan(

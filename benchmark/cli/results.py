@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from benchmark.cli.shared import out
+from benchmark.cli.shared import out, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,12 +35,9 @@ def show_results(folder: Path, cells: Sequence[Cell]) -> None:
         out.print(_table(frame, rows.head(ROWS)))
         if len(rows) > ROWS:
             out.print(f"and {len(rows) - ROWS} more rows")
-    out.print(
+    say(
         f"\nRates in percent, brackets 95 % intervals; `poisongames board build {folder}` makes "
-        "all tables and plots.",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
+        "all tables and plots."
     )
 
 

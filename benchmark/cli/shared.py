@@ -27,6 +27,12 @@ for _stream in (sys.stdout, sys.stderr):
 
 out, err = Console(), Console(stderr=True)
 
+
+def say(text: str, to: Console = out) -> None:
+    """Print a text as it stands: brackets are no markup, and long lines stay whole."""
+    to.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
 PluginFiles = Annotated[
     Optional[list[Path]],
     typer.Option("--plugin", help="A plugin in a single file; may be given several times."),

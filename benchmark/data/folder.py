@@ -38,11 +38,13 @@ class Found:
             the names of their classes.
         notes: what was left out, in sentences.
         problems: what has to be mended first.
+        files: all there are, those that are left out, too.
     """
 
     parts: dict[str, Mapping[Path, str]]
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    files: Sequence[Path] = ()
 
     def read(
         self, part: str, how: Reading, class_names: tuple[str, ...]
@@ -64,6 +66,12 @@ def look(root: Path) -> Found:
     if not root.is_dir():
         raise DataError(f"{root} is no folder, expected one of images; check the path")
     files = [*walk(root)]
+    found = _found(root, files)
+    found.files = files
+    return found
+
+
+def _found(root: Path, files: Sequence[Path]) -> Found:
     shards = [file for file in files if file.suffix == ".parquet"]
     if any(map(_word_of, shards)):
         return _shards(root, shards)

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from benchmark.api import Dataset, Source, hookimpl
 from benchmark.data import DataError
-from benchmark.data.folder import look, walk
+from benchmark.data.folder import look
 from benchmark.data.formats import Reading, collect, read_source
 from benchmark.data.parquet import CONVENTION, SPLITS, parquet_files, read_parquet
 from benchmark.images import ImageSet
@@ -177,9 +177,8 @@ class Folder(Dataset):
         return Path(self.path).expanduser()
 
     def files(self, folders: Sequence[Path]) -> Sequence[Path]:
-        look(self.root)
         # Those that are left out, too: what is said of them is kept with what is decoded.
-        return [*walk(self.root)]
+        return look(self.root).files
 
     def decode(self, files: Sequence[Path]) -> Source:
         found, how = look(self.root), Reading(self.size, self.channels, self.image, self.label)

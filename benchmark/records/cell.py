@@ -90,6 +90,11 @@ class Cell:
         sanitizer = self.stage("sanitize")
         return replace(self.victim, sanitizer=sanitizer) if sanitizer else None
 
+    @property
+    def defended(self) -> Victim:
+        """The victim that later stages meet: trained on what a sanitizer left, if there is one."""
+        return self.sanitized_victim or self.victim
+
     def needs(self) -> list[Victim]:
         """Victims in the order in which they must be trained."""
         needed = [self.victim.clean, self.victim]

@@ -84,7 +84,7 @@ class Worker(RunContext):
         files = {"evidence": self.store.save_evidence(cell.name, played.evidence)}
         if played.picture is not None:
             files["picture"] = self.store.save_picture(cell.name, played.picture)
-        facts = self.store.victims.facts((cell.sanitized_victim or cell.victim).key)
+        facts = self.store.victims.facts(cell.defended.key)
         record = game.record(
             **self._common(cell, time.perf_counter() - started, facts, played.seconds),
             **{"victim_sha256": facts["model_sha256"], **numbers, **played.fields, **files},

@@ -8,14 +8,13 @@ import re
 import shutil
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 from uuid import uuid4
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from benchmark.api import Threat
 from benchmark.errors import UserError
-from benchmark.hooks import Stage
+from benchmark.hooks import Stage, Threat
 from benchmark.registry import Registry
 
 Kind = Literal[Threat, Stage]
@@ -23,7 +22,7 @@ Kind = Literal[Threat, Stage]
 #: The protocol in which a new plugin is tried first.
 PROTOCOL = "digits-v3"
 
-_THREATS: tuple[Kind, ...] = ("poison-label", "clean-label", "code")
+_THREATS: tuple[Kind, ...] = get_args(Threat)
 
 
 class ScaffoldError(UserError, ValueError):

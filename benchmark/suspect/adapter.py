@@ -155,7 +155,7 @@ def _pass(model: nn.Module, images: Tensor) -> tuple[list[Call], Tensor]:
     except Exception as error:  # somebody's code, which may raise anything
         raise ModelError(
             f"the model does not take images of {images.shape[1]} colour channels and "
-            f"{images.shape[2]}x{images.shape[3]} pixels ({_reason(error)}); check --size, and "
+            f"{images.shape[2]}x{images.shape[3]} pixels ({told(error)}); check --size, and "
             "that images and model have as many channels"
         ) from error
     finally:
@@ -167,8 +167,9 @@ def _pass(model: nn.Module, images: Tensor) -> tuple[list[Call], Tensor]:
     return calls, logits
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+def told(error: BaseException, most: int = 200) -> str:
+    """What an error of somebody's code says, in one line without its full stop, cut at `most`."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:most].rstrip(".")
 
 
 def _head(calls: list[Call], logits: Tensor) -> Call:

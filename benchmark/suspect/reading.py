@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmark.api import Architecture
 from benchmark.registry import Registry
 from benchmark.specs import RegistryError, parse
-from benchmark.suspect.adapter import ModelError
+from benchmark.suspect.adapter import ModelError, told
 
 #: What wrappers put before every name of a state dict.
 PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -83,7 +83,7 @@ def read(text: str, side: tuple[int, int], architecture: str | None, registry: R
             return Given(torchvision.models.get_model(text, weights=known.weights))
         except Exception as error:  # torchvision passes on what urllib and others raise
             raise ModelError(
-                f"the weights of {text} could not be fetched ({_flat(error)}); save them to a file "
+                f"the weights of {text} could not be fetched ({told(error)}); save them to a file "
                 f"elsewhere and give that with --arch {text}"
             ) from None
     state = read_state(Path(text))
@@ -135,9 +135,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 f"{path} holds a pickled model, which would run code while it is loaded; save "
                 "torch.save(model.state_dict(), 'weights.pt') where it was made, and give that"
             ) from None
-        raise ModelError(
-            f"{path} cannot be read ({_flat(error)}); fetch or save it again"
-        ) from None
+        raise ModelError(f"{path} cannot be read ({told(error)}); fetch or save it again") from None
     if not _is_state(found) and isinstance(found, Mapping):
         inner = [value for value in found.values() if _is_state(value)]
         found = inner[0] if len(inner) == 1 else found
@@ -235,13 +233,9 @@ def _built(text: str) -> nn.Module:
     except ModelError:
         raise
     except (Exception, SystemExit) as error:
-        raise ModelError(f"{text} raised {_flat(error)}; mend it first") from error
+        raise ModelError(f"{text} raised {told(error)}; mend it first") from error
     finally:
         sys.path.remove(str(path.parent.resolve()))
     if not isinstance(model, nn.Module):
         raise ModelError(f"{text} returned {type(model).__name__}, expected a torch.nn.Module")
     return model
-
-
-def _flat(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200].rstrip(".")

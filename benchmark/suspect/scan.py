@@ -20,6 +20,7 @@ from benchmark.metrics import Rate
 from benchmark.protocol import named_seed
 from benchmark.registry import Registry
 from benchmark.specs import label
+from benchmark.suspect.adapter import told
 from benchmark.suspect.estimate import counting, fitted, passes, seconds_per_image
 from benchmark.suspect.images import Album
 from benchmark.suspect.population import Comparison, compare
@@ -251,8 +252,8 @@ def _examined(suspect: Suspect, detector: Detector, progress: Progress) -> Findi
             detection, (shape[0], shape[1], shape[2]), len(suspect.class_names), detector
         )
     except Exception as error:  # a plugin may raise anything; what others find is not lost
-        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return Finding(name, time.perf_counter() - started, error=what[:300].rstrip("."))
+        what = told(error, 300)
+        return Finding(name, time.perf_counter() - started, error=what)
     return _finding(suspect, name, checked, time.perf_counter() - started)
 
 

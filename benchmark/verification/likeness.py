@@ -66,8 +66,7 @@ class Likeness:
         mark = game.fingerprint(record, arrays)
         if record.victim_sha256 is not None and _tells(mark):
             kept = mark if mark.dtype.kind == "f" else _smallest(mark)
-            victim = (cell.sanitized_victim or cell.victim).key
-            seen = _Seen(file, record.seed, victim, record.victim_sha256, kept)
+            seen = _Seen(file, record.seed, cell.defended.key, record.victim_sha256, kept)
             self._rows[row].append(seen)
 
     def findings(self, board: Likeness | None = None) -> Iterator[Finding]:

@@ -215,7 +215,7 @@ def _other_models(run: Path, found: Checked) -> Iterator[Finding]:
     models: dict[str, tuple[str, str]] = {}
     for file, cell in found.records.items():
         sha = json.loads((run / file).read_bytes())["victim_sha256"]
-        victim = (cell.sanitized_victim or cell.victim).key
+        victim = cell.defended.key
         if sha is not None and models.setdefault(victim, (sha, file))[0] != sha:
             yield Finding(file, "victim_sha256", f"is another model than in {models[victim][1]}")
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, get_args
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-from backdoor_attacks.colour import Space, shifted
+from backdoor_attacks.colour import SPACES, Space, shifted
 from backdoor_defenses.similarity import structural_similarity
 from benchmark import (
     Classifier,
@@ -25,7 +25,6 @@ from benchmark import (
     hookimpl,
 )
 
-SPACES: tuple[Space, ...] = get_args(Space)
 #: How far the search shifts a channel, at most.
 REACH = 0.3
 #: As many auxiliary images, at most, are what a shift is judged by.
@@ -105,7 +104,7 @@ class ColorBD(PoisoningAttack):
             return self.difficulty(surrogate, data, others, draws, space, shift)
 
         space, shift = search(cost, unnatural, self.trials, seed)
-        self.state["space"] = torch.tensor(SPACES.index(space))
+        self.state["space"] = torch.tensor([*SPACES].index(space))
         self.state["shift"] = shift
 
     def difficulty(
@@ -136,7 +135,7 @@ class ColorBD(PoisoningAttack):
         return cross_entropy(logits, wanted).item()
 
     def trigger(self, images: Images, rng: Generator) -> Images:
-        return shifted(images, SPACES[int(self.state["space"])], self.state["shift"])
+        return shifted(images, [*SPACES][int(self.state["space"])], self.state["shift"])
 
 
 def unnaturalness(images: Images, triggered: Images, least_psnr: float, least_ssim: float) -> float:

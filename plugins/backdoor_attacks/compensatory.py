@@ -8,15 +8,15 @@ from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from backdoor_defenses.abs import ABS
 from backdoor_defenses.channel_masks import exchange, features_of
 from backdoor_defenses.exray import ExRay
+from backdoor_defenses.neural_cleanse import FixedCostNeuralCleanse
 from backdoor_defenses.stimulation import activation_weights, margins, stimulate
 from benchmark import Classifier, Trigger, TrustedData
-from benchmark.inversion import FrozenClassifier, cross_entropy_to, logits_of, minimise, success
-from benchmark.triggers import Patch
+from benchmark.inversion import FrozenClassifier, cross_entropy_to, logits_of, success
 
 Chosen = Literal["auto", "auto-abs", "auto-exray", "auto-all"]
 #: Size of what a detector reverses for the target, and its cross-entropy there.
@@ -77,16 +77,9 @@ def mask_terms(
     model: Classifier, data: TrustedData, target: int, cost: float, rng: Generator
 ) -> Terms:
     """L1 norm and cross-entropy of the mask that Neural Cleanse reverses at a fixed cost."""
-    frozen = FrozenClassifier(model)
-    trigger = Patch.random(1, data.pixels.shape[1:], rng)
-    classes = torch.tensor([target], device=data.device)
-    batches = data.batches(INVERSION_BATCH, rng)
-
-    def losses() -> Tensor:
-        logits = logits_of(frozen, trigger.apply(next(batches)[0]))
-        return cross_entropy_to(logits, classes) + cost * trigger.norms
-
-    minimise(trigger, losses, steps=INVERSION_STEPS, learning_rate=0.1)
+    frozen, classes = FrozenClassifier(model), torch.tensor([target], device=data.device)
+    detector = FixedCostNeuralCleanse(INVERSION_STEPS, INVERSION_BATCH, 0.1, cost)
+    trigger = detector.reverse(frozen, data, rng, classes)
     with torch.no_grad():
         left = cross_entropy_to(logits_of(frozen, trigger.apply(data.images)), classes)
     return trigger.norms.item(), left.item()

@@ -147,8 +147,16 @@ class FixedCostNeuralCleanse(Detector):
     cost: Positive = 0.01
 
     def detect(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Detection:
-        frozen = FrozenClassifier(model)
         classes = torch.arange(model.classes, device=trusted.device)
+        trigger = self.reverse(FrozenClassifier(model), trusted, rng, classes)
+        norms = trigger.norms
+        flagged, index = verdict(norms)
+        return Detection(-norms.min().item(), -norms, flagged, trigger, {"anomaly index": index})
+
+    def reverse(
+        self, frozen: FrozenClassifier, trusted: TrustedData, rng: Generator, classes: Tensor
+    ) -> Patch:
+        """The trigger of the last step for each of `classes`, int64 (J,)."""
         batches = trusted.batches(self.batch_size, rng)
         trigger = Patch.random(len(classes), trusted.pixels.shape[1:], rng)
 
@@ -158,9 +166,7 @@ class FixedCostNeuralCleanse(Detector):
             return error + self.cost * trigger.norms
 
         minimise(trigger, losses, steps=self.steps, learning_rate=self.learning_rate)
-        norms = trigger.norms
-        flagged, index = verdict(norms)
-        return Detection(-norms.min().item(), -norms, flagged, trigger, {"anomaly index": index})
+        return trigger
 
 
 @hookimpl

@@ -42,24 +42,30 @@ def settled(side: int = 8, classes: int = 4) -> tuple[Classifier, TrustedData]:
     return model.eval(), TrustedData(pixels, torch.arange(12) % classes)
 
 
+def by_rows(conv: nn.Conv2d, classes: int, fired: int, weight: float) -> Classifier:
+    """Class c sums row c of the first channel, and one class all of the second, by a weight."""
+    head = nn.Linear(2 * SIDE**2, classes)
+    with torch.no_grad():
+        head.weight.zero_(), head.bias.zero_()
+        for label in range(classes):
+            head.weight[label, SIDE * label : SIDE * (label + 1)] = 1.0
+        head.weight[fired, SIDE**2 :] = weight
+    stages = OrderedDict[str, nn.Module](only=nn.Sequential(conv, nn.ReLU()))
+    model = Classifier(stages, nn.Flatten(), head, 1)
+    model.normalise_by(torch.zeros(1), torch.ones(1))
+    return model.eval()
+
+
 def planted(weight: float = 9.0) -> Classifier:
     """Class c is the brightness of row c; the second channel, of very bright pixels, is planted.
 
     The first channel repeats the image.
     """
     conv = nn.Conv2d(1, 2, 1)
-    head = nn.Linear(2 * SIDE**2, CLASSES)
     with torch.no_grad():
         conv.weight.copy_(torch.ones(2, 1, 1, 1))
         conv.bias.copy_(torch.tensor([0.0, -0.8]))  # type: ignore[union-attr]
-        head.weight.zero_(), head.bias.zero_()
-        for label in range(CLASSES):
-            head.weight[label, SIDE * label : SIDE * (label + 1)] = 1.0
-        head.weight[PLANTED, SIDE**2 :] = weight
-    stages = OrderedDict[str, nn.Module](only=nn.Sequential(conv, nn.ReLU()))
-    model = Classifier(stages, nn.Flatten(), head, 1)
-    model.normalise_by(torch.zeros(1), torch.ones(1))
-    return model.eval()
+    return by_rows(conv, CLASSES, PLANTED, weight)
 
 
 def rows(count: int = 60) -> TrustedData:

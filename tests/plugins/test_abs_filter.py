@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from itertools import product
 
 import pytest
 import torch
+from test_abs import SIDE, by_rows
 from torch import Generator, Tensor, nn
 
 from backdoor_defenses.abs_filter import Filter, FilterABS
@@ -16,7 +16,7 @@ from benchmark.classifier import Classifier
 from benchmark.images import TrustedData
 from benchmark.inversion import FrozenClassifier
 
-SIDE, CLASSES, TARGET = 8, 4, 2
+CLASSES, TARGET = 4, 2
 
 
 def rng(seed: int = 0) -> Generator:
@@ -58,20 +58,12 @@ def test_the_identity_changes_nothing_and_has_no_norm() -> None:
 def bright() -> Classifier:
     """Class c is the brightness of row c; where an image is bright as a whole, TARGET fires."""
     conv = nn.Conv2d(1, 2, SIDE, padding="same", padding_mode="circular")
-    head = nn.Linear(2 * SIDE**2, CLASSES)
     with torch.no_grad():
         conv.weight.zero_()
         conv.weight[0, 0, (SIDE - 1) // 2, (SIDE - 1) // 2] = 1
         conv.weight[1] = 1 / SIDE**2
         conv.bias.copy_(torch.tensor([0.0, -0.5]))  # type: ignore[union-attr]
-        head.weight.zero_(), head.bias.zero_()
-        for label in range(CLASSES):
-            head.weight[label, SIDE * label : SIDE * (label + 1)] = 1.0
-        head.weight[TARGET, SIDE**2 :] = 9.0
-    stages = OrderedDict[str, nn.Module](only=nn.Sequential(conv, nn.ReLU()))
-    model = Classifier(stages, nn.Flatten(), head, 1)
-    model.normalise_by(torch.zeros(1), torch.ones(1))
-    return model.eval()
+    return by_rows(conv, CLASSES, TARGET, 9.0)
 
 
 def rows(count: int = 60) -> TrustedData:

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import small_board
 
 from benchmark.games.all import read
 from benchmark.records.cell import Cell
+from benchmark.records.files import write_whole
 from benchmark.records.strict import EVIDENCE_LIMIT, RECORD_LIMIT
 from benchmark.registry import Registry
+from benchmark.verification import submit as module
 from benchmark.verification.submit import Submission, review
 
 Json = dict[str, Any]
@@ -36,6 +39,20 @@ def submit(
 ) -> Submission:
     """Take a run into a board without playing anything again."""
     return review(run, boards, registry, whole_rows=whole_rows).write({})
+
+
+def interrupt(patched: pytest.MonkeyPatch, after: int) -> list[Path]:
+    """End a submission as Ctrl-C does after so many files, which are listed."""
+    written: list[Path] = []
+
+    def interrupted(path: Path, content: bytes) -> None:
+        if len(written) == after:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_whole(path, content)
+
+    patched.setattr(module, "write_whole", interrupted)
+    return written
 
 
 def record_of(run: Path, name: str) -> Path:

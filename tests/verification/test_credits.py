@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from forgeries import REPAIRED, record_of, sparse, submit
+from forgeries import REPAIRED, interrupt, record_of, sparse, submit
 from test_submit import only, refused, tree
 from typer.testing import CliRunner
 
 from benchmark.cli import app
 from benchmark.leaderboard.build import build
 from benchmark.records import credits
-from benchmark.records.files import StoreError, write_whole
-from benchmark.verification import submit as module
+from benchmark.records.files import StoreError
 from benchmark.verification.submit import Rejected, review
 from benchmark.verification.verify import verify
 
@@ -116,17 +115,9 @@ def test_more_under_one_title_is_added_and_others_must_find_their_own(
 def test_who_sent_an_interrupted_submission_is_known(
     after: int, played: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = []
-
-    def interrupted(path: Path, content: bytes) -> None:
-        if len(written) == after:
-            raise KeyboardInterrupt
-        written.append(path)
-        write_whole(path, content)
-
     boards = tmp_path / "boards"
     with monkeypatch.context() as patched:
-        patched.setattr(module, "write_whole", interrupted)
+        interrupt(patched, after)
         with pytest.raises(KeyboardInterrupt):
             submit(sent(played), boards)
     folder = submit(played, boards).folder

@@ -10,7 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forgeries import GUARDED, REPAIRED, at, edit, edit_evidence, forged, record_of, submit
+from forgeries import (
+    GUARDED,
+    REPAIRED,
+    at,
+    edit,
+    edit_evidence,
+    forged,
+    interrupt,
+    record_of,
+    submit,
+)
 from typer.testing import CliRunner
 
 from benchmark.cli import app
@@ -18,9 +28,8 @@ from benchmark.games.all import read
 from benchmark.leaderboard import index
 from benchmark.leaderboard.build import build
 from benchmark.records import replays
-from benchmark.records.files import sha256, write_whole
+from benchmark.records.files import sha256
 from benchmark.registry import Registry
-from benchmark.verification import submit as module
 from benchmark.verification.submit import Rejected
 from benchmark.verification.verify import verify
 
@@ -86,17 +95,9 @@ def test_another_result_of_a_cell_is_refused_and_another_cost_is_not(
 def test_an_interrupted_submission_continues(
     after: int, played: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = []
-
-    def interrupted(path: Path, content: bytes) -> None:
-        if len(written) == after:
-            raise KeyboardInterrupt
-        written.append(path)
-        write_whole(path, content)
-
     boards = tmp_path / "boards"
     with monkeypatch.context() as patched:
-        patched.setattr(module, "write_whole", interrupted)
+        written = interrupt(patched, after)
         with pytest.raises(KeyboardInterrupt):
             submit(played, boards)
     assert len(written) == after

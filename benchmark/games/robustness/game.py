@@ -160,7 +160,7 @@ class RobustnessGame(Game[RobustnessRecord]):
 
 def _evidence(outcome: Outcome, context: RunContext, cell: Cell) -> dict[str, np.ndarray]:
     """Predictions at every point of the curve, with the labels to judge them by."""
-    victim = cell.sanitized_victim or cell.victim
+    victim = cell.defended
     confidence = context.store.victims.tensors(victim.key, "confidence")["confidence"]
     arrays: dict[str, np.ndarray] = {
         "labels_held_out": outcome.labels.held_out,
