@@ -7,7 +7,6 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -120,8 +119,9 @@ def written(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"[{','.join(written(part) or '()' for part in value)}]"
     text = str(value)
-    grouped = isinstance(value, str) and (set(text) & set(",+()[]") or text != text.strip(" "))
-    return f"({text})" if grouped else text
+    grouped = isinstance(value, str) and (set(text) & set(",+()[]'\"") or text != text.strip(" "))
+    # What has brackets that do not match stays as it is, and is refused when it is read.
+    return f"({text})" if grouped and _is_closed(text) else text
 
 
 def read(hint: Any, text: str) -> Any:
@@ -154,10 +154,17 @@ def _unpacked(hint: Any, text: str) -> object:
 def _unquoted(text: str) -> str:
     if len(text) > 1 and text[0] in "('\"" and text[-1] == _CLOSED_BY[text[0]]:
         # Not "(a) and (b)", where the first bracket ends before the last one.
-        with suppress(RegistryError):
-            split_at(",", text[1:-1])
-            return text[1:-1]
+        return text[1:-1] if _is_closed(text[1:-1]) else text
     return text
+
+
+def _is_closed(text: str) -> bool:
+    """Whether every bracket and quote has its other one."""
+    try:
+        split_at(",", text)
+    except RegistryError:
+        return False
+    return True
 
 
 def flat(hint: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import Field, TypeAdapter
 
@@ -410,6 +410,9 @@ def test_wrong_items_are_refused(text: str, message: str, rich: Registry) -> Non
 
 
 @given(st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S", "Zs"]), max_size=12))
+@example(")(")
+@example("a) and (b")
+@example("''")
 def test_any_text_that_is_allowed_is_read_again(text: str) -> None:
     try:
         value = read(str, written(text))
