@@ -77,6 +77,9 @@ class Attack(Plugin):
 
     threat: Threat
     view: AttackerView
+    #: A parameter of this name makes an attack one from a single class, which lies so many places
+    #: behind the target: it may change images of that class alone, and its ASR counts these alone.
+    source: int | None = None
 
     @cached_property
     def state(self) -> dict[str, Tensor]:
@@ -105,7 +108,7 @@ class PoisoningAttack(Attack):
     """An attack that changes m training images; the victim trains on its own.
 
     Set `clean_label` where labels must stay true: then images of the target class are
-    offered, otherwise images of all other classes.
+    offered, otherwise images of all other classes, or of the source class where there is one.
     """
 
     clean_label: bool = False

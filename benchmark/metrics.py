@@ -9,14 +9,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import scipy  # whose parts are loaded when they are first used
 from numpy.typing import NDArray
 from pydantic_core import core_schema
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Labels = NDArray[np.integer]
+#: Labels or masks, as one array or the other.
+Array = TypeVar("Array", NDArray[Any], "Tensor")
 Scores = NDArray[np.floating]
 
 REJECTED = -1
@@ -92,18 +97,39 @@ def near_chance(right: Rate, labels: Labels) -> bool:
     return right.interval()[0] <= commonest
 
 
-def attack_success(predictions: Labels, labels: Labels, target: int) -> Rate:
-    """ASR: share of target predictions among triggered images of all other classes (C1)."""
-    others = labels != target
-    return Rate(int(np.sum(predictions[others] == target)), int(np.sum(others)))
+def source_class(offset: int | None, target: int, classes: int) -> int | None:
+    """The class that lies `offset` behind the target, counted in a circle; None for None."""
+    return None if offset is None else (target + offset) % classes
 
 
-def attack_success_in_game(predictions: Labels, labels: Labels, target: int) -> float:
+def attacked(labels: Array, target: int, source: int | None = None) -> Array:
+    """Which images the ASR counts, bool (N,): all but the target's, or a source class's alone."""
+    counted: Array = labels != target if source is None else labels == source
+    return counted
+
+
+def attack_success(
+    predictions: Labels, labels: Labels, target: int, source: int | None = None
+) -> Rate:
+    """ASR: share of target predictions among triggered images of all other classes (C1).
+
+    Of an attack from a source class, among triggered images of that class.
+    """
+    counted = attacked(labels, target, source)
+    return Rate(int(np.sum(predictions[counted] == target)), int(np.sum(counted)))
+
+
+def attack_success_in_game(
+    predictions: Labels, labels: Labels, target: int, source: int | None = None
+) -> float:
     """ASR as Alg. 1 of Pick your Poison prints it, at most one minus the target's share.
 
     Accuracy of `predictions` on triggered images against the target, minus the same
-    accuracy of the true labels; NaN without images.
+    accuracy of the true labels; NaN without images. An attack from a source class plays it with
+    images of that class.
     """
+    if source is not None:
+        predictions, labels = predictions[labels == source], labels[labels == source]
     if not len(labels):
         return float("nan")
     return float(np.mean(predictions == target) - np.mean(labels == target))

@@ -78,6 +78,19 @@ def test_attack_success_leaves_out_images_of_the_target(
     assert metrics.attack_success(*arrays(pairs), target) == (hits, total)
 
 
+@given(pairs, targets, st.integers(1, 4))
+def test_an_attack_from_one_class_is_counted_on_its_images(
+    pairs: list[tuple[int, int]], target: int, offset: int
+) -> None:
+    source = metrics.source_class(offset, target, 5)
+    assert source in (target + offset, target + offset - 5)
+    own = [prediction for prediction, label in pairs if label == source]
+    wanted = (own.count(target), len(own))
+    assert metrics.attack_success(*arrays(pairs), target, source) == wanted
+    in_game = metrics.attack_success_in_game(*arrays(pairs), target, source)
+    assert np.isnan(in_game) if not own else in_game == wanted[0] / wanted[1]
+
+
 @settings(deadline=None)
 @given(pairs, targets)
 def test_attack_success_in_game_is_the_listing(pairs: list[tuple[int, int]], target: int) -> None:

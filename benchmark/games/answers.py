@@ -13,11 +13,16 @@ Answer = NDArray[np.int16]
 
 @dataclass(frozen=True)
 class Labels:
-    """True labels, (N,), and the target: all it takes to turn answers into rates."""
+    """True labels, (N,), and the target: all it takes to turn answers into rates.
+
+    Attributes:
+        source: the only class whose images the attack is for, None for all but the target.
+    """
 
     held_out: Answer
     test: Answer
     target: int
+    source: int | None = None
 
 
 @dataclass(frozen=True)

@@ -28,16 +28,19 @@ class EvaluationSet:
         held_out: trusted images that the defender keeps for judging; none where he has none.
         triggered: uint8 (N, C, H, W), the test images with the trigger, in the same order;
             (0, C, H, W) for a clean victim.
+        source: the only class whose images the attack is for, None for all but the target.
     """
 
     held_out: ImageSet
     test: ImageSet
     triggered: Tensor
     target: int
+    source: int | None = None
 
     @property
     def labels(self) -> Labels:
-        return Labels(narrow(self.held_out.labels), narrow(self.test.labels), self.target)
+        held_out, test = narrow(self.held_out.labels), narrow(self.test.labels)
+        return Labels(held_out, test, self.target, self.source)
 
     def predict(self, predict: Callable[[Tensor], Tensor]) -> Answers:
         """Ask everything; `predict` turns images (B, C, H, W) into classes (B,)."""

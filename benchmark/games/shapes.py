@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,19 @@ def takes_turn(arrays: Arrays, record: Record, classes: int) -> Iterator[Wrong]:
     for where, found in (("record", record.target), ("evidence", int(arrays["target"]))):
         if found != due:
             yield "target", f"is {found} in the {where}, repetition {record.seed} attacks {due}"
+
+
+def known_source(
+    arrays: Arrays, record: Record, classes: int
+) -> Generator[Wrong, None, int | None]:
+    """Return the source class that follows from the attack; the evidence must hold it, too."""
+    due = record.attack.source_class(record.target, classes)
+    if due is not None:
+        shape(arrays, "source")
+    found = int(arrays["source"]) if "source" in arrays else None
+    if found != due:
+        yield "source", f"is {found} in the evidence, the attack's parameters say {due}"
+    return due
 
 
 def fits_protocol(arrays: Arrays, record: Record, protocol: Protocol) -> Iterator[Wrong]:

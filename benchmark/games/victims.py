@@ -12,6 +12,7 @@ from benchmark.classifier import Classifier
 from benchmark.games import checks
 from benchmark.games.experiment import Experiment, Progress
 from benchmark.images import ImageSet, to_bytes, to_unit
+from benchmark.metrics import attacked, source_class
 from benchmark.protocol import ProtocolError
 
 
@@ -64,22 +65,33 @@ def collect(
 
 def may_change(experiment: Experiment, attack: PoisoningAttack, target: int) -> Tensor:
     """Rows of the training images that an attack may exchange, int64 (N,)."""
-    of_target = experiment.splits.train.labels == target
-    return (of_target if attack.clean_label else ~of_target).nonzero().flatten()
+    labels = experiment.splits.train.labels
+    source = source_class(attack.source, target, len(experiment.class_names))
+    allowed = labels == target if attack.clean_label else attacked(labels, target, source)
+    return allowed.nonzero().flatten()
 
 
 def check_enough(experiment: Experiment, attack: Attack, m: int, target: int) -> None:
-    """Find out before anything is trained that an attack has too few images.
+    """Find out before anything is trained that an attack has too few images, or no source class.
 
     Raises:
-        ProtocolError: it may change fewer than m.
+        ProtocolError: it may change fewer than m, or its source class is the target.
     """
+    offset, classes = attack.source, len(experiment.class_names)
+    if offset is not None and not 1 <= offset < classes:
+        raise ProtocolError(
+            f"{attack.name}: source={offset} asked for; the source class lies 1 to {classes - 1} "
+            f"behind the target, there are {classes} classes"
+        )
     if isinstance(attack, PoisoningAttack):
         there = len(may_change(experiment, attack, target))
         if m > there:
+            of = f"{'' if attack.clean_label else 'not '}of target class {target}"
+            if offset is not None and not attack.clean_label:
+                of = f"of source class {source_class(offset, target, classes)}"
             raise ProtocolError(
                 f"m={m} poisoned images asked for; {attack.name} may change the {there} training "
-                f"images that are {'' if attack.clean_label else 'not '}of target class {target}"
+                f"images that are {of}"
             )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from benchmark.hooks import Stage
+from benchmark.metrics import source_class
 from benchmark.protocol import Protocol
 
 NONE = "none"
@@ -48,6 +49,17 @@ class AttackRef(PluginRef):
     threat: Literal["poison-label", "clean-label", "code", "none"]
     m: Annotated[int, Field(ge=0)]
     boost: Annotated[int, Field(ge=1)]
+
+    def source_class(self, target: int, classes: int) -> int | None:
+        """The only class whose images the attack is for, None for all but the target.
+
+        It is that of the attack's parameter `source`, or of the attack that it wraps.
+        """
+        params = self.params
+        while isinstance(base := params.get("base"), dict) and isinstance(base.get("params"), dict):
+            params = base["params"]
+        offset = params.get("source")
+        return source_class(offset if isinstance(offset, int) else None, target, classes)
 
     def __str__(self) -> str:
         boost = "" if self.boost == 1 else f", b={self.boost}"

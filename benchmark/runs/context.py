@@ -97,8 +97,12 @@ class RunContext:
         """What models of a victim's repetition are asked; `held_out` is the defender's."""
         test = self.experiment.splits.test
         nothing = test.subset(torch.arange(0, device=self.experiment.device))
+        return EvaluationSet(held_out or nothing, test, self.triggered(victim), *self.aim(victim))
+
+    def aim(self, victim: Victim) -> tuple[int, int | None]:
+        """Target class, and the only class whose images the attack is for, if there is one."""
         target = self.experiment.target(victim.seed)
-        return EvaluationSet(held_out or nothing, test, self.triggered(victim), target)
+        return target, victim.attack.source_class(target, len(self.experiment.class_names))
 
     def clean_answers(self, victim: Victim) -> Answer:
         """Classes that the clean model of its repetition puts a victim's triggered images into.

@@ -14,6 +14,7 @@ from benchmark.games import victims
 from benchmark.games.evaluation import ask, predictor
 from benchmark.games.experiment import Experiment, Progress
 from benchmark.images import to_unit
+from benchmark.metrics import attacked
 from benchmark.records.cell import Victim
 from benchmark.runs.context import RunContext
 from benchmark.training import mixed_precision
@@ -69,16 +70,16 @@ def train(context: RunContext, victim: Victim, progress: Progress) -> None:
 def _confidences(
     context: RunContext, victim: Victim, model: Classifier, triggered: Tensor
 ) -> Tensor:
-    """The victim's probability of the target for triggered images of other classes, float32 (M,).
+    """The victim's probability of the target for what the ASR counts, float32 (M,).
 
     There are none of a clean victim.
     """
     experiment = context.experiment
     if not len(triggered):
         return torch.zeros(0)
-    target = experiment.target(victim.seed)
-    others = triggered[experiment.splits.test.labels != target]
-    parts = others.split(experiment.images_per_pass)
+    target, source = context.aim(victim)
+    counted = triggered[attacked(experiment.splits.test.labels, target, source)]
+    parts = counted.split(experiment.images_per_pass)
     return torch.cat([_confidence(experiment, model, pixels, target) for pixels in parts])
 
 

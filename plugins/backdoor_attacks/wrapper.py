@@ -12,6 +12,10 @@ class Wrapper(Attack):
 
     base: Attack
 
+    @property
+    def source(self) -> int | None:  # type: ignore[override]
+        return self.base.source
+
     def setup(
         self, view: AttackerView, rng: Generator, state: dict[str, Tensor] | None = None
     ) -> None:

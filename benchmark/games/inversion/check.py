@@ -11,12 +11,12 @@ from benchmark.games.base import Arrays, Wrong
 from benchmark.games.inversion.record import InversionRecord
 from benchmark.games.inversion.score import covers
 from benchmark.games.inversion.settings import Inversion
-from benchmark.games.shapes import SIDE, bits, known, shape, takes_turn
+from benchmark.games.shapes import SIDE, bits, known, known_source, shape, takes_turn
 from benchmark.records.strict import Refused
 
 #: Older records also say which run was chosen, which follows from the others.
 _ARRAYS = (
-    r"labels_(starts|selection|evaluation)|target|scale|masks|chosen|starts|inverted|triggered"
+    r"labels_(starts|selection|evaluation)|target|source|scale|masks|chosen|starts|inverted|triggered"
     r"|selection|evaluation|classes|restricted|on_clean_model|sigmas|smoothed"
 )
 #: How far the mean of the trigger's norm may lie outside of its range on the start images.
@@ -36,6 +36,7 @@ def check(record: InversionRecord, arrays: Arrays, game: Inversion) -> Iterator[
     _images(arrays, starts)
     classes = len(record.swept[0].classes[0])
     yield from takes_turn(arrays, record, classes)
+    yield from known_source(arrays, record, classes)
     labels = {name: arrays[f"labels_{name}"] for name in ("starts", "selection", "evaluation")}
     if (most := int(np.concatenate(list(labels.values())).max())) >= classes:
         yield "swept.0.classes", f"are {classes}, the evidence has images of class {most}"

@@ -14,6 +14,7 @@ from benchmark.games.experiment import Experiment
 from benchmark.games.inversion.settings import Inversion
 from benchmark.games.transfer import changed_pixels
 from benchmark.images import ImageSet, to_bytes, to_unit
+from benchmark.metrics import attacked
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,14 @@ class InversionData:
     """What one game is played with; the inverter sees the start images and the target only.
 
     Attributes:
-        starts: S images of other classes, from the trusted split.
+        starts: S images that the ASR counts, from the trusted split.
         triggered_starts: float32 (S, C, H, W), the same with the true trigger.
         selection: images on which a configuration is chosen, from the validation split.
         evaluation: images on which it is reported, from the test split.
         triggered: uint8, the evaluation images with the true trigger.
         masks: bool (N, H, W), pixels that the true trigger changes on each of them.
         scale: mean L2 norm of what it changes there, which no inverter is told.
+        source: the only class whose images the attack is for, None for all but the target.
     """
 
     starts: ImageSet
@@ -38,6 +40,7 @@ class InversionData:
     target: int
     masks: Tensor
     scale: float
+    source: int | None = None
 
 
 def draw(
@@ -48,20 +51,25 @@ def draw(
     seed: int,
 ) -> InversionData:
     """Draw the start, selection and evaluation images of one repetition."""
-    splits, target = experiment.splits, evaluation_set.target
+    splits, target, source = experiment.splits, evaluation_set.target, evaluation_set.source
     rng = torch.Generator().manual_seed(experiment.protocol.seed("inversion", "starts", seed))
-    others = (splits.trusted.labels != target).nonzero().flatten()
-    if game.start_images > len(others):
+    asked = attacked(splits.trusted.labels, target, source).nonzero().flatten()
+    if game.start_images > len(asked):
+        whose = "other classes" if source is None else f"class {source}, which the attack is for"
         raise ValueError(
-            f"{game.start_images} start images asked for, the trusted split has {len(others)} of "
-            "other classes"
+            f"{game.start_images} start images asked for, the trusted split has {len(asked)} of "
+            f"{whose}"
         )
-    order = torch.randperm(len(others), generator=rng).to(others.device)
-    starts = splits.trusted.subset(others[order[: game.start_images]])
+    order = torch.randperm(len(asked), generator=rng).to(asked.device)
+    starts = splits.trusted.subset(asked[order[: game.start_images]])
     images = to_unit(starts.pixels)
     triggered = attack.trigger(images.clone(), experiment.rng("inversion", "trigger", seed))
     triggered = checks.images(triggered, images, f"{attack.name}.trigger")
     evaluation = splits.test.subset(torch.arange(game.evaluation, device=experiment.device))
+    selection = splits.validation.subset(torch.arange(game.selection, device=experiment.device))
+    for part, name in ((evaluation, "evaluation"), (selection, "selection")):
+        if not attacked(part.labels, target, source).any():
+            raise ValueError(f"none of the {len(part)} {name} images is of class {source}")
     stamped = evaluation_set.triggered[: game.evaluation]
     change = to_unit(stamped) - to_unit(evaluation.pixels)
     scale = change.flatten(1).norm(dim=1).mean().item()
@@ -70,10 +78,11 @@ def draw(
     return InversionData(
         starts=starts,
         triggered_starts=to_unit(to_bytes(triggered)),
-        selection=splits.validation.subset(torch.arange(game.selection, device=experiment.device)),
+        selection=selection,
         evaluation=evaluation,
         triggered=stamped,
         target=target,
         masks=changed_pixels(stamped, evaluation.pixels),
         scale=scale,
+        source=source,
     )

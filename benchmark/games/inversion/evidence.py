@@ -43,6 +43,8 @@ def arrays(outcome: Outcome) -> dict[str, np.ndarray]:
         "labels_selection": _labels(data.selection.labels),
         "labels_evaluation": _labels(data.evaluation.labels),
     }
+    if data.source is not None:
+        found["source"] = np.array(data.source, np.int16)
     if outcome.smoothed:
         found["sigmas"] = np.array(list(outcome.smoothed))
         found["smoothed"] = np.stack(list(outcome.smoothed.values()))

@@ -25,6 +25,7 @@ from benchmark.games.inversion.score import best
 from benchmark.games.inversion.settings import Inversion
 from benchmark.games.transfer import Hits, Judge, covers_too_much
 from benchmark.images import to_bytes, to_unit
+from benchmark.metrics import attacked
 from benchmark.triggers import Trigger
 
 #: How many inversions share a call where all classes are tried.
@@ -141,7 +142,7 @@ def play(
         )
         progress(number + 1, total)
     first = np.stack([attempt.selection for attempt in attempts if not attempt.restart])
-    chosen = best(first, view.selection.labels.cpu().numpy() != view.target)
+    chosen = best(first, attacked(view.selection.labels, view.target, view.source).cpu().numpy())
     pick = [(attempts[number], row) for row, number in enumerate(chosen)]
 
     classes: dict[float | None, Hits] = {}

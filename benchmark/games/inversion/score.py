@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from benchmark.games.base import Arrays
 from benchmark.games.inversion.record import Inverted, Smoothed, Swept, Tried
 from benchmark.games.shapes import unpacked
-from benchmark.metrics import Rate
+from benchmark.metrics import Rate, attacked
 
 #: A true trigger on more than this share of an image leaves no pixel to tell it from.
 MOST_COVERED = 0.5
@@ -29,8 +29,10 @@ def score(evidence: Arrays, runs: Sequence[Run], radii: Sequence[float | None]) 
         radii: that all classes were tried at, None for an inverter's own.
     """
     target, scale = int(evidence["target"]), float(evidence["scale"])
+    source = int(evidence["source"]) if "source" in evidence else None
     labels = evidence["labels_evaluation"]
-    others, selecting = labels != target, evidence["labels_selection"] != target
+    others = attacked(labels, target, source)
+    selecting = attacked(evidence["labels_selection"], target, source)
     selection_hits = unpacked(evidence, "selection", len(selecting))
     selection = selection_hits[:, :, selecting].sum(2)
     evaluation = unpacked(evidence, "evaluation", len(labels))[:, :, others].sum(2)
@@ -67,7 +69,10 @@ def score(evidence: Arrays, runs: Sequence[Run], radii: Sequence[float | None]) 
             Swept(
                 radius=radius,
                 classes=tuple(
-                    tuple(_rate(hits[labels != label]) for label, hits in enumerate(start))
+                    tuple(
+                        _rate(hits[others if label == target else labels != label])
+                        for label, hits in enumerate(start)
+                    )
                     for start in classes[number]
                 ),
             )
@@ -92,7 +97,7 @@ def best(hits: NDArray[np.bool_], selecting: NDArray[np.bool_]) -> NDArray[np.in
 
     Args:
         hits: (runs, starts, images), which images get the target.
-        selecting: (images,), those of other classes.
+        selecting: (images,), those that the ASR counts.
     """
     numbers: NDArray[np.int64] = hits[:, :, selecting].sum(2).argmax(0)
     return numbers

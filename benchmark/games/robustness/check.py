@@ -11,7 +11,7 @@ from benchmark import metrics
 from benchmark.games.base import Arrays, Wrong, is_clean
 from benchmark.games.robustness.curve import both_spent, held_out_count
 from benchmark.games.robustness.record import RobustnessRecord
-from benchmark.games.shapes import SIDE, fits_protocol, known, shape
+from benchmark.games.shapes import SIDE, fits_protocol, known, known_source, shape
 from benchmark.hooks import STAGES
 from benchmark.protocol import Protocol
 from benchmark.records.record import StageRef
@@ -23,7 +23,7 @@ FEW, MUCH = 3, 0.05
 #: Examples of a trigger that are kept.
 EXAMPLES = 4
 _ARRAYS = (
-    r"labels_(held_out|test)|target|held_out|test|triggered|confidence|clean_model|examples"
+    r"labels_(held_out|test)|target|source|held_out|test|triggered|confidence|clean_model|examples"
     r"|suspicion_(test|triggered)"
 )
 
@@ -35,13 +35,14 @@ def check(record: RobustnessRecord, arrays: Arrays, protocol: Protocol) -> Itera
     tests, points = protocol.splits.test, len(record.curve)
     triggered = 0 if is_clean(record) else tests
     held_out = _held_out(record, protocol)
-    others = int((arrays["labels_test"] != int(arrays["target"])).sum()) if triggered else 0
+    source = yield from known_source(arrays, record, int(arrays["labels_test"].max()) + 1)
+    counted = metrics.attacked(arrays["labels_test"], int(arrays["target"]), source)
     shape(arrays, "labels_held_out", held_out)
     shape(arrays, "held_out", points, held_out)
     shape(arrays, "test", points, tests)
     shape(arrays, "triggered", points, triggered)
     shape(arrays, "clean_model", triggered)
-    shape(arrays, "confidence", others, kinds="f")
+    shape(arrays, "confidence", int(counted.sum()) if triggered else 0, kinds="f")
     if ((arrays["confidence"] < 0) | (arrays["confidence"] > 1)).any():
         raise Refused("confidence", "holds values outside 0 to 1")
     _examples(arrays)

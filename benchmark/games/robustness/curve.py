@@ -45,17 +45,17 @@ class Point(Part):
         Args:
             base: the undefended victim's answers, which a loss is measured against.
         """
-        triggered, target = answers.triggered, labels.target
+        triggered, aim = answers.triggered, (labels.target, labels.source)
         test = labels.test if len(triggered) else labels.test[:0]  # a clean victim has no trigger
         lost = (base.held_out == labels.held_out) & (answers.held_out != labels.held_out)
-        in_game = metrics.attack_success_in_game(triggered, test, target)
+        in_game = metrics.attack_success_in_game(triggered, test, *aim)
         return cls(
             stage=stage,
             step=step,
             held_out=metrics.accuracy(answers.held_out, labels.held_out),
             lost=int(lost.sum()),
             cda=metrics.accuracy(answers.test, labels.test),
-            asr=metrics.attack_success(triggered, test, target),
+            asr=metrics.attack_success(triggered, test, *aim),
             asr_game=in_game if len(triggered) else None,
         )
 

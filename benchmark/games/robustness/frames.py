@@ -137,7 +137,8 @@ def mark(row: Row, key: str) -> tuple[str, str]:
 
 HOW = """\
 ASR (attack success rate) is the share of triggered test images of other classes that the model
-puts into the target class; CDA is its accuracy on clean images. A defense may lose a budget of CDA.
+puts into the target class, or of the source class alone for an attack that has one; CDA is its
+accuracy on clean images. A defense may lose a budget of CDA.
 The paper's reading, the headline, takes the lowest ASR of any checkpoint before accuracy on test
 images left the budget, as Pick your Poison does. The deployable reading takes what a defender can
 really choose: the last checkpoint within the budget on trusted images that he holds out. The number

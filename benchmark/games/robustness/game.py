@@ -170,6 +170,8 @@ def _evidence(outcome: Outcome, context: RunContext, cell: Cell) -> dict[str, np
         "confidence": confidence.numpy().astype(np.float16),
         "clean_model": context.clean_answers(victim),
     }
+    if outcome.labels.source is not None:
+        arrays["source"] = np.array(outcome.labels.source, np.int16)
     for part in ("held_out", "test", "triggered"):
         arrays[part] = np.stack([getattr(answers, part) for answers in outcome.answers])
     if (examples := _examples(context, cell)) is not None:
@@ -180,7 +182,7 @@ def _evidence(outcome: Outcome, context: RunContext, cell: Cell) -> dict[str, np
 
 
 def _examples(context: RunContext, cell: Cell) -> torch.Tensor | None:
-    """A few images of other classes without and with the trigger, uint8 (2, E, C, H, W).
+    """A few images that the ASR counts, without and with the trigger, uint8 (2, E, C, H, W).
 
     They are kept once per attack, with its first undefended model.
     """
@@ -189,8 +191,7 @@ def _examples(context: RunContext, cell: Cell) -> torch.Tensor | None:
     victim, test = cell.victim, context.experiment.splits.test
     if cell.defense.stages or victim.seed or victim.attack.threat == NONE:
         return None
-    target = context.experiment.target(victim.seed)
-    shown = (test.labels != target).nonzero().flatten()[:EXAMPLES]
+    shown = metrics.attacked(test.labels, *context.aim(victim)).nonzero().flatten()[:EXAMPLES]
     if not len(shown):
         return None
     triggered = context.triggered(victim)

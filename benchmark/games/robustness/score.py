@@ -20,14 +20,16 @@ def score(evidence: Arrays, points: Sequence[tuple[str, int]], budget: float) ->
     Args:
         evidence: `labels_held_out` (H,), `labels_test` (N,) and `target`; `held_out`, `test` and
             `triggered`, answers (points, images), the last without images for a clean model;
-            `confidence`, the victim's in the target on triggered images of other classes;
+            `source`, the only class that the attack is for, where there is one; `confidence`,
+            the victim's in the target on the triggered images that the ASR counts;
             `clean_model` (N,), the clean model's answers to triggered images; of a guard
             `suspicion_test` and `suspicion_triggered` (N,).
         points: stage and step of each point.
         budget: accuracy that a defense may cost, as a share.
     """
     target, test = int(evidence["target"]), evidence["labels_test"]
-    labels = Labels(evidence["labels_held_out"], test, target)
+    source = int(evidence["source"]) if "source" in evidence else None
+    labels = Labels(evidence["labels_held_out"], test, target, source)
     answers = [
         Answers(evidence["held_out"][n], evidence["test"][n], evidence["triggered"][n])
         for n in range(len(points))
@@ -42,17 +44,17 @@ def score(evidence: Arrays, points: Sequence[tuple[str, int]], budget: float) ->
         paper=lowest_asr(curve, budget),
         deployable=deployable(curve, budget),
         before=curve[0],
-        asr_clean_model=metrics.attack_success(clean, test, target) if poisoned else None,
+        asr_clean_model=(metrics.attack_success(clean, test, target, source) if poisoned else None),
         target_confidence=float(confidence.mean(dtype=np.float64)) if len(confidence) else None,
-        guard=_guard(evidence, test != target) if poisoned else None,
+        guard=_guard(evidence, metrics.attacked(test, target, source)) if poisoned else None,
     )
     return {"curve": curve, "metrics": found}
 
 
-def _guard(evidence: Arrays, others: metrics.Labels) -> Guard | None:
-    """Quality of a guard's score on images of other classes; None where no guard met any."""
-    if "suspicion_test" not in evidence or not others.any():
+def _guard(evidence: Arrays, counted: metrics.Labels) -> Guard | None:
+    """Quality of a guard's score on images that the ASR counts; None where no guard met any."""
+    if "suspicion_test" not in evidence or not counted.any():
         return None
-    triggered = evidence["suspicion_triggered"][others]
+    triggered = evidence["suspicion_triggered"][counted]
     auc, far = metrics.guard_quality(evidence["suspicion_test"], triggered)
     return Guard(auc=auc, far_at_1_frr=far)
