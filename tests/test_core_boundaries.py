@@ -38,7 +38,7 @@ FLOORS = [
     {"games"},
     {"runs"},
     {"leaderboard", "progress"},
-    {"verification", "suspect"},
+    {"experiments", "verification", "suspect"},
     {"conformance", "scaffold"},
     {"cli"},
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import benchmark
-from benchmark.cli import authoring, boards, catalogue, forecast, pareto, play, scan
+from benchmark.cli import authoring, boards, catalogue, experiment, forecast, pareto, play, scan
 from benchmark.cli.group import Commands
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ def options(
 
 app.command()(play.run)
 app.command()(play.tune)
+app.command()(experiment.experiment)
 app.command()(forecast.plan)
 app.command()(scan.scan)
 app.command()(scan.repair)

@@ -95,6 +95,7 @@ def execute_plan(
     workers: int | None,
     *,
     results: Path | None = None,
+    shown: bool = True,
     ray: bool = False,
     time_limit: str | None = None,
     cell_time_limit: str | None = None,
@@ -103,6 +104,7 @@ def execute_plan(
 
     Args:
         results: where they are, if not in tables of the run's records.
+        shown: whether it ends with these tables.
     """
     from benchmark.cli.results import show_results
     from benchmark.progress import Display
@@ -138,7 +140,7 @@ def execute_plan(
     if display.failed:
         hint = "" if results else f"; `poisongames board build {setup.root}` lists them"
         out.print(f"{display.failed} {what} failed{hint}")
-    if results is None:
+    if results is None and shown:
         show_results(setup.root, [task for task in tasks if isinstance(task, Cell)])
     if summary.why:
         reason = "time limit reached" if summary.why == "time" else "interrupted"

@@ -23,9 +23,11 @@ from benchmark.cli.shared import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from benchmark.api import Source
     from benchmark.games.experiment import Experiment
     from benchmark.records.cell import Cell
     from benchmark.registry import Registry
+    from benchmark.runs.context import Setup
 
 Attacks = Annotated[
     Optional[list[str]],
@@ -111,7 +113,6 @@ def run(
     """
     started = time.monotonic()
     with one_sentence():
-        from benchmark.games.experiment import Experiment
         from benchmark.games.robustness import searches as tuned
         from benchmark.protocol import tuned_folder
         from benchmark.runs.plan import plan
@@ -122,7 +123,7 @@ def run(
             protocol, recipe, out_dir, device, data_dir, plugin, elsewhere=ray is not None
         )
         searches = tuned_folder(protocol)
-        with _as_protocol_error():
+        with as_protocol_error():
             cells = plan(
                 setup.protocol,
                 registry,
@@ -135,10 +136,8 @@ def run(
         if attack or defense:
             say_what_is_played(cells, setup.protocol.name)
         if done is not None:
-            cells, planned = _without_those_of(done, cells), len(cells)
-            out.print(f"{planned - len(cells)} of {planned} cells are in {done} already")
-        _load_what_is_used(registry, cells)
-        _check_enough_images(Experiment(setup.protocol, source, registry), cells, registry)
+            cells = without_those_of(done, cells)
+        check_cells(cells, setup, registry, source)
         tuned.copy_searches(searches, setup.root)
         execute_plan(
             setup,
@@ -184,7 +183,7 @@ def tune(
 
         setup, registry, _ = prepare(protocol, recipe, out_dir, device, data_dir, plugin)
         folder = tuned_folder(protocol)
-        with _as_protocol_error():
+        with as_protocol_error():
             searches = plan_tuning(setup.protocol, registry, folder, defense or (), recipe)
         execute_plan(
             setup, searches, "searches", started, workers, results=folder, time_limit=time_limit
@@ -214,14 +213,25 @@ def _join(address: str, device: str) -> str:
     return ("cuda" if has_gpus() else "cpu") if device == "auto" else device
 
 
-def _without_those_of(board: Path, cells: Sequence[Cell]) -> list[Cell]:
+def without_those_of(board: Path, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that a folder has no record of; it is said how many it has."""
     from benchmark.records.files import StoreError
     from benchmark.records.store import Store
     from benchmark.runs.done import record_of
 
     if not (board / "records").is_dir():
         raise StoreError(f"--done {board}: there is no folder {board / 'records'}")
-    return [cell for cell in cells if record_of(cell, Store(board)) is None]
+    left = [cell for cell in cells if record_of(cell, Store(board)) is None]
+    out.print(f"{len(cells) - len(left)} of {len(cells)} cells are in {board} already")
+    return left
+
+
+def check_cells(cells: Sequence[Cell], setup: Setup, registry: Registry, source: Source) -> None:
+    """Find out before any work begins that something is missing which cells need."""
+    from benchmark.games.experiment import Experiment
+
+    _load_what_is_used(registry, cells)
+    _check_enough_images(Experiment(setup.protocol, source, registry), cells, registry)
 
 
 def _load_what_is_used(registry: Registry, cells: Sequence[Cell]) -> None:
@@ -253,7 +263,7 @@ def _check_enough_images(experiment: Experiment, cells: Sequence[Cell], registry
 
 
 @contextmanager
-def _as_protocol_error() -> Iterator[None]:
+def as_protocol_error() -> Iterator[None]:
     """What a plan refuses is a mistake in what was asked for."""
     from benchmark.protocol import ProtocolError
 

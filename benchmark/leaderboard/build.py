@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pandas as pd
+
 from benchmark.leaderboard import markdown, page, plots
 from benchmark.leaderboard.board import Board, read_board
 from benchmark.leaderboard.chapters import frames
@@ -102,17 +104,20 @@ def files_of(board: Board) -> dict[str, bytes]:
         if frame.name not in board.frames:
             continue
         table = board.frames[frame.name]
-        text = (
-            table.map(_no_formula)
-            .to_csv(index=False, float_format="%.6f", lineterminator="\n")
-            .encode()
-        )
+        text = csv_text(table)
         files[f"{frame.name}.csv"] = text
         draw = frame.draw or (partial(plots.draw, frame.plot) if frame.plot else None)
         if draw is not None:
             mark = f"<!-- {frame.name}.csv {hashlib.sha256(text).hexdigest()} -->\n"
             files[f"{frame.name}.svg"] = draw(table) + mark.encode()
     return files
+
+
+def csv_text(table: pd.DataFrame) -> bytes:
+    """A frame as a CSV file."""
+    quoted = table.map(_no_formula)
+    text: str = quoted.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+    return text.encode()
 
 
 def _no_formula(value: object) -> object:

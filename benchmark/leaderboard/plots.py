@@ -88,7 +88,7 @@ def _line(
     label: str,
     colour: str,
 ) -> None:
-    """Means with their intervals as bars, or marks alone."""
+    """Means with their intervals as bars where there are any, or marks alone."""
     middle = frame[line.key]
     x = x[frame.index]
     if x.isna().any():
@@ -98,7 +98,8 @@ def _line(
     else:
         order = x.sort_values(kind="stable").index
         x, frame, middle = x[order], frame.loc[order], middle[order]
-        errors = [middle - frame[f"{line.key}_low"], frame[f"{line.key}_high"] - middle]
+        low, high = (frame.get(f"{line.key}_{end}") for end in ("low", "high"))
+        errors = None if low is None or high is None else [middle - low, high - middle]
         axis.errorbar(
             x, middle, errors, label=label, color=colour, linestyle=line.style, marker="o",
             markersize=3, linewidth=1.2, elinewidth=0.6, capsize=2,

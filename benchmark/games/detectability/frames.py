@@ -46,9 +46,9 @@ DETECTORS = "detectability"
 def detectability(sources: Sources) -> pd.DataFrame:
     """One row per attack, m, detector and reading of its scores.
 
-    Two columns know what no detector does: `oracle_auc` is the AUC of the score of the attack's
-    own target, on the clean model of the same seed that of the same class; `best_accuracy` takes
-    the threshold that is best for these very models.
+    Some columns know what no detector does: `oracle_auc` is the AUC of the score of the attack's
+    own target, on the clean model of the same seed that of the same class, and `target_score` its
+    mean; `best_accuracy` takes the threshold that is best for these very models.
     """
     rows = []
     for pairs in populations(sources.counted(DetectabilityRecord)):
@@ -102,7 +102,13 @@ def _oracle(pairs: Sequence[Pair], seeds: tuple[Any, ...]) -> dict[str, float]:
         for side in (0, 1)
     )
     found = metrics.separation(clean, poisoned, named_seed(seeds[0], "oracle", *seeds[1:]))
-    return {"oracle_auc": found.auc, "oracle_auc_low": found.low, "oracle_auc_high": found.high}
+    return {
+        "oracle_auc": found.auc,
+        "oracle_auc_low": found.low,
+        "oracle_auc_high": found.high,
+        "target_score": float(poisoned.mean(dtype=np.float64)),
+        "target_score_clean": float(clean.mean(dtype=np.float64)),
+    }
 
 
 def _best_accuracy(clean: NDArray[Any], poisoned: NDArray[Any]) -> dict[str, float]:
@@ -232,6 +238,10 @@ COLUMNS = (
     Column("average_precision", "AP", Unit.AREA, "average precision", interval=True),
     Column("oracle_auc", "AUC of the target (oracle)", Unit.AREA,
            "ROC AUC of the score of the true target alone", interval=True, brief=True),
+    Column("target_score", "score of the target", Unit.NUMBER,
+           "mean score of the true target on poisoned models"),
+    Column("target_score_clean", "the same on clean models", Unit.NUMBER,
+           "mean score of these classes on clean models"),
     Column("target_found", "target found", Unit.RATE,
            "how often the class that the detector suspects most is the target",
            interval=True, brief=True),

@@ -10,8 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from benchmark.games.columns import (
+    ATTACK,
     DIGITS,
     KEYS,
+    TRUSTED,
+    Column,
     Unit,
     attack_label,
     counted,
@@ -20,7 +23,13 @@ from benchmark.games.columns import (
     written,
 )
 from benchmark.games.frames import Picture, Sources
-from benchmark.games.means import attack_key, grouped
+from benchmark.games.means import (
+    attack_columns,
+    attack_key,
+    defense_name,
+    grouped,
+    spread_columns,
+)
 from benchmark.games.robustness.curve import Point
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.records.record import NONE
@@ -106,6 +115,48 @@ def curves(sources: Sources) -> list[list[dict[str, Any]]]:
     # Not in the order of the files, whatever they are called.
     groups = (sorted(group, key=lambda one: one.seed) for group in defended(measured(sources)))
     return [[drawn(one) for one in group if one.status == "ok"] for group in groups]
+
+
+def steps(sources: Sources) -> pd.DataFrame:
+    """Mean ASR and lost accuracy at every step of a repair that all seeds reached; see `STEPS`."""
+    rows = []
+    for group in defended(measured(sources)):
+        first, kept = group[0], [sources.kept[one.key] for one in group if one.status == "ok"]
+        points = [dict(zip(curve.points, range(len(curve.points)), strict=True)) for curve in kept]
+        for point in kept[0].points if kept else ():
+            if not all(point in own for own in points):
+                continue
+            at = [own[point] for own in points]
+            rows.append(
+                attack_columns(first, sources.name)
+                | {"defense": defense_name(first.defense, sources.name)}
+                | {"trusted_share": first.trusted_share, "seeds": len(kept)}
+                | {"step": int(point.removeprefix("step ")) if point.startswith("step") else 0}
+                | {"stage": "repair" if point.startswith("step") else point}
+                | _spread("asr", [curve.asr for curve in kept], at)
+                | _spread("loss", [curve.loss for curve in kept], at)
+            )
+    return pd.DataFrame(rows)
+
+
+def _spread(key: str, curves: list[NDArray[np.float32]], at: list[int]) -> dict[str, float]:
+    values = [float(own[place]) for own, place in zip(curves, at, strict=True)]
+    return spread_columns(key, values)
+
+
+#: Columns of `steps`, of which no board has a table: they are many.
+STEPS = (
+    *ATTACK,
+    Column("defense", "defense", Unit.TEXT, "the repair with its trusted share r",
+           names="defender", share="trusted_share"),
+    TRUSTED,
+    Column("seeds", "seeds", Unit.COUNT, "repetitions that the means are taken over"),
+    Column("stage", "stage", Unit.TEXT, "of the defense"),
+    Column("step", "step", Unit.COUNT, "of the repair, 0 is the victim"),
+    Column("asr", "ASR", Unit.RATE, "attack success rate, with Student's interval over seeds",
+           interval=True),
+    Column("loss", "CDA loss", Unit.POINTS, "lost clean accuracy in points", interval=True),
+)  # fmt: skip
 
 
 def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:

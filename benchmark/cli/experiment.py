@@ -1,0 +1,164 @@
+"""The papers' figures and tables by name: list them, play one, and draw it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from benchmark.cli.completion import protocol_names
+from benchmark.cli.execution import execute_plan, prepare, say_what_is_played
+from benchmark.cli.play import (
+    OutDir,
+    TimeLimit,
+    Workers,
+    as_protocol_error,
+    check_cells,
+    without_those_of,
+)
+from benchmark.cli.shared import DataDir, Device, PluginFiles, one_sentence, out, say
+
+if TYPE_CHECKING:
+    from benchmark.experiments.declared import PaperExperiment
+    from benchmark.protocol import Protocol
+    from benchmark.records.cell import Cell
+    from benchmark.registry import Registry
+
+
+def experiment_names() -> list[str]:
+    """For the completion of the command line."""
+    from benchmark.experiments.declared import names
+
+    return list(names())
+
+
+def experiment(
+    name: Annotated[
+        Optional[str],
+        typer.Argument(
+            help="A paper's figure or table; all are listed without one.",
+            autocompletion=experiment_names,
+        ),
+    ] = None,
+    protocol: Annotated[
+        Optional[str],
+        typer.Argument(
+            help="A released protocol, or a .toml file; the experiment's own by default.",
+            autocompletion=protocol_names,
+        ),
+    ] = None,
+    seeds: Annotated[
+        Optional[int],
+        typer.Option(min=1, help="Number of repetitions, and of models in a population."),
+    ] = None,
+    time_limit: TimeLimit = None,
+    out_dir: OutDir = None,
+    done: Annotated[
+        Optional[Path],
+        typer.Option(help="Folder with records, such as a board; what it has is not played."),
+    ] = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    data_dir: DataDir = None,
+    plugin: PluginFiles = None,
+) -> None:
+    """Play what a figure or a table of a paper needs, and draw it beside the published numbers.
+
+    The cells are those of `poisongames run`, in the same folder; what is there is not played
+    again. Tables and plots are written into its folder experiments/.
+    """
+    started = time.monotonic()
+    with one_sentence():
+        if name is None:
+            out.print(_listed())
+            say("\n`poisongames experiment NAME PROTOCOL` plays one and draws it.")
+            return
+        from benchmark.experiments.declared import load
+
+        chosen = load(name)
+        setup, registry, source = prepare(
+            protocol or chosen.protocol, None, out_dir, device, data_dir, plugin
+        )
+        cells = cells_of(chosen, setup.protocol, protocol or chosen.protocol, registry, seeds)
+        say_what_is_played(cells, setup.protocol.name)
+        keys = {cell.key for cell in cells}
+        if done is not None:
+            cells = without_those_of(done, cells)
+        check_cells(cells, setup, registry, source)
+        execute_plan(setup, cells, "cells", started, workers, time_limit=time_limit, shown=False)
+        _show(chosen, setup.protocol.name, setup.root, done, keys)
+
+
+def _listed() -> Table:
+    from benchmark.experiments.declared import load, names
+
+    table = Table("experiment", "where", "question", box=None, pad_edge=False)
+    for name in names():
+        found = load(name)
+        table.add_row(name, f"{found.paper}, {found.shows}", escape(found.question))
+    return table
+
+
+def cells_of(
+    chosen: PaperExperiment,
+    protocol: Protocol,
+    named: str,
+    registry: Registry,
+    seeds: int | None,
+) -> list[Cell]:
+    """All cells of an experiment, each once, in the order of a run."""
+    from benchmark.games.robustness import searches as tuned
+    from benchmark.protocol import tuned_folder
+    from benchmark.runs.plan import plan
+
+    found: dict[str, Cell] = {}
+    searches = tuned.chosen(tuned_folder(named))
+    for part in chosen.cells:
+        with as_protocol_error():
+            planned = plan(
+                protocol,
+                registry,
+                attacks=part.attacks,
+                defenses=part.defenses,
+                seeds=seeds,
+                tuned=searches,
+            )
+        shares = {*(part.shares or (*protocol.shares,)), None}
+        if protocol.detectability is not None:
+            shares.add(protocol.detectability.share)
+        found |= {cell.key: cell for cell in planned if cell.trusted_share in shares}
+    return list(found.values())
+
+
+def _show(
+    chosen: PaperExperiment, protocol: str, root: Path, done: Path | None, keys: set[str]
+) -> None:
+    from benchmark.experiments.shown import in_papers, tables, write
+    from benchmark.leaderboard.board import read_board
+
+    # Where all was done elsewhere, nothing was played here.
+    elsewhere = done is not None and not any((root / "records").glob("*.json"))
+    board = read_board(done if done and elsewhere else root, None if elsewhere else done, keys)
+    made = tables(chosen, board)
+    for one in made:
+        out.print(f"\n[b]{escape(one.frame.title)}[/b]")
+        out.print(_table(one.lines))
+    out.print(f"\n[b]Published in {escape(chosen.paper)}, {escape(chosen.shows)}[/b]")
+    say(chosen.published)
+    for lines in in_papers(chosen):
+        out.print(_table(lines))
+    page = write(chosen, made, protocol, root / "experiments")
+    say(f"\nRates in percent, brackets 95 % intervals; see {page}")
+
+
+def _table(lines: list[dict[str, str]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for title in lines[0]:
+        table.add_column(escape(title), overflow="fold")
+    for line in lines:
+        table.add_row(*map(escape, line.values()))
+    return table

@@ -1,0 +1,121 @@
+"""What a file of an experiment says."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from benchmark.errors import UserError
+from benchmark.texts import did_you_mean
+
+_FILES = files("benchmark.experiments")
+
+
+class ExperimentError(UserError):
+    """An experiment that there is not, or that a protocol cannot play."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Cells(_Part):
+    """Cells to play, as `poisongames run` takes them.
+
+    Attributes:
+        attacks: with settings, m and boost.
+        defenses: likewise; each attack is played before any defense, too.
+        shares: of trusted images; all of the protocol's by default.
+    """
+
+    attacks: Annotated[tuple[str, ...], Field(min_length=1)]
+    defenses: Annotated[tuple[str, ...], Field(min_length=1)]
+    shares: tuple[float, ...] = ()
+
+
+class Drawing(_Part):
+    """A plot of a table.
+
+    Attributes:
+        x: column of the horizontal axis.
+        y: columns that are drawn over it, and what they are called.
+        series, panel: columns that tell lines, and panels, apart.
+        even: x is spread evenly, as values span magnitudes or double.
+        shares: y spans [0, 1].
+    """
+
+    x: str
+    y: Annotated[dict[str, str], Field(min_length=1)]
+    labels: tuple[str, str]
+    series: tuple[str, ...] = ()
+    panel: tuple[str, ...] = ()
+    even: bool = False
+    shares: bool = True
+
+
+class Shown(_Part):
+    """A table, and its plot.
+
+    Attributes:
+        frame: a table of boards by its name, or "steps", the curves of repairs over their steps.
+        columns: of that table, in the order in which they are shown. `attack.rate` is the
+            parameter `rate` of the attack in the column `attack`.
+        where: only the rows that have this value in that column.
+    """
+
+    frame: str
+    columns: Annotated[tuple[str, ...], Field(min_length=1)]
+    where: dict[str, Any] = {}
+    plot: Drawing | None = None
+
+
+class PaperExperiment(_Part):
+    """A figure or a table of a paper.
+
+    Attributes:
+        shows: where it stands there.
+        question: what it answers.
+        published: what came out there, in a sentence.
+        tables: of `published.csv`, whose numbers stand beside ours.
+        printed: what the paper prints besides, as lines of a table.
+        protocol: what it is played on unless another one is asked for.
+        differs: how what is played here differs from the paper.
+    """
+
+    name: str
+    paper: str
+    shows: str
+    question: str
+    published: str
+    differs: str = ""
+    tables: tuple[str, ...] = ()
+    printed: tuple[dict[str, str], ...] = ()
+    protocol: str
+    cells: Annotated[tuple[Cells, ...], Field(min_length=1)]
+    show: Annotated[tuple[Shown, ...], Field(min_length=1)]
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Names of all experiments."""
+    there = (path.name for path in _FILES.iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in there if name.endswith(".toml")))
+
+
+def load(name: str) -> PaperExperiment:
+    """An experiment by its name.
+
+    Raises:
+        ExperimentError: there is none of that name.
+    """
+    if name not in names():
+        hint = did_you_mean(name, names())
+        raise ExperimentError(
+            f"unknown experiment {name!r}{hint}; `poisongames experiment` lists all"
+        )
+    text = _FILES.joinpath(f"{name}.toml").read_text("utf-8")
+    return PaperExperiment.model_validate(tomllib.loads(text))

@@ -1,0 +1,168 @@
+"""The tables and plots of an experiment, made of a run's records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from benchmark.experiments.declared import Drawing, ExperimentError, PaperExperiment
+from benchmark.games.columns import Column, Row, Unit
+from benchmark.games.frames import Frame, Line, Plot
+from benchmark.games.means import settings
+from benchmark.games.robustness.shown import STEPS, steps
+from benchmark.leaderboard import chapters, plots
+from benchmark.leaderboard.board import Board
+from benchmark.leaderboard.build import csv_text
+from benchmark.leaderboard.markdown import escaped, markdown
+from benchmark.leaderboard.papers import Published, published
+from benchmark.records.files import write_whole
+
+_STEPS = Frame("steps", "Over the steps of a repair", "", steps, STEPS)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A table that was made of records; `frame` says how it is shown."""
+
+    frame: Frame
+    rows: pd.DataFrame
+
+    @property
+    def lines(self) -> list[dict[str, str]]:
+        columns = [column for column in self.frame.columns if not column.hidden]
+        return [{c.title: c.text(row) for c in columns} for row in self.rows.to_dict("records")]
+
+
+def tables(experiment: PaperExperiment, board: Board) -> list[Made]:
+    """All tables of an experiment, those without rows left out.
+
+    Raises:
+        ExperimentError: the file names a table, a column or a parameter that there is not.
+    """
+    made = [_table(experiment, number, board) for number in range(len(experiment.show))]
+    return [one for one in made if len(one.rows)]
+
+
+def _table(experiment: PaperExperiment, number: int, board: Board) -> Made:
+    shown = experiment.show[number]
+    known = {frame.name: frame for frame in (*chapters.frames(), _STEPS)}
+    if shown.frame not in known:
+        raise ExperimentError(f"{experiment.name}: there is no table {shown.frame!r}")
+    frame = known[shown.frame]
+    rows = steps(board.sources) if frame is _STEPS else board.frames.get(frame.name, pd.DataFrame())
+    columns = [_column(frame, key) for key in shown.columns]
+    if len(rows):
+        wanted = [*shown.columns, *shown.where, *_drawn(shown.plot)]
+        for key in (key for key in wanted if "." in key and key not in rows):
+            rows = rows.assign(**{key: _parameter(rows, key, board)})
+        for key, value in shown.where.items():
+            rows = rows[rows[key] == value]
+    name = experiment.name + (f"-{number + 1}" if len(experiment.show) > 1 else "")
+    plot = _plot(shown.plot, frame.title) if shown.plot else frame.plot
+    draw = frame.draw if plot is None else partial(plots.draw, plot)
+    made = Frame(name, frame.title, frame.text, frame.build, tuple(columns), plot=plot, draw=draw)
+    return Made(made, rows)
+
+
+def _column(frame: Frame, key: str) -> Column:
+    """One that the table has, or one of a parameter."""
+    if "." in key:
+        return Column(key, key.partition(".")[2], Unit.NUMBER, "", brief=True)
+    try:
+        return replace(frame.column(key), brief=True, hidden=False)
+    except StopIteration:
+        raise ExperimentError(f"table {frame.name!r} has no column {key!r}") from None
+
+
+def _drawn(plot: Drawing | None) -> Sequence[str]:
+    return () if plot is None else (plot.x, *plot.series, *plot.panel)
+
+
+def _parameter(rows: pd.DataFrame, key: str, board: Board) -> list[float | str]:
+    """A parameter of the plugins that a column names, for every row."""
+    column, _, field = key.partition(".")
+    by_name = {board.sources.name(plugin): settings(plugin) for plugin in board.plugins}
+    found = [by_name.get(name, {}).get(field, "") for name in rows[column]]
+    return [float(value) if _is_number(value) else value for value in found]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _plot(drawing: Drawing, title: str) -> Plot:
+    def joined(keys: Sequence[str], row: Row) -> str:
+        return ", ".join(_said(key, row) for key in keys)
+
+    return Plot(
+        drawing.x,
+        partial(joined, drawing.panel),
+        tuple(Line(key, name) for key, name in drawing.y.items()),
+        drawing.labels,
+        title,
+        partial(joined, drawing.series),
+        even=drawing.even,
+        shares=drawing.shares,
+    )
+
+
+def _said(key: str, row: Row) -> str:
+    """A value as a legend writes it; a number needs its name."""
+    value = row[key]
+    return str(value) if isinstance(value, str) else f"{key.rpartition('.')[2]}={value:g}"
+
+
+def in_papers(experiment: PaperExperiment) -> list[list[dict[str, str]]]:
+    """The published numbers of an experiment, as lines of tables."""
+    own = [line for line in published() if _belongs(experiment, line)]
+    lines = [
+        {
+            "data": line.dataset,
+            "attack": f"{line.attack} (m={line.m})",
+            "defense": line.defense,
+            "r": f"{100 * float(line.share):g}%" if line.share else "",
+            "quantity": line.quantity,
+            "published": line.value,
+        }
+        for line in own
+    ]
+    said = [{k: v for k, v in line.items() if any(one[k] for one in lines)} for line in lines]
+    return [part for part in (said, list(experiment.printed)) if part]
+
+
+def _belongs(experiment: PaperExperiment, line: Published) -> bool:
+    return line.paper == experiment.paper and line.table in experiment.tables
+
+
+def write(experiment: PaperExperiment, made: Sequence[Made], protocol: str, folder: Path) -> Path:
+    """Write NAME.md, and a CSV file and a plot for every table; returns the first of them."""
+    for one in made:
+        write_whole(folder / f"{one.frame.name}.csv", csv_text(one.rows))
+        if one.frame.draw is not None:
+            write_whole(folder / f"{one.frame.name}.svg", one.frame.draw(one.rows))
+    page = folder / f"{experiment.name}.md"
+    write_whole(page, ("\n\n".join(_page(experiment, made, protocol)) + "\n").encode())
+    return page
+
+
+def _page(experiment: PaperExperiment, made: Sequence[Made], protocol: str) -> Iterator[str]:
+    yield f"# {experiment.name}: {experiment.paper}, {experiment.shows}"
+    yield escaped(experiment.question)
+    yield f"Played on `{protocol}`. {escaped(experiment.differs)}".strip()
+    for one in made:
+        yield f"## {one.frame.title}"
+        yield markdown([{k: escaped(v) for k, v in line.items()} for line in one.lines])
+        if one.frame.draw is not None:
+            yield f"![{one.frame.title}]({one.frame.name}.svg)"
+    yield "## Published"
+    yield escaped(experiment.published)
+    for lines in in_papers(experiment):
+        yield markdown([{k: escaped(v) for k, v in line.items()} for line in lines])

@@ -1,0 +1,153 @@
+"""Experiments by name: every file can be planned and shown, and one is played to its end."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import small_board
+from typer.testing import CliRunner
+
+from benchmark import protocol as protocols
+from benchmark.cli import app
+from benchmark.cli.experiment import cells_of
+from benchmark.experiments.declared import ExperimentError, PaperExperiment, load, names
+from benchmark.experiments.shown import in_papers, tables, write
+from benchmark.games.all import GAMES
+from benchmark.games.robustness.record import RobustnessRecord
+from benchmark.games.robustness.shown import steps
+from benchmark.leaderboard.board import Board, read_board
+from benchmark.registry import Registry
+
+
+@pytest.fixture(scope="module")
+def board(small_run: Path) -> Board:
+    return read_board(small_run)
+
+
+def experiment(**changes: Any) -> PaperExperiment:
+    """BadNets under Pivotal Tuning, over its steps."""
+    content: dict[str, Any] = {
+        "name": "own",
+        "paper": "Pick your Poison",
+        "shows": "Tab. III",
+        "question": "What is left?",
+        "published": "Little.",
+        "tables": ["III"],
+        "protocol": small_board.NAME,
+        "cells": [{"attacks": ["badnets"], "defenses": ["pivotal-tuning"], "shares": [0.05]}],
+        "show": [
+            {
+                "frame": "steps",
+                "columns": ["attack", "attack.side", "defense", "step", "asr", "loss", "seeds"],
+                "where": {"defense": "pivotal-tuning"},
+                "plot": {
+                    "x": "step",
+                    "y": {"asr": "ASR", "loss": "CDA loss"},
+                    "labels": ["steps", "share"],
+                    "series": ["m"],
+                    "panel": ["defense", "trusted_share"],
+                },
+            }
+        ],
+    }
+    return PaperExperiment.model_validate(content | changes)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_experiment_can_be_planned_and_shown(
+    name: str, registry: Registry, board: Board
+) -> None:
+    """Plugins and settings exist, its protocol has the games, and tables have the columns."""
+    chosen = load(name)
+    assert chosen.name == name
+    protocol = protocols.load(chosen.protocol)
+    cells = cells_of(chosen, protocol, chosen.protocol, registry, None)
+    asked = {spec.partition(":")[0] for part in chosen.cells for spec in part.defenses}
+    assert {cell.defense.name for cell in cells} == {*asked, "none"}
+    frames = {frame.name for game in GAMES.values() for frame in game.chapter().frames}
+    assert {one.frame for one in chosen.show} <= {*frames, "victims", "pareto", "steps"}
+    tables(chosen, board)
+    assert in_papers(chosen) or "prints no numbers" in chosen.published or not chosen.tables
+
+
+def test_steps_are_means_over_seeds(board: Board, small_run: Path) -> None:
+    """Read again from the records, one by one."""
+    found = steps(board.sources)
+    found = found[(found.defense == "pivotal-tuning") & (found.stage == "repair")]
+    paths = (small_run / "records").glob("robustness-badnets-*-pivotal-tuning-r0.05-*.json")
+    records = [RobustnessRecord.model_validate_json(path.read_text()) for path in paths]
+    assert len(records) == 3
+    reached = set.intersection(*({point.step for point in one.curve[1:]} for one in records))
+    assert set(found.step) == reached
+    for row in found.to_dict("records"):
+        points = [next(p for p in one.curve[1:] if p.step == row["step"]) for one in records]
+        before = [one.curve[0].cda.value for one in records]
+        lost = [cda - point.cda.value for cda, point in zip(before, points, strict=True)]
+        assert row["asr"] == pytest.approx(sum(p.asr.value for p in points) / 3, abs=1e-6)
+        assert row["loss"] == pytest.approx(sum(lost) / 3, abs=1e-6)
+        assert row["asr_low"] <= row["asr"] <= row["asr_high"]
+
+
+def test_it_is_written_with_what_was_published(board: Board, tmp_path: Path) -> None:
+    page = write(experiment(), tables(experiment(), board), small_board.NAME, tmp_path)
+    text = page.read_text()
+    assert "# own: Pick your Poison, Tab. III" in text
+    assert "![Over the steps of a repair](own.svg)" in text
+    # Tab. III: BadNets at 1 % under Pivotal Tuning.
+    assert "| cifar10 | badnets (m=50) | pivotal-tuning | 1% | asr\\_left | 0.03 |" in text
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "own.csv").read_text())))
+    assert {float(row["attack.side"]) for row in rows} == {0.25}
+    assert "steps" in (tmp_path / "own.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        ({"frame": "nowhere", "columns": ["attack"]}, "there is no table 'nowhere'"),
+        ({"frame": "victims", "columns": ["beauty"]}, "'victims' has no column 'beauty'"),
+    ],
+)
+def test_a_file_that_asks_for_what_there_is_not(
+    board: Board, shown: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ExperimentError, match=said):
+        tables(experiment(show=[shown]), board)
+
+
+def test_without_records_there_are_no_tables(board: Board) -> None:
+    board_of_others = Board(**vars(board) | {"frames": {}})
+    show = [{"frame": "inversions", "columns": ["attack", "inverter.samples"]}]
+    assert tables(experiment(show=show), board_of_others) == []
+
+
+def test_one_from_the_command_line_to_the_page(
+    small_run: Path, small_released: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was played elsewhere is shown, and nothing is played twice."""
+    examined = experiment(
+        cells=[{"attacks": ["badnets"], "defenses": ["abs"]}],
+        show=[{"frame": "detectability", "columns": ["attack", "detector", "auc"]}],
+    )
+    monkeypatch.setattr("benchmark.experiments.declared.load", lambda name: examined)
+    out = tmp_path / "run"
+    asked = ["experiment", "own", small_board.NAME, "--out", str(out), "--done", str(small_run)]
+    result = CliRunner().invoke(app, asked, env={"COLUMNS": "120"})
+    assert result.exit_code == 0, result.output
+    assert "12 of 12 cells are in" in result.output.replace("\n", " ")
+    assert "Published in Pick your Poison, Tab. III" in result.output
+    assert (out / "experiments" / "own.md").is_file()
+    assert not pd.read_csv(out / "experiments" / "own.csv").empty
+
+
+def test_the_list_names_all() -> None:
+    result = CliRunner().invoke(app, ["experiment"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert all(name in result.output for name in names())
+    wrong = CliRunner().invoke(app, ["experiment", "pyp-fg6"], env={"COLUMNS": "200"})
+    assert wrong.exit_code == 2
+    assert "unknown experiment 'pyp-fg6'; did you mean 'pyp-fig6'?" in wrong.output
