@@ -90,7 +90,7 @@ def experiment(
             cells = without_those_of(done, cells)
         check_cells(cells, setup, registry, source)
         execute_plan(setup, cells, "cells", started, workers, time_limit=time_limit, shown=False)
-        _show(chosen, setup.protocol.name, setup.root, done, keys)
+        _show(chosen, setup.root, done, keys)
 
 
 def _listed() -> Table:
@@ -134,9 +134,7 @@ def cells_of(
     return list(found.values())
 
 
-def _show(
-    chosen: PaperExperiment, protocol: str, root: Path, done: Path | None, keys: set[str]
-) -> None:
+def _show(chosen: PaperExperiment, root: Path, done: Path | None, keys: set[str]) -> None:
     from benchmark.experiments.shown import in_papers, tables, write
     from benchmark.leaderboard.board import read_board
 
@@ -151,7 +149,7 @@ def _show(
     say(chosen.published)
     for lines in in_papers(chosen):
         out.print(_table(lines))
-    page = write(chosen, made, protocol, root / "experiments")
+    page = write(chosen, made, board, root / "experiments")
     say(f"\nRates in percent, brackets 95 % intervals; see {page}")
 
 

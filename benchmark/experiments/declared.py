@@ -82,6 +82,7 @@ class PaperExperiment(_Part):
         published: what came out there, in a sentence.
         tables: of `published.csv`, whose numbers stand beside ours.
         printed: what the paper prints besides, as lines of a table.
+        pictures: whether the pictures of what was played are shown.
         protocol: what it is played on unless another one is asked for.
         differs: how what is played here differs from the paper.
     """
@@ -94,6 +95,7 @@ class PaperExperiment(_Part):
     differs: str = ""
     tables: tuple[str, ...] = ()
     printed: tuple[dict[str, str], ...] = ()
+    pictures: bool = False
     protocol: str
     cells: Annotated[tuple[Cells, ...], Field(min_length=1)]
     show: Annotated[tuple[Shown, ...], Field(min_length=1)]

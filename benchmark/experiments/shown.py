@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -142,18 +142,35 @@ def _belongs(experiment: PaperExperiment, line: Published) -> bool:
     return line.paper == experiment.paper and line.table in experiment.tables
 
 
-def write(experiment: PaperExperiment, made: Sequence[Made], protocol: str, folder: Path) -> Path:
-    """Write NAME.md, and a CSV file and a plot for every table; returns the first of them."""
+def write(experiment: PaperExperiment, made: Sequence[Made], board: Board, folder: Path) -> Path:
+    """Write NAME.md, and beside it a CSV file and a plot for every table, and pictures.
+
+    Returns:
+        The path of NAME.md.
+    """
     for one in made:
         write_whole(folder / f"{one.frame.name}.csv", csv_text(one.rows))
         if one.frame.draw is not None:
             write_whole(folder / f"{one.frame.name}.svg", one.frame.draw(one.rows))
+    pictures = _pictures(board) if experiment.pictures else {}
+    for number, path in enumerate(pictures.values(), start=1):
+        write_whole(folder / f"{experiment.name}-{number}.png", path.read_bytes())
     page = folder / f"{experiment.name}.md"
-    write_whole(page, ("\n\n".join(_page(experiment, made, protocol)) + "\n").encode())
+    parts = _page(experiment, made, board.protocol.name, pictures)
+    write_whole(page, ("\n\n".join(parts) + "\n").encode())
     return page
 
 
-def _page(experiment: PaperExperiment, made: Sequence[Made], protocol: str) -> Iterator[str]:
+def _pictures(board: Board) -> dict[str, Path]:
+    """Where the files of all pictures lie, by title."""
+    shown = (one for pictures in board.pictures.values() for one in pictures if one.file)
+    found = {one.title: board.sources.evidence(one.file) for one in shown}
+    return {title: path for title, path in found.items() if path is not None}
+
+
+def _page(
+    experiment: PaperExperiment, made: Sequence[Made], protocol: str, pictures: Iterable[str]
+) -> Iterator[str]:
     yield f"# {experiment.name}: {experiment.paper}, {experiment.shows}"
     yield escaped(experiment.question)
     yield f"Played on `{protocol}`. {escaped(experiment.differs)}".strip()
@@ -162,6 +179,8 @@ def _page(experiment: PaperExperiment, made: Sequence[Made], protocol: str) -> I
         yield markdown([{k: escaped(v) for k, v in line.items()} for line in one.lines])
         if one.frame.draw is not None:
             yield f"![{one.frame.title}]({one.frame.name}.svg)"
+    for number, title in enumerate(pictures, start=1):
+        yield f"![{escaped(title)}]({experiment.name}-{number}.png)\n\n{escaped(title)}"
     yield "## Published"
     yield escaped(experiment.published)
     for lines in in_papers(experiment):

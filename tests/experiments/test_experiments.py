@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,14 @@ def test_steps_are_means_over_seeds(board: Board, small_run: Path) -> None:
 
 
 def test_it_is_written_with_what_was_published(board: Board, tmp_path: Path) -> None:
-    page = write(experiment(), tables(experiment(), board), small_board.NAME, tmp_path)
-    text = page.read_text()
+    own = experiment(pictures=True)
+    text = write(own, tables(own, board), board, tmp_path).read_text()
+    pictures = re.findall(r"!\[(.*)\]\((own-\d\.png)\)", text)
+    assert {title for title, _ in pictures} == {
+        "blind-p (m=0): smoothinv",
+        "blind-p (m=0): plainadv",
+    }
+    assert all((tmp_path / file).read_bytes().startswith(b"\x89PNG") for _, file in pictures)
     assert "# own: Pick your Poison, Tab. III" in text
     assert "![Over the steps of a repair](own.svg)" in text
     # Tab. III: BadNets at 1 % under Pivotal Tuning.

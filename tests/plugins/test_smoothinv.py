@@ -17,6 +17,7 @@ from backdoor_defenses.plainadv import PlainAdv
 from backdoor_defenses.smoothinv import inverters
 from backdoor_defenses.smoothinv.inverters import (
     SmoothInv,
+    SmoothInvFromBlank,
     SmoothInvWithDiffusion,
     add_noise,
     log_smoothed,
@@ -260,3 +261,18 @@ def test_the_smoothed_classifier_is_the_one_that_is_inverted(exact: None) -> Non
     still = SmoothInv(samples=2).smoothed(model, 0.0)
     assert torch.allclose(still(images, rng()), model(images).softmax(1), atol=1e-5)
     assert PlainAdv().smoothed(model, 0.3) is None
+
+
+@pytest.mark.parametrize("start", ["white", "black", "corner"])
+def test_a_blank_start_is_smoothinv_on_that_image(exact: None, start: str) -> None:
+    """Whatever the game's images show; white and black have no randomness of their own."""
+    model, targets = small_model(), torch.tensor([0, 2])
+    blank = torch.full((2, *SHAPE), 1.0 if start == "white" else 0.0)
+    draws = rng(3)
+    if start == "corner":
+        blank[:, :, 2:, 2:] = torch.rand(2, SHAPE[0], 3, 3, generator=draws)
+    *_, wanted = SmoothInv(steps=5).invert(model, Starts(blank, targets), draws)
+    own = SmoothInvFromBlank(steps=5, start=start)  # type: ignore[arg-type]
+    for seed in range(2):
+        *_, found = own.invert(model, Starts(pictures(2, seed), targets), rng(3))
+        assert torch.equal(found.variables[0], wanted.variables[0])

@@ -38,7 +38,7 @@ def pictures(sources: Sources) -> list[Picture]:
     found: dict[tuple[str, str], Picture] = {}
     for record in sorted(sources.of(InversionRecord), key=lambda one: one.seed):
         if record.picture is not None:
-            title = f"{record.attack}: {record.defense.name}"
+            title = f"{record.attack}: {sources.name(record.defense.stages[0])}"
             alt = "start images, inverted images and the true trigger"
             picture = Picture(title, alt, record.picture.file)
             found.setdefault((record.defense.stages[0].label, title), picture)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -171,7 +171,27 @@ class SmoothInvWithDiffusion(SmoothInv):
         return {"denoiser": load(self.denoiser).sha256}
 
 
+@dataclass
+class SmoothInvFromBlank(SmoothInv):
+    """SmoothInv that begins from an image without an object, as its authors try out (Fig. 9).
+
+    `start` is all white, all black, or black with random pixels in the lower right quarter. What
+    the start images of the game show is not used.
+    """
+
+    name, version, paper = "smoothinv-blank", 1, "Sun and Kolter, CVPR 2023, Fig. 9"
+    start: Literal["white", "black", "corner"] = "white"
+
+    def invert(self, model: Classifier, starts: Starts, rng: Generator) -> Iterator[Trigger]:
+        images = torch.full_like(starts.images, float(self.start == "white"))
+        if self.start == "corner":
+            quarter = images[:, :, images.shape[2] // 2 :, images.shape[3] // 2 :]
+            quarter.copy_(torch.rand(quarter.shape, generator=rng, device=images.device))
+        yield from super().invert(model, replace(starts, images=images), rng)
+
+
 @hookimpl
 def register_defenses(register: Callable[[type], None]) -> None:
     register(SmoothInv)
+    register(SmoothInvFromBlank)
     register(SmoothInvWithDiffusion)
