@@ -248,3 +248,7 @@ class Architecture(Plugin):
     @abstractmethod
     def build(self, shape: tuple[int, int, int], classes: int) -> Classifier:
         """Return an untrained classifier for (C, H, W) images, drawn from torch's global seed."""
+
+    def names(self, shape: tuple[int, int, int], classes: int) -> dict[str, str]:
+        """Names of tensors in published weights, and what they are called in what `build` gives."""
+        return {}

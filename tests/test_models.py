@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from benchmark.api import Architecture
 from benchmark.classifier import Classifier, channel_statistics
 from benchmark.models import SmallResNet
+from benchmark.models.published import Published
 from benchmark.registry import Registry
 
 SHAPES = [(1, 16, 16), (3, 32, 32)]
@@ -23,8 +28,16 @@ STAGES = {
     "resnet18": RESNET_STAGES,
     "resnet18-cifar": RESNET_STAGES,
     "wide-resnet50-2": RESNET_STAGES,
+    "resnet50": RESNET_STAGES,
     "vgg16": [f"block{number}" for number in range(1, 6)],
+    "vgg11": [f"block{number}" for number in range(1, 6)],
+    "alexnet": [f"block{number}" for number in range(1, 6)],
+    "vit": RESNET_STAGES,
 }
+#: Large ones that differ from a tested one in numbers only.
+SIBLINGS = ("resnet50", "vgg11")
+#: What is built of a large one: as deep in stages, and quick.
+STAND_INS = {"vit": "vit:layers=4,width=32,heads=2"}
 #: Sides of the stages' maps for images of 32 pixels: a stride of two halves them.
 SIDES = {
     "resnet-small": [32, 32, 16, 8],
@@ -32,7 +45,11 @@ SIDES = {
     "resnet18": [32, 32, 16, 8, 4],
     "resnet18-cifar": [32, 32, 16, 8, 4],
     "wide-resnet50-2": [32, 32, 16, 8, 4],
+    "resnet50": [32, 32, 16, 8, 4],
     "vgg16": [16, 8, 4, 2, 1],
+    "vgg11": [16, 8, 4, 2, 1],
+    "alexnet": [15, 7, 7, 7, 3],
+    "vit": [65] * 5,
 }
 #: Trainable scalars for 3x32x32 and 10 classes, by adding up the layers in the papers' tables.
 SCALARS = {"resnet9": 412_954, "resnet18-cifar": 11_173_962, "resnet18": 11_173_962}
@@ -50,11 +67,12 @@ def images(shape: tuple[int, int, int], count: int = 2) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [(name, shape) for name in registered for shape in SHAPES] + [("vgg16", (1, 28, 28))],
+    [(n, shape) for n in registered for shape in SHAPES if n not in SIBLINGS or shape[1] == 32]
+    + [("vgg16", (1, 28, 28))],
 )
 def test_architecture(name: str, shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
-    model = Registry().create(Architecture, name).build(shape, 7).eval()
+    model = Registry().create(Architecture, STAND_INS.get(name, name)).build(shape, 7).eval()
     batch = images(shape)
     with torch.no_grad():
         logits, features = model(batch), model.features(batch)
@@ -84,6 +102,79 @@ def test_architecture(name: str, shape: tuple[int, int, int]) -> None:
     if name in SCALARS and shape == (3, 32, 32):
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         assert trainable == SCALARS[name] - 3 * (model.head.in_features + 1)  # 7 classes, not 10
+
+
+#: torchvision's models that classifiers are cut from, for images whose side is no small one.
+ORIGINALS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
+    "alexnet": ("alexnet", torchvision.models.alexnet),
+    "resnet18": ("resnet18", torchvision.models.resnet18),
+    "resnet50": ("resnet50", torchvision.models.resnet50),
+    "wide-resnet50-2": ("wide-resnet50-2", torchvision.models.wide_resnet50_2),
+    "vgg11": ("vgg11", torchvision.models.vgg11_bn),
+    "vgg16": ("vgg16", torchvision.models.vgg16_bn),
+    "vit": (
+        "vit:layers=3,width=32,heads=2",
+        partial(torchvision.models.VisionTransformer, 96, 32, 3, 2, 32, 128),
+    ),
+}
+
+
+def test_every_published_architecture_is_compared_with_its_original() -> None:
+    entries = (entry for entry in Registry().entries if entry.kind is Architecture)
+    cut = {entry.plugin.name for entry in entries if issubclass(entry.plugin, Published)}
+    assert cut == {*ORIGINALS}
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18", "vit"])
+def test_with_torchvisions_weights_it_answers_as_torchvisions_model(name: str) -> None:
+    """Classifiers take pixels; torchvision's models take them less the mean over the deviation."""
+    spec, original = ORIGINALS[name]
+    torch.manual_seed(0)
+    theirs, architecture = original().eval(), Registry().create(Architecture, spec)
+    for buffer in theirs.buffers():  # running statistics that do something
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    nn.init.normal_([m for m in theirs.modules() if isinstance(m, nn.Linear)][-1].weight)
+    own = architecture.build((3, 96, 96), 1000).eval()
+    names = architecture.names((3, 96, 96), 1000)
+    own.load_state_dict({names[k]: v for k, v in theirs.state_dict().items()}, strict=False)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    own.normalise_by(mean, std)
+    batch = images((3, 96, 96))
+    with torch.no_grad():
+        expected = theirs((batch - mean[:, None, None]) / std[:, None, None])
+        torch.testing.assert_close(own(batch), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_every_tensor_of_torchvisions_has_one_place_of_its_shape(name: str) -> None:
+    """For 1000 classes of 224 x 224 pixels, ViT-B/32 among them; nothing is computed."""
+    spec, original = ORIGINALS[name]
+    if name == "vit":
+        spec, original = "vit", torchvision.models.vit_b_32
+    architecture = Registry().create(Architecture, spec)
+    with torch.device("meta"):
+        theirs = {key: one.shape for key, one in original().state_dict().items()}
+        own = architecture.build((3, 224, 224), 1000).state_dict()
+        names = architecture.names((3, 224, 224), 1000)
+    assert theirs == {key: own[name].shape for key, name in names.items()}
+    assert sorted(names.values()) == sorted(own.keys() - {"mean", "std"})
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape", "message"),
+    [
+        ("vit:layers=1", (3, 100, 100), "cannot cut images of 100x100 pixels into patches of 32x3"),
+        ("vit:layers=1", (3, 16, 32), "cannot cut images of 16x32 pixels into patches of 4x4"),
+        ("vit:heads=5", (3, 32, 32), "heads=5 do not share width=768 evenly"),
+        ("vit:patch=12", (3, 32, 32), "patch"),
+    ],
+)
+def test_a_transformer_that_cannot_be_says_why(
+    spec: str, shape: tuple[int, int, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Registry().create(Architecture, spec).build(shape, 2)
 
 
 def small(width: int = 16) -> Classifier:

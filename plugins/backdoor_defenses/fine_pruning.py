@@ -58,6 +58,11 @@ def channels(model: Classifier, scope: Scope) -> list[Channels]:
         behind = [*model.neck.modules(), model.head]
         reader = next(m for m in behind if isinstance(m, nn.Linear | nn.Conv2d))
         return [Channels(model.stages[-1], [(reader.weight, 1)])]
+    if not convolutions(model.stages[-1]):
+        raise ValueError(
+            f"scope={scope} prunes convolutions, and the last stage of this architecture has none; "
+            "use scope=features"
+        )
     layers = convolutions(model)
     found = []
     for conv, norm in layers[-1:] if scope == "last" else layers:

@@ -479,8 +479,12 @@ def least_active(model: Classifier, images: Tensor, pruned: float) -> Tensor:
     return mask
 
 
+#: Tokens are the pixels of its maps.
+VIT = "vit:layers=2,width=32,heads=2"
+
+
 @pytest.mark.usefixtures("exact")
-@pytest.mark.parametrize("name", ["resnet-small", "resnet18-cifar", "resnet18", "vgg16"])
+@pytest.mark.parametrize("name", ["resnet-small", "resnet18-cifar", "resnet18", "vgg16", VIT])
 def test_pruned_features_are_a_mask_that_is_saved_with_the_weights(
     name: str, registry: Registry
 ) -> None:
@@ -503,6 +507,15 @@ def test_pruned_features_are_a_mask_that_is_saved_with_the_weights(
         expected = suspect(data.images)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(whole, expected, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("scope", ["last", "all"])
+def test_convolutions_are_pruned_only_where_the_last_stage_has_some(
+    scope: Scope, registry: Registry
+) -> None:
+    model = registry.create(Architecture, VIT).build((1, 8, 8), 3)
+    with pytest.raises(ValueError, match=f"scope={scope} prunes convolutions, .* scope=features"):
+        FinePruning(scope=scope).prune(model, trusted(60, 8), rng())
 
 
 @pytest.mark.usefixtures("exact")

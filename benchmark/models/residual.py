@@ -1,23 +1,20 @@
-"""Architectures of classifiers, by name."""
+"""Residual networks for small images, in a few lines of their own."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.api import Architecture, Count, hookimpl
+from benchmark.api import Architecture, Count
 from benchmark.classifier import Classifier
 
 #: Training 1x1 stride-2 convolutions on fewer channels corrupts memory on torch 2.15 CPUs.
 Width = Annotated[int, Field(ge=16, description="at least 16")]
-
-#: Images up to this side get a stem without early subsampling.
-SMALL = 64
 
 
 class BasicBlock(nn.Module):
@@ -124,89 +121,3 @@ class CifarResNet18(Architecture):
 
     def build(self, shape: tuple[int, int, int], classes: int) -> Classifier:
         return _resnet(shape, classes, [64, 128, 256, 512], 2)
-
-
-def _torchvision() -> Any:
-    # It takes seconds, and most protocols do without.
-    import torchvision
-
-    return torchvision.models
-
-
-def _torchvision_resnet(model: Any, shape: tuple[int, int, int], classes: int) -> Classifier:
-    """Cut a torchvision ResNet into stages; small images skip the early subsampling."""
-    width = model.conv1.out_channels
-    small = max(shape[1:]) <= SMALL
-    conv = (
-        nn.Conv2d(shape[0], width, 3, 1, 1, bias=False)
-        if small
-        else nn.Conv2d(shape[0], width, 7, 2, 3, bias=False)
-    )
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    pool = nn.Identity() if small else model.maxpool
-    stages: OrderedDict[str, nn.Module] = OrderedDict()
-    stages["stem"] = nn.Sequential(conv, model.bn1, nn.ReLU(), pool)
-    for number in range(1, 5):
-        stages[f"layer{number}"] = getattr(model, f"layer{number}")
-    neck = nn.Sequential(model.avgpool, nn.Flatten())
-    return Classifier(stages, neck, nn.Linear(model.fc.in_features, classes), shape[0])
-
-
-@dataclass
-class ResNet18(Architecture):
-    """torchvision's ResNet-18; images up to 64 pixels get a 3x3 stem."""
-
-    name, version, paper = "resnet18", 1, "He et al., CVPR 2016"
-
-    def build(self, shape: tuple[int, int, int], classes: int) -> Classifier:
-        return _torchvision_resnet(_torchvision().resnet18(weights=None), shape, classes)
-
-
-@dataclass
-class WideResNet50(Architecture):
-    """torchvision's WideResNet-50-2; images up to 64 pixels get a 3x3 stem."""
-
-    name, version, paper = "wide-resnet50-2", 1, "Zagoruyko and Komodakis, BMVC 2016"
-
-    def build(self, shape: tuple[int, int, int], classes: int) -> Classifier:
-        return _torchvision_resnet(_torchvision().wide_resnet50_2(weights=None), shape, classes)
-
-
-@dataclass
-class VGG16(Architecture):
-    """torchvision's VGG-16 with batch norm; small images pool to 1x1 and get a narrow neck."""
-
-    name, version, paper = "vgg16", 1, "Simonyan and Zisserman, ICLR 2015"
-
-    def build(self, shape: tuple[int, int, int], classes: int) -> Classifier:
-        model = _torchvision().vgg16_bn(weights=None)
-        first = nn.Conv2d(shape[0], 64, 3, padding=1)
-        nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
-        model.features[0] = first
-        stages: OrderedDict[str, nn.Module] = OrderedDict()
-        block: list[nn.Module] = []
-        side = min(shape[1:])
-        for layer in model.features:
-            if isinstance(layer, nn.MaxPool2d):
-                # A map of one pixel cannot be halved again.
-                block.append(layer if side > 1 else nn.Identity())
-                side = max(side // 2, 1)
-                stages[f"block{len(stages) + 1}"] = nn.Sequential(*block)
-                block = []
-            else:
-                block.append(layer)
-        if max(shape[1:]) <= SMALL:
-            neck = nn.Sequential(
-                nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 512), nn.ReLU(), nn.Dropout()
-            )
-            width = 512
-        else:
-            neck = nn.Sequential(model.avgpool, nn.Flatten(), *model.classifier[:-1])
-            width = 4096
-        return Classifier(stages, neck, nn.Linear(width, classes), shape[0])
-
-
-@hookimpl
-def register_architectures(register: Any) -> None:
-    for architecture in (SmallResNet, ResNet9, CifarResNet18, ResNet18, WideResNet50, VGG16):
-        register(architecture)
