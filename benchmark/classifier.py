@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +40,29 @@ class Classifier(nn.Module):
         self.stages = nn.Sequential(stages)
         self.neck = neck
         self.head = head
+        self._frozen: list[str] = []
 
     def normalise_by(self, mean: Tensor, std: Tensor) -> None:
         """Set the first layer from statistics per channel, each (C,)."""
         self.mean.copy_(mean.view_as(self.mean))
         self.std.copy_(std.view_as(self.std).clamp(min=1e-3))
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The stages by name, then neck and head."""
+        return {**dict(self.stages.named_children()), "neck": self.neck, "head": self.head}
+
+    def train_only(self, names: Sequence[str]) -> None:
+        """Freeze all other parts: no gradients, and evaluation mode whatever `train` is told."""
+        self._frozen = [name for name in self.parts if name not in names]
+        for name in self._frozen:
+            self.parts[name].eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for name in self._frozen:
+            self.parts[name].eval()
+        return self
 
     @property
     def classes(self) -> int:

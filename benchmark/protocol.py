@@ -10,7 +10,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from benchmark.errors import UserError
 from benchmark.games.detectability.settings import Detectability
@@ -44,7 +50,16 @@ class Augmentation(Part):
 
 
 class Recipe(Part):
-    """How a victim is trained: SGD with momentum."""
+    """How a victim is trained: SGD with momentum.
+
+    Attributes:
+        init: weights that it starts from: a file .safetensors with tensors by the names of a
+            `Classifier` or of torchvision, `mean` and `std` of normalisation among them, or weights
+            that torchvision publishes, such as ResNet18_Weights.IMAGENET1K_V1. All are drawn where
+            it is not given.
+        trains: stages by name, "neck" or "head", all by default; other parts stay as they start,
+            their batch norms in evaluation mode.
+    """
 
     epochs: Natural
     batch_size: Natural
@@ -55,6 +70,14 @@ class Recipe(Part):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+    init: str | None = None
+    trains: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `init` and `trains` where they are not given, so that older hashes stay."""
+        dumped: dict[str, Any] = dump(self)
+        return {k: v for k, v in dumped.items() if k not in ("init", "trains") or v}
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> Recipe:

@@ -41,6 +41,7 @@ def prepare(
     from benchmark import protocol as protocols
     from benchmark.api import Architecture, Dataset
     from benchmark.games.experiment import pools
+    from benchmark.games.initial import initial
     from benchmark.records.store import Store
     from benchmark.runs.context import Setup
 
@@ -54,7 +55,11 @@ def prepare(
     for line in data.summary(source):
         say(f"data: {line}", err)
     pools(chosen, source)
-    registry.create(Architecture, chosen.architecture)
+    architecture = registry.create(Architecture, chosen.architecture)
+    if (trained := chosen.recipes.get(recipe or chosen.recipe)) is not None:
+        c, h, w = source.train.pixels.shape[1:]
+        if note := initial(trained, architecture, (c, h, w), len(source.class_names)).note:
+            say(f"init: {note}", err)
     setup = Setup(
         protocol=chosen,
         recipe=recipe or chosen.recipe,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from benchmark.api import Architecture, AttackerView, Source
 from benchmark.classifier import Classifier, channel_statistics
+from benchmark.games.initial import initial
 from benchmark.images import ImageSet, TrustedData
 from benchmark.memory import images_per_pass
 from benchmark.protocol import Protocol, ProtocolError, Recipe
@@ -60,13 +61,23 @@ def new_model(
     statistics: tuple[Tensor, Tensor],
     device: torch.device,
     rng: Generator,
+    start: Mapping[str, Tensor] | None = None,
+    trains: Sequence[str] = (),
 ) -> Classifier:
-    """An untrained victim, drawn from `rng`, which lives on the device."""
+    """An untrained victim, drawn from `rng`, which lives on the device.
+
+    Args:
+        start: tensors that are not drawn, `mean` and `std` of normalisation among them.
+        trains: the parts that will be trained; all by default.
+    """
     seed = int(torch.randint(2**62, (), generator=rng, device=device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = architecture.build(shape, classes)
     model.normalise_by(*statistics)
+    model.load_state_dict(start or {}, strict=False)
+    if trains:
+        model.train_only(trains)
     return model.to(device).to(memory_format=torch.channels_last).eval()
 
 
@@ -96,14 +107,14 @@ class Experiment:
         self.splits = self._split(source)
         c, h, w = self.splits.train.pixels.shape[1:]
         self.shape = (c, h, w)
+        architecture = registry.create(Architecture, protocol.architecture)
+        classes = len(source.class_names)
+        self.initial = initial(self.recipe, architecture, self.shape, classes)
+        statistics = channel_statistics(self.splits.train.pixels)
+        self._blank = partial(new_model, architecture, self.shape, classes, statistics, self.device)
         # Bound to what it needs and nothing else, since plugins are handed it.
         self.new_model: Callable[[Generator], Classifier] = partial(
-            new_model,
-            registry.create(Architecture, protocol.architecture),
-            self.shape,
-            len(source.class_names),
-            channel_statistics(self.splits.train.pixels),
-            self.device,
+            self._blank, start=self.initial.state, trains=self.recipe.trains
         )
 
     def _split(self, source: Source) -> Splits:
@@ -121,7 +132,7 @@ class Experiment:
     @cached_property
     def images_per_pass(self) -> int:
         """How many images go through a model of this protocol at once, by its memory."""
-        return images_per_pass(self.new_model(self.rng("memory")), self.shape)
+        return images_per_pass(self._blank(self.rng("memory")), self.shape)
 
     def rng(self, *purpose: object) -> Generator:
         """A generator on the device, seeded from the protocol's name and the named purpose."""
@@ -137,8 +148,16 @@ class Experiment:
         Raises:
             RuntimeError: these are not the weights of the protocol's architecture.
         """
-        fresh = self.new_model(self.rng("loading"))
-        fresh.load_state_dict(model.state_dict())
+        return self.loaded(model.state_dict())
+
+    def loaded(self, state: Mapping[str, Tensor]) -> Classifier:
+        """A freshly built classifier with these weights, all of them free to be trained.
+
+        Raises:
+            RuntimeError: these are not the weights of the protocol's architecture.
+        """
+        fresh = self._blank(self.rng("loading"))
+        fresh.load_state_dict(state)
         return fresh
 
     def trainer(self, progress: Progress = lambda done, total: None) -> Trainer:

@@ -20,6 +20,7 @@ class Victim:
     Attributes:
         sanitizer: what cleaned its training data, None for the undefended model.
         attack: the attack, of name "none" for a clean model.
+        init: digest of the weights that it starts from, None where they are drawn.
     """
 
     protocol_sha256: str
@@ -27,10 +28,12 @@ class Victim:
     attack: AttackRef
     sanitizer: StageRef | None
     seed: int
+    init: str | None = None
 
     @cached_property
     def key(self) -> str:
         parts = [self.attack.model_dump(exclude={"label"}), self.seed, self.recipe]
+        parts += [] if self.init is None else [self.init]
         cleaned = self.sanitizer.model_dump(exclude={"label"}) if self.sanitizer else None
         return digest([KEY_VERSION, self.protocol_sha256, *parts, cleaned])
 
@@ -61,7 +64,7 @@ class Cell:
     def of(cls, record: Record) -> Cell:
         """The cell that a record is of, built from what it says."""
         named = record.protocol
-        victim = Victim(named.sha256, named.recipe, record.attack, None, record.seed)
+        victim = Victim(named.sha256, named.recipe, record.attack, None, record.seed, named.init)
         return cls(record.game, victim, record.defense, record.trusted_share)
 
     @cached_property

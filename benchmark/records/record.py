@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from benchmark.hooks import Stage
 from benchmark.metrics import source_class
 from benchmark.protocol import Protocol
+
+if TYPE_CHECKING:
+    from benchmark.records.cell import Victim
 
 NONE = "none"
 
@@ -27,13 +36,28 @@ class Part(BaseModel):
 
 
 class ProtocolRef(Part):
+    """A protocol as it was played.
+
+    Attributes:
+        init: digest of the weights that the recipe's victims start from, where there are any.
+    """
+
     name: str
     sha256: Sha256
     recipe: str
+    init: Sha256 | None = None
 
     @classmethod
-    def of(cls, protocol: Protocol, recipe: str) -> ProtocolRef:
-        return cls(name=protocol.name, sha256=protocol.sha256, recipe=recipe)
+    def of(cls, protocol: Protocol, victim: Victim) -> ProtocolRef:
+        return cls(
+            name=protocol.name, sha256=protocol.sha256, recipe=victim.recipe, init=victim.init
+        )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `init` where there is none, as in older files."""
+        dumped: dict[str, Any] = dump(self)
+        return {key: value for key, value in dumped.items() if key != "init" or value}
 
 
 class PluginRef(Part):

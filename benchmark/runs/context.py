@@ -84,9 +84,7 @@ class RunContext:
 
     def load(self, victim: Victim) -> Classifier:
         """The victim as it was saved, in a freshly built classifier."""
-        model = self.experiment.new_model(self.experiment.rng("loading"))
-        model.load_state_dict(self.store.victims.tensors(victim.key, "model"))
-        return model
+        return self.experiment.loaded(self.store.victims.tensors(victim.key, "model"))
 
     def triggered(self, victim: Victim) -> Tensor:
         """The test images with the victim's trigger, uint8 (N, C, H, W); none for a clean one."""

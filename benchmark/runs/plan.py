@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from benchmark.api import Attack, CodePoisoningAttack, Defense, Repair
 from benchmark.games.all import GAMES, UNDEFENDED, game_of_stage
 from benchmark.games.detectability.settings import Population
+from benchmark.games.initial import digest
 from benchmark.games.robustness.searches import Chosen, file_name
 from benchmark.games.settings import AttackEntry
 from benchmark.hooks import STAGES
@@ -54,11 +55,14 @@ def plan(
 
     Raises:
         RegistryError: an unknown plugin or parameter.
-        ValueError: an unknown recipe, no repetitions, or a game that the protocol does not have.
+        ValueError: an unknown recipe, no repetitions, a game that the protocol does not have, or
+            weights to start from that cannot be read.
     """
     if seeds is not None and seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
-    planner = Planner(protocol, registry, _recipe(protocol, recipe), seeds, tuned or {})
+    chosen = _recipe(protocol, recipe)
+    init = digest(protocol.recipes[chosen])
+    planner = Planner(protocol, registry, chosen, seeds, tuned or {}, init)
     specs = list(defenses) or list(planner.known_defenses)
     played = {spec: game_of_stage(planner.defense(spec).stages[0].stage) for spec in specs}
     cells: list[Cell] = []
@@ -130,7 +134,9 @@ def plan_tuning(
             f"{protocol.name} has no grid for {', '.join(unknown) or 'any repair'}; "
             f"there are {', '.join(grids) or 'none'}"
         )
-    planner = Planner(protocol, registry, _recipe(protocol, recipe), None, {})
+    chosen = _recipe(protocol, recipe)
+    init = digest(protocol.recipes[chosen])
+    planner = Planner(protocol, registry, chosen, None, {}, init)
     return [
         Tune(
             planner.victim(CLEAN, settings.suspect),
@@ -157,6 +163,7 @@ class Planner:
     Attributes:
         repetitions: how many were asked for; None for a protocol's own.
         tuned: settings that searches found.
+        init: digest of the weights that victims start from, None where they are drawn.
     """
 
     protocol: Protocol
@@ -164,6 +171,7 @@ class Planner:
     recipe: str
     repetitions: int | None
     tuned: Chosen
+    init: str | None
 
     @property
     def known_defenses(self) -> tuple[str, ...]:
@@ -175,7 +183,7 @@ class Planner:
         return range(self.repetitions or own)
 
     def victim(self, attack: AttackRef, seed: int) -> Victim:
-        return Victim(self.protocol.sha256, self.recipe, attack, None, seed)
+        return Victim(self.protocol.sha256, self.recipe, attack, None, seed, self.init)
 
     def undefended(self, attacks: Sequence[AttackRef], seed: int) -> list[Cell]:
         """The clean model's own cell and those of attacks, which all else is compared with."""

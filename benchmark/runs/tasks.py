@@ -117,7 +117,7 @@ class Worker(RunContext):
         victim, device = cell.victim, self.experiment.device
         return {
             "key": cell.key,
-            "protocol": ProtocolRef.of(self.setup.protocol, victim.recipe),
+            "protocol": ProtocolRef.of(self.setup.protocol, victim),
             "attack": victim.attack,
             "defense": cell.defense,
             "trusted_share": cell.trusted_share,

@@ -15,15 +15,25 @@ from benchmark.games.evaluation import ask, predictor
 from benchmark.games.experiment import Experiment, Progress
 from benchmark.images import to_unit
 from benchmark.metrics import attacked
+from benchmark.protocol import ProtocolError
 from benchmark.records.cell import Victim
 from benchmark.runs.context import RunContext
 from benchmark.training import mixed_precision
 
 
 def train(context: RunContext, victim: Victim, progress: Progress) -> None:
-    """Train, save and measure a victim."""
+    """Train, save and measure a victim.
+
+    Raises:
+        ProtocolError: the weights to start from are not those of the plan.
+    """
     started = time.perf_counter()
     experiment = context.experiment
+    if victim.init != experiment.initial.sha256:
+        raise ProtocolError(
+            f"init: {experiment.recipe.init} has digest {str(experiment.initial.sha256)[:12]}…, "
+            f"this victim starts from {str(victim.init)[:12]}…; restore the file"
+        )
     attack = context.attack(victim.attack)
     seed, target = victim.seed, experiment.target(victim.seed)
     names = (victim.attack.label, victim.attack.m, victim.attack.boost, seed)

@@ -68,6 +68,9 @@ def claims_of(record: Record, arrays: Arrays | None) -> dict[Claim, Ref | None]:
             params = json.dumps(ref.params, sort_keys=True)
             found[Claim(kind, ref.label, f"{role}, version {ref.version}, {params}")] = ref
     found[Claim("data_sha256", "the digest of the images", record.data_sha256[:12])] = None
+    if (init := record.protocol.init) is not None:
+        about = f"the start of recipe {record.protocol.recipe}"
+        found[Claim("protocol.init", about, init[:12])] = None
     victim = f"{record.attack}, seed {record.seed}, {record.protocol.recipe}"
     if record.victim_sha256 is not None:
         # A sanitizer that removes nothing leaves the same model.

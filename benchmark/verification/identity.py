@@ -126,6 +126,8 @@ def _settings(record: Record, cell: Cell, protocol: Protocol) -> Iterator[Wrong]
         raise Refused("game", f"{protocol.name} has no {cell.game} game")
     if record.protocol.recipe not in protocol.recipes:
         yield "protocol.recipe", f"{record.protocol.recipe!r} is none of {protocol.name}"
+    elif (protocol.recipes[record.protocol.recipe].init is None) != (record.protocol.init is None):
+        yield "protocol.init", "is the digest of a start where the recipe has one, and there only"
     if attack.m > protocol.splits.train:
         yield "attack.m", f"is {attack.m}, there are {protocol.splits.train} training images"
     if attack.boost > LARGEST:

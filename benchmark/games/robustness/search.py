@@ -34,7 +34,7 @@ def search(context: RunContext, tune: Tune, progress: Progress) -> Search:
     assert settings is not None
     found = partial(
         Search,
-        protocol=ProtocolRef.of(protocol, tune.suspect.recipe),
+        protocol=ProtocolRef.of(protocol, tune.suspect),
         defense=tune.repair.name,
         version=tune.repair.version,
         trusted_share=share,
