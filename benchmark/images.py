@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 #: Arrays above this many bytes are kept in a temporary file that is mapped into memory.
-RESIDENT_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+RESIDENT_BYTES = min(1 << 30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
 
 
 def to_unit(pixels: Tensor) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
@@ -15,6 +14,7 @@ from benchmark.cli.shared import (
     Device,
     PluginFiles,
     all_boards,
+    counting,
     err,
     load_registry,
     one_sentence,
@@ -24,8 +24,6 @@ from benchmark.cli.shared import (
 
 if TYPE_CHECKING:
     from benchmark.records.strict import Finding
-
-Progress = Callable[[int, int], None]
 
 
 def build_board(
@@ -111,7 +109,7 @@ def verify(
     checked without a GPU. Plugins that are installed are compared with what the records say of
     them. A replay trains the models of a few cells anew; it needs the plugins and the data.
     """
-    with one_sentence(), _counting("verifying") as progress:
+    with one_sentence(), counting("verifying") as progress:
         from benchmark.verification.verify import verify as check
 
         found = check(folder, load_registry(plugin), progress)
@@ -163,7 +161,7 @@ def submit(
 
     with one_sentence():
         try:
-            with _counting("verifying") as progress:
+            with counting("verifying") as progress:
                 registry = load_registry(plugin)
                 taken = review(run_dir, boards, registry, progress, whole_rows=whole_rows)
         except Rejected as rejected:
@@ -206,13 +204,3 @@ def _refuse(run_dir: Path) -> NoReturn:
 def _print(findings: Sequence[Finding]) -> None:
     for finding in findings:
         say(str(finding), err)
-
-
-@contextmanager
-def _counting(what: str) -> Iterator[Progress]:
-    """A progress bar that is told (done, total)."""
-    from rich.progress import Progress as Bar
-
-    with Bar(console=err, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

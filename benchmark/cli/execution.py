@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from benchmark.cli.shared import choose_device, err, load_registry, out, say, seconds_of
+from benchmark.cli.shared import choose_device, counting, err, load_registry, out, say, seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,9 @@ def prepare(
     store = Store(out_dir or Path("runs") / chosen.name)
     store.begin()
     # Decoding is done here, once, and not by every worker.
-    source = data.load(registry.create(Dataset, chosen.splits.dataset), data_dir)
+    dataset = registry.create(Dataset, chosen.splits.dataset)
+    with counting(f"decoding {dataset.name}") as progress:
+        source = data.load(dataset, data_dir, progress=progress)
     for line in data.summary(source):
         say(f"data: {line}", err)
     pools(chosen, source)

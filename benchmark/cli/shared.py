@@ -16,7 +16,7 @@ from rich.markup import escape
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from benchmark.registry import Registry
 
@@ -52,6 +52,16 @@ def all_boards(advice: str) -> list[Path]:
     if found := sorted(path.parent for path in BOARDS.glob("*/records")):
         return found
     raise UserError(f"there is no board in {BOARDS}/; {advice}")
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that is told (done, total)."""
+    from rich.progress import Progress
+
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task(what, total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import torch
 
 from benchmark import images
 from benchmark.api import Dataset, Source
+from benchmark.data.decoding import Bench, Progress, decoding_at
 from benchmark.errors import UserError
 from benchmark.images import ImageSet
 from benchmark.protocol import digest
@@ -29,6 +30,9 @@ _NEIGHBOUR = Path("../shared/data")
 
 #: Written last into a cache entry: names the classes, and the arrays as they were written.
 _MARKER = "entry.json"
+
+#: Folder of images that are being decoded.
+_DECODED = "decoded"
 
 
 class DataError(UserError, ValueError):
@@ -53,19 +57,27 @@ def cache_folder() -> Path:
         ) from None
 
 
-def load(dataset: Dataset, data_dir: Path | None = None, cache: Path | None = None) -> Source:
+def load(
+    dataset: Dataset,
+    data_dir: Path | None = None,
+    cache: Path | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Source:
     """Find, decode and cache a data set.
 
     A set that needs files is looked for in `data_dir`, in the folder $POISONGAMES_DATA, in
     ``../shared/data``, among what was downloaded before, and is downloaded at last. Its
     decoded arrays are kept in the cache and mapped into memory, so a set may be larger than
     memory; do not write to them. Changed files are decoded anew, and so is a damaged cache entry.
+    A decoding that was killed goes on from where it was.
 
     Args:
         data_dir: holds ``<name>/`` or ``data/<name>/``, a hyphen in the name written as an
             underscore, or is itself the folder of the set.
         cache: where decoded arrays are kept; by default $XDG_CACHE_HOME/poisongames, or
             ~/.cache/poisongames.
+        progress: called with (images decoded, images in all) of each part; never where there is
+            nothing to decode.
 
     Raises:
         DataError: missing, damaged or wrong files, a failed download, or a cache that cannot
@@ -77,7 +89,7 @@ def load(dataset: Dataset, data_dir: Path | None = None, cache: Path | None = No
     if cache is None:
         cache = cache_folder()
     entry = cache / f"{dataset.name}-{_fingerprint(dataset, files or ())[:16]}"
-    return _open(entry) or _fill(entry, dataset, files)
+    return _open(entry) or _fill(entry, dataset, files, progress)
 
 
 def sha256(source: Source) -> str:
@@ -168,37 +180,52 @@ def _map(path: Path) -> torch.Tensor:
         return torch.from_numpy(np.load(path, mmap_mode="r" if large else "c"))
 
 
-def _fill(entry: Path, dataset: Dataset, files: Sequence[Path] | None) -> Source:
+def _fill(
+    entry: Path, dataset: Dataset, files: Sequence[Path] | None, progress: Progress
+) -> Source:
     with _workshop(entry) as work:
         # Another process may have filled the entry while this one waited for it.
         source = _open(entry)
         if source is None:
-            source = dataset.download(work) if files is None else dataset.decode(files)
-            _write(source, work / "entry", entry)
+            try:
+                with decoding_at(work / _DECODED, progress) as bench:
+                    source = dataset.download(work) if files is None else dataset.decode(files)
+            except OSError as error:
+                raise _unwritable(entry.parent, error) from error
+            _write(source, work / "entry", entry, bench)
         return _open(entry) or source
 
 
 @contextmanager
 def _workshop(entry: Path) -> Iterator[Path]:
-    """Keep other processes from filling `entry`, and lend an empty folder beside it."""
+    """Keep other processes from filling `entry`, and lend a folder beside it.
+
+    It is empty, but for what an earlier run had decoded before it was killed.
+    """
     work = entry.with_name(f"{entry.name}.part")
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         lock = entry.with_name(f"{entry.name}.lock").open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
         # Whoever holds the lock is alone here: what there is was left by a killed run.
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
+        for left in work.glob("*"):
+            if left.name != _DECODED:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        work.mkdir(exist_ok=True)
     except OSError as error:
         raise _unwritable(entry.parent, error) from error
     with lock:
         try:
             yield work
-        finally:
+        except KeyboardInterrupt:
+            raise  # as where it is killed, what was decoded is kept
+        except BaseException:
             shutil.rmtree(work, ignore_errors=True)
+            raise
+        shutil.rmtree(work, ignore_errors=True)
 
 
-def _write(source: Source, folder: Path, entry: Path) -> None:
+def _write(source: Source, folder: Path, entry: Path, bench: Bench) -> None:
     """Write the decoded arrays into `folder` and move it to `entry` when all is there."""
     arrays = {"train_pixels": source.train.pixels, "train_labels": source.train.labels}
     if source.test is not None:
@@ -206,6 +233,9 @@ def _write(source: Source, folder: Path, entry: Path) -> None:
     try:
         folder.mkdir()
         for name, array in arrays.items():
+            if (decoded := bench.file_of(array)) is not None:
+                os.replace(decoded, folder / f"{name}.npy")
+                continue
             with (folder / f"{name}.npy").open("wb") as file:
                 np.save(file, array.numpy())
                 file.flush()

@@ -17,10 +17,14 @@ from torch import Tensor
 
 from benchmark.api import Source
 from benchmark.data import DataError
-from benchmark.images import ImageSet, empty_bytes
+from benchmark.data.decoding import in_chunks, place
+from benchmark.images import ImageSet
 
 #: Where an image came from, the image or what PIL opens as one, and its label.
 Item = tuple[str, Image.Image | Path | BytesIO, int | None]
+
+#: What came of an image: its pixels, an error, or nothing where they are there already.
+Decoding = npt.NDArray[np.uint8] | Exception | None
 
 #: uint8 pixels (N, C, H, W), int64 labels (N,) and the names of the K classes.
 Decoded = tuple[Tensor, Tensor, tuple[str, ...]]
@@ -96,7 +100,7 @@ def collect(
 ) -> tuple[Tensor, Tensor]:
     """Decode `count` images into uint8 (N, C, H, W) and their labels into int64 (N,).
 
-    C is 1 for grey images, 3 for all others. Pixels that would crowd the memory go to a file.
+    C is 1 for grey images, 3 for all others. All cores decode.
 
     Args:
         classes: labels are in [0, K).
@@ -105,46 +109,62 @@ def collect(
         DataError: bytes that are no image, images of unlike shapes, a label out of range; all
             faults at once.
     """
-    pixels = torch.empty(0, dtype=torch.uint8)
+    pixels = place(count)
     labels = torch.empty(count, dtype=torch.int64)
     faults, stopped = _Faults(), tuple[str, ...]()
+
+    def work(numbered: tuple[int, Item]) -> Decoding:
+        row, (_, image, _) = numbered
+        if row < pixels.done:
+            return None
+        try:
+            return _decode(image, how)
+        except Exception as error:  # PIL meets damaged bytes with errors of many types
+            return error
+
     try:
-        for row, (where, image, label) in enumerate(items):
-            if label is None or not 0 <= label < classes:
-                faults.add(
-                    "label",
-                    where,
-                    f"has label {label}, expected 0 to {classes - 1}; correct the label or the "
-                    "names of the classes",
-                )
-                label = 0
-            try:
-                array = _decode(image, how)
-            except Exception as error:  # PIL meets damaged bytes with errors of many types
-                faults.add(
-                    "image",
-                    where,
-                    f"is not an image that can be read ({reason(error)}), expected 8-bit grey "
-                    "or RGB; replace or remove it",
-                )
-                continue
-            if pixels.ndim == 1:
-                pixels = empty_bytes((count, *array.shape))
-            if array.shape == pixels.shape[1:]:
-                pixels.numpy()[row] = array
+        for chunk, arrays in in_chunks(enumerate(items), work):
+            for (row, (where, _, label)), array in zip(chunk, arrays, strict=True):
+                if label is None or not 0 <= label < classes:
+                    faults.add(
+                        "label",
+                        where,
+                        f"has label {label}, expected 0 to {classes - 1}; correct the label or the "
+                        "names of the classes",
+                    )
+                    label = 0
                 labels[row] = label
-                continue
-            found, wanted = _describe(array.shape), _describe(pixels.shape[1:])
-            unlike = f"is {found}, expected {wanted} as before it; make all images alike in "
-            if array.shape[1:] != pixels.shape[2:]:
-                faults.add("size", where, f"{unlike}size (size=… of `folder` does it)")
-            if len(array) != pixels.shape[1]:
-                faults.add("colour", where, f"{unlike}colour (channels=3 of `folder` does it)")
+                if isinstance(array, Exception):
+                    faults.add(
+                        "image",
+                        where,
+                        f"is not an image that can be read ({reason(array)}), expected 8-bit grey "
+                        "or RGB; replace or remove it",
+                    )
+                elif array is not None:
+                    if not pixels.shape:
+                        pixels.begin(array.shape)
+                    _compare(array.shape, pixels.shape, where, faults)
+            found = [array for array in arrays if isinstance(array, np.ndarray)]
+            if found and not faults.sentences:
+                pixels.write(chunk[-1][0] + 1 - len(found), found)
     except DataError as error:  # the file that they come from is damaged
         stopped = error.args
     if problems := (*faults.told(), *stopped):
         raise DataError(*problems)
-    return pixels, labels
+    return pixels.finish(), labels
+
+
+def _compare(found: Sequence[int], wanted: Sequence[int], where: str, faults: _Faults) -> None:
+    """Note how the shape (C, H, W) of an image differs from that of those before it."""
+    unlike = (
+        f"is {_describe(found)}, expected {_describe(wanted)} as before it; make all images alike "
+        "in "
+    )
+    if [*found[1:]] != [*wanted[1:]]:
+        faults.add("size", where, f"{unlike}size (size=… of `folder` does it)")
+    if found[0] != wanted[0]:
+        faults.add("colour", where, f"{unlike}colour (channels=3 of `folder` does it)")
 
 
 def _decode(image: Image.Image | Path | BytesIO, how: Reading) -> npt.NDArray[np.uint8]:
