@@ -10,6 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from benchmark.images import rows_at_once
+
 
 class Classifier(nn.Module):
     """Stages, a neck that flattens, and a linear head.
@@ -91,7 +93,11 @@ def channel_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
     values = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []
     for channel in range(pixels.shape[1]):
-        counts = torch.bincount(pixels[:, channel].flatten(), minlength=256).cpu()
+        # Part by part, since what is counted is copied.
+        parts = pixels[:, channel].split(rows_at_once(pixels))
+        counts = torch.zeros(256, dtype=torch.int64)
+        for part in parts:
+            counts += torch.bincount(part.flatten(), minlength=256).cpu()
         share = counts / counts.sum()
         means.append((share * values).sum())
         deviations.append((share * (values - means[-1]) ** 2).sum().sqrt())

@@ -14,6 +14,9 @@ from torch import Generator, Tensor
 #: Arrays above this many bytes are kept in a temporary file that is mapped into memory.
 RESIDENT_BYTES = min(1 << 30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
 
+#: So many bytes of images are copied at once.
+COPIED_BYTES = 16 << 20
+
 
 def to_unit(pixels: Tensor) -> Tensor:
     """Turn uint8 pixels (B, C, H, W) into float32 in [0, 1], channels last in memory."""
@@ -23,6 +26,11 @@ def to_unit(pixels: Tensor) -> Tensor:
 def to_bytes(images: Tensor) -> Tensor:
     """Round images in [0, 1] to the 256 levels that an image file can hold."""
     return images.mul(255).round_().clamp_(0, 255).to(torch.uint8).contiguous()
+
+
+def rows_at_once(pixels: Tensor) -> int:
+    """How many images of uint8 pixels (N, C, H, W) are copied at once: some 16 MiB of them."""
+    return max(1, COPIED_BYTES // max(1, pixels.shape[1:].numel()))
 
 
 def empty_bytes(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
@@ -74,7 +82,7 @@ class ImageSet:
         if index.dtype == torch.bool:
             index = index.nonzero().flatten()
         pixels = empty_bytes((len(index), *self.pixels.shape[1:]), self.device)
-        for rows in torch.arange(len(index), device=index.device).split(4096):
+        for rows in torch.arange(len(index), device=index.device).split(rows_at_once(pixels)):
             pixels[rows] = self.pixels[index[rows]]
         return ImageSet(pixels, self.labels[index])
 

@@ -109,7 +109,7 @@ class Filed:
         try:
             done = int(self._noted.read_text())
             there = np.load(path, mmap_mode="r")
-            if len(there) == count and done <= count:
+            if len(there) == count and 0 <= done <= count:
                 self.done = done
                 self._open(there.shape[1:], there.offset)
         except (OSError, ValueError):

@@ -136,7 +136,11 @@ class FashionMnist(Published):
 
 @dataclass
 class Gtsrb(Published):
-    """39,270 photographs of German traffic signs, resized to 32x32 RGB, 43 classes."""
+    """Some 40,000 to 50,000 photographs of German traffic signs, 32x32 RGB, 43 classes.
+
+    torchvision's training part has 26,640 images, that of Parquet files often 39,209; both have
+    12,630 to test on.
+    """
 
     name, version, paper = "gtsrb", 1, "Stallkamp et al., Neural Networks 2012"
     shape, classes, size = (3, 32, 32), 43, 32
