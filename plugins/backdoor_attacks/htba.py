@@ -73,7 +73,7 @@ class HTBA(PoisoningAttack):
             colours, sides, mode="bilinear", align_corners=False, antialias=True
         )[0]
         extractor = self.view.new_model(rng)
-        if not getattr(self.view.trainer.recipe, "init", ""):
+        if self.view.trainer.recipe.init is None:
             self.view.trainer.fit(extractor, self.view.auxiliary, rng)
         self.state.update(
             {f"extractor.{name}": value for name, value in extractor.state_dict().items()}

@@ -41,7 +41,7 @@ def auxiliary() -> ImageSet:
     return ImageSet(torch.randint(256, (40, *SHAPE), generator=rng(9)).byte(), labels)
 
 
-def mounted(monkeypatch: pytest.MonkeyPatch, init: str = "weights", **settings: Any) -> HTBA:
+def mounted(monkeypatch: pytest.MonkeyPatch, init: str | None = "weights", **settings: Any) -> HTBA:
     """In float32, since a literal version cannot follow bfloat16."""
     monkeypatch.setattr(
         htba, "mixed_precision", lambda device: torch.autocast(device.type, enabled=False)
@@ -143,7 +143,7 @@ def test_the_patch_is_the_same_at_all_places(monkeypatch: pytest.MonkeyPatch) ->
 def test_features_are_a_surrogates_where_the_victim_starts_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    mounted(monkeypatch, init="")
+    mounted(monkeypatch, init=None)
 
 
 def test_without_images_of_the_source_class_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
