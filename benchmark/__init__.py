@@ -2,13 +2,12 @@
 
 Everything a plugin author needs is importable from here, see `benchmark.api`; so are `scan` and
 `repair` for whoever has a model of unknown origin, and `load_results` for whoever reads boards.
-Names are loaded on first use, so that `import benchmark` stays free of torch.
+Names are loaded on first use, so that `import benchmark` stays quick and free of torch.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,11 +42,6 @@ if TYPE_CHECKING:
     from benchmark.leaderboard.board import load_results as load_results
     from benchmark.suspect.repair import repair as repair
     from benchmark.suspect.scan import scan as scan
-
-try:
-    __version__ = version("poisongames")
-except PackageNotFoundError:  # a checkout on the path that was never installed
-    __version__ = "0+unknown"
 
 __all__ = [
     "Architecture",
@@ -85,7 +79,18 @@ _ELSEWHERE = {
 }
 
 
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("poisongames")
+    except PackageNotFoundError:  # a checkout on the path that was never installed
+        return "0+unknown"
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name == "hookimpl":  # for modules that stay free of torch too
         return import_module("benchmark.hooks").hookimpl
     if name in __all__:

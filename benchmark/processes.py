@@ -11,8 +11,6 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
-
 #: Signals that ask for an end.
 _ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -72,6 +70,8 @@ def end_strays(own: Collection[int | None]) -> None:
     Args:
         own: processes that stay.
     """
+    import psutil  # here, since every command imports this module
+
     for _ in range(100):
         strays = [child for child in psutil.Process().children() if child.pid not in own]
         if not strays:

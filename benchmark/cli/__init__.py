@@ -1,4 +1,8 @@
-"""The command line: thin commands; torch is imported inside the ones that compute."""
+"""The command line: thin commands; torch is imported inside the ones that compute.
+
+Which module has which command is said in `benchmark.cli.group`, which imports it when it is asked
+for, so that none waits for the others.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ from typing import Annotated
 import typer
 
 import benchmark
-from benchmark.cli import authoring, boards, catalogue, experiment, forecast, pareto, play, scan
 from benchmark.cli.group import Commands
 
 app = typer.Typer(
@@ -20,8 +23,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-board = typer.Typer(help="Make tables from records.", no_args_is_help=True)
-new = typer.Typer(help="Write the package that a new plugin starts from.", no_args_is_help=True)
 
 
 def show_version(wanted: bool) -> None:
@@ -38,22 +39,3 @@ def options(
     ] = False,
 ) -> None:
     pass
-
-
-app.command()(play.run)
-app.command()(play.tune)
-app.command()(experiment.experiment)
-app.command()(forecast.plan)
-app.command()(scan.scan)
-app.command()(scan.repair)
-app.command()(catalogue.plugins)
-app.command()(catalogue.protocols)
-app.command()(authoring.check)
-app.command()(pareto.pareto)
-app.command()(boards.submit)
-app.command()(boards.verify)
-new.command("attack")(authoring.new_attack)
-new.command("defense")(authoring.new_defense)
-board.command("build")(boards.build_board)
-app.add_typer(new, name="new")
-app.add_typer(board, name="board")

@@ -24,6 +24,10 @@ Folder = Annotated[Path, typer.Option("--out", help="Folder that the package is 
 MARKS = {"kept": "[green]✓[/green]", "broken": "[red]✗[/red]", "silent": "–"}
 
 
+new = typer.Typer(help="Write the package that a new plugin starts from.", no_args_is_help=True)
+
+
+@new.command("attack")
 def new_attack(
     name: Name,
     threat: Annotated[
@@ -36,6 +40,7 @@ def new_attack(
     _write(name, threat, out_dir)
 
 
+@new.command("defense")
 def new_defense(
     name: Name,
     stage: Annotated[

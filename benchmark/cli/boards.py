@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from benchmark.records.strict import Finding
 
 
+board = typer.Typer(help="Make tables from records.", no_args_is_help=True)
+
+
+@board.command("build")
 def build_board(
     folder: Annotated[
         Optional[Path],

@@ -1,11 +1,11 @@
-"""The commands of plugins beside those of the core."""
+"""The commands of the core, and beside them those of plugins, each made when it is asked for."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-import pluggy
 import typer
 from rich.markup import escape
 from typer.core import TyperGroup
@@ -13,7 +13,24 @@ from typer.core import TyperGroup
 from benchmark import processes
 from benchmark.cli.shared import err
 from benchmark.errors import UserError
-from benchmark.hooks import COMMANDS, GROUP, HookSpecs, origin, points
+
+#: The core's commands and groups of such, as they are listed, and the modules that have them.
+OWN = {
+    "run": "play",
+    "tune": "play",
+    "experiment": "experiment",
+    "plan": "forecast",
+    "scan": "scan",
+    "repair": "scan",
+    "plugins": "catalogue",
+    "protocols": "catalogue",
+    "check": "authoring",
+    "pareto": "pareto",
+    "submit": "boards",
+    "verify": "boards",
+    "new": "authoring",
+    "board": "boards",
+}
 
 
 class CommandError(UserError):
@@ -30,12 +47,14 @@ class Commands(TyperGroup):
     _asked = False
 
     def list_commands(self, ctx: Any) -> list[str]:
-        self._ask_plugins()
-        return super().list_commands(ctx)
+        self._ask_all()
+        return [*OWN, *(name for name in self.commands if name not in OWN)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in self.commands:
-            self._ask_plugins()
+        if cmd_name in OWN:
+            self._own(cmd_name)
+        elif cmd_name not in self.commands:
+            self._ask_all()
         return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
@@ -47,10 +66,25 @@ class Commands(TyperGroup):
                 err.print("interrupted; the same command starts again")
                 raise typer.Exit(130) from None
 
-    def _ask_plugins(self) -> None:
+    def _own(self, name: str) -> None:
+        if name in self.commands:
+            return
+        found = getattr(import_module(f"benchmark.cli.{OWN[name]}"), name)
+        cli = typer.Typer(rich_markup_mode="rich")
+        if isinstance(found, typer.Typer):
+            cli.add_typer(found, name=name)
+        else:
+            cli.command()(found)
+        self.commands.update(typer.main.get_group(cli).commands)
+
+    def _ask_all(self) -> None:
         if self._asked:
             return
         self._asked = True
+        for name in OWN:
+            self._own(name)
+        from benchmark.hooks import COMMANDS, origin, points
+
         for point in points(COMMANDS):
             try:
                 added = added_by(point.load())
@@ -72,6 +106,10 @@ def added_by(module: ModuleType) -> dict[str, Any]:
     Raises:
         CommandError: it implements another hook than `register_commands`, or none.
     """
+    import pluggy
+
+    from benchmark.hooks import COMMANDS, GROUP, HookSpecs
+
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(HookSpecs)
     manager.register(module)
