@@ -37,7 +37,7 @@ ONLY_READ = {
     "poisongames tune cifar10-v3 *": "takes hours, and its data",
     "poisongames denoiser train *": "takes ten minutes, and its data",
     "poisongames run * --ray *": "needs a cluster; tests/runs/test_ray.py has one of processes",
-    "poisongames * --attack my-attack": "needs that package installed, as test_contributing.py does",
+    "poisongames * --attack my-attack": "needs that package, as test_contributing.py has it",
     "poisongames check my-attack": "likewise",
 }
 #: What a stand-in has less of: 4 steps instead of hundreds.
@@ -51,22 +51,22 @@ ORDER = ("new", "run", "submit")
 TOML = """
 name = "digits-v3"
 summary = "stand-in for the commands of the documentation"
-architecture = "resnet-small:width=16"
+architecture = "resnet-small:width=4"
 recipe = "standard"
 
 [splits]
 dataset = "digits"
-train = 300
-trusted = 60
+train = 150
+trusted = 40
 auxiliary = 40
-validation = 40
-test = 120
+validation = 20
+test = 60
 
 [augmentation]
 pad = 1
 
 [recipes.standard]
-epochs = 2
+epochs = 1
 batch_size = 50
 learning_rate = 0.1
 

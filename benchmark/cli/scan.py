@@ -21,6 +21,7 @@ from benchmark.cli.suspects import (
     Model,
     Size,
     Std,
+    names_of,
     progress_bars,
     read_suspect,
 )
@@ -43,6 +44,9 @@ def scan(
     mean: Mean = None,
     std: Std = None,
     size: Size = 0,
+    only: Annotated[
+        Optional[str], typer.Option(help="Of many classes, examine these alone: NAME,NAME,NAME.")
+    ] = None,
     population: Annotated[
         Optional[list[Path]],
         typer.Option(help="A run or board with clean models of its kind; else leaderboards/*."),
@@ -66,24 +70,33 @@ def scan(
         from benchmark.specs import label
         from benchmark.suspect.report import save
         from benchmark.suspect.scan import examine, fit, forecast
-        from benchmark.suspect.settings import DETECTORS, create
+        from benchmark.suspect.settings import create, defaults
+        from benchmark.suspect.suspect import narrowed
 
         registry = load_registry(plugin)
-        chosen = [create(registry, Detector, spec) for spec in detector or DETECTORS]
+        chosen = [create(registry, Detector, spec) for spec in detector or ()]
         suspect, _ = read_suspect(
             registry, model, data, arch, classes, mean, std, size, anyway, device
         )
+        if names := names_of(only):
+            suspect = narrowed(suspect, names)
+            out.print(f"{suspect.notes[-1]}, with {len(suspect.trusted)} images", soft_wrap=True)
+        usual = () if chosen else defaults(suspect.trusted.pixels.shape[1:])
+        chosen += [create(registry, Detector, spec) for spec in usual]
         fitted = [fit(one, suspect) for one in chosen]
         for before, after in zip(chosen, fitted, strict=True):
             if before != after:
                 out.print(f"smaller batches, to fit into memory: {label(after)}", soft_wrap=True)
         tasks = {}
+        expected = forecast(suspect, fitted)
         with progress_bars() as bars:
-            for name, (count, seconds) in forecast(suspect, fitted).items():
+            for name, (count, seconds) in expected.items():
                 time = "unknown" if seconds is None else f"about {_duration(seconds)} at most"
                 short = escape(name.partition(":")[0])
                 out.print(f"{short}: time {time}", highlight=False)
                 tasks[name] = bars.add_task(short, total=count)
+            if advice := _advice(suspect, sum(s or 0 for _, s in expected.values())):
+                out.print(advice, soft_wrap=True, highlight=False)
             found = examine(
                 suspect,
                 fitted,
@@ -220,6 +233,17 @@ def _only_answers() -> Iterator[None]:
         if not isinstance(error, KeyboardInterrupt):
             err.print_exception()
         raise typer.Exit(2) from None
+
+
+def _advice(suspect: Suspect, seconds: float) -> str:
+    """What to type where a scan takes over an hour; its time goes with the number of classes."""
+    classes, fewer = len(suspect.class_names), 10
+    if seconds < 3600 or classes <= fewer:
+        return ""
+    return (
+        f"all {classes} classes are examined; --only NAME,NAME,... takes some of them: {fewer} "
+        f"take about {_duration(seconds * fewer / classes)}"
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -49,7 +49,7 @@ def fitted(plugin: P, model: Classifier, shape: torch.Size, classes: int) -> P:
                 raise ModelError(
                     f"{plugin.name} needs {classes * each / 2**30:.0f} GB for one image with the "
                     f"triggers of all {classes} classes, and {free / 2**30:.0f} GB are free; "
-                    "examine the model on a larger machine"
+                    "examine fewer, --only NAME,NAME,..., or take a larger machine"
                 )
             changes[field.name] = min(value, most)
     return dataclasses.replace(plugin, **changes)  # type: ignore[type-var]

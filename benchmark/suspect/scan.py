@@ -24,8 +24,8 @@ from benchmark.suspect.adapter import told
 from benchmark.suspect.estimate import counting, fitted, passes, seconds_per_image
 from benchmark.suspect.images import Album
 from benchmark.suspect.population import Comparison, compare
-from benchmark.suspect.settings import DETECTORS, create
-from benchmark.suspect.suspect import Suspect, as_bytes, prepare
+from benchmark.suspect.settings import create, defaults
+from benchmark.suspect.suspect import Suspect, as_bytes, narrowed, prepare
 
 #: Called with a detector, and how many images it has sent through the model.
 Progress = Callable[[str, int], None]
@@ -139,8 +139,9 @@ def scan(
     images: Tensor | NDArray[np.generic],
     labels: Tensor | Sequence[int],
     *,
-    detectors: Sequence[str] = DETECTORS,
+    detectors: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
+    only: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     anyway: bool = False,
@@ -151,8 +152,10 @@ def scan(
         model: gives logits (B, K) by a linear layer at its end; it stays as it is.
         images: clean ones that you trust, (N, C, H, W), uint8 or floats in [0, 1].
         labels: (N,), the model's output for each.
-        detectors: by name and settings, as on the command line.
+        detectors: by name and settings, as on the command line; by default those that the size
+            of the images allows.
         class_names: of the model's outputs.
+        only: examine it as a classifier of these classes alone.
         mean, std: what the model's images are normalised by, per channel; by default the usual
             ones are tried.
         anyway: examine a model that only guesses, too.
@@ -162,8 +165,11 @@ def scan(
     """
     album = album_of(images, labels, class_names)
     suspect = prepare(model, album, mean=mean, std=std, anyway=anyway, device=device_of(model))
+    if only:
+        suspect = narrowed(suspect, only)
     registry = Registry()
-    chosen = [create(registry, Detector, spec) for spec in detectors]
+    named = defaults(suspect.trusted.pixels.shape[1:]) if detectors is None else detectors
+    chosen = [create(registry, Detector, spec) for spec in named]
     return examine(suspect, [fit(detector, suspect) for detector in chosen])
 
 

@@ -1,8 +1,9 @@
-"""What examines or repairs a model; `defaults.toml` names what does unless told otherwise."""
+"""What examines a model; `defaults.toml` names what does unless told otherwise."""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import TypeVar
 
@@ -12,9 +13,12 @@ from benchmark.specs import RegistryError
 
 D = TypeVar("D", bound=Defense)
 
-DETECTORS: tuple[str, ...] = tuple(
-    tomllib.loads(files(__package__).joinpath("defaults.toml").read_text("utf-8"))["detectors"]
-)
+
+def defaults(shape: Sequence[int]) -> tuple[str, ...]:
+    """The detectors, by name and settings, for images of shape (C, H, W)."""
+    told = tomllib.loads(files(__package__).joinpath("defaults.toml").read_text("utf-8"))
+    large = shape[1] * shape[2] > told["large"]["beyond"] ** 2
+    return tuple((told["large"] if large else told)["detectors"])
 
 
 def create(registry: Registry, kind: type[D], spec: str) -> D:

@@ -135,6 +135,45 @@ def prepare(
     return suspect
 
 
+@torch.no_grad()
+def narrowed(suspect: Suspect, only: Sequence[str]) -> Suspect:
+    """The suspect as a classifier of some of its classes, with their images.
+
+    A trigger that puts every image into its class does so among fewer classes too. What is
+    compared with it are the triggers of the others that are named.
+
+    Args:
+        only: names of at least three classes, since fewer tell nothing of what is usual.
+
+    Raises:
+        ModelError: fewer, or one that the model does not have.
+    """
+    names = tuple(dict.fromkeys(only))
+    if unknown := [name for name in names if name not in suspect.class_names]:
+        few = ", ".join(suspect.class_names[:5])
+        raise ModelError(f"--only names {unknown[0]}, which is no class of the model ({few}, ...)")
+    if len(names) < 3:
+        raise ModelError(f"--only names {len(names)} classes; name three or more to compare")
+    kept = torch.tensor([suspect.class_names.index(name) for name in names])
+    model = suspect.copy()
+    head = nn.Linear(model.head.in_features, len(names), model.head.bias is not None)
+    head.weight.copy_(model.head.weight[kept])
+    if model.head.bias is not None:
+        head.bias.copy_(model.head.bias[kept])
+    model.head = head.to(model.mean.device)
+    rows = torch.isin(suspect.trusted.labels.cpu(), kept).nonzero().flatten()
+    trusted = suspect.trusted.subset(rows.to(suspect.trusted.device))
+    if not len(trusted):
+        raise ModelError("there is no image of the classes that --only names; give some of each")
+    places = {int(label): place for place, label in enumerate(kept)}
+    labels = torch.tensor([places[label] for label in trusted.labels.tolist()])
+    trusted = TrustedData(trusted.pixels, labels.to(trusted.device))
+    note = f"examined as a classifier of {len(names)} of its {len(suspect.class_names)} classes"
+    return Suspect(
+        model.eval(), trusted, names, answers(model, trusted.pixels), (*suspect.notes, note)
+    )
+
+
 def _statistics(name: str, values: Sequence[float], channels: int) -> Tensor:
     if len(values) not in (1, channels) or (name == "std" and min(values) <= 0):
         raise ModelError(
