@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmark.leaderboard import page
 from benchmark.leaderboard.page import pictures
-from benchmark.suspect.scan import Scan
+from benchmark.suspect.findings import Scan
 
 
 def save(scan: Scan, folder: Path) -> tuple[Path, Path]:

@@ -16,14 +16,14 @@ from benchmark.api import Detection, Detector
 from benchmark.games import checks
 from benchmark.images import ImageSet, to_bytes, to_unit
 from benchmark.inversion import success
-from benchmark.metrics import Rate
 from benchmark.protocol import named_seed
 from benchmark.registry import Registry
 from benchmark.specs import label
 from benchmark.suspect.adapter import told
 from benchmark.suspect.estimate import counting, fitted, passes, seconds_per_image
+from benchmark.suspect.findings import Finding, Scan
 from benchmark.suspect.images import Album
-from benchmark.suspect.population import Comparison, compare
+from benchmark.suspect.population import compare
 from benchmark.suspect.settings import create, defaults
 from benchmark.suspect.suspect import Suspect, as_bytes, narrowed, prepare
 
@@ -32,106 +32,6 @@ Progress = Callable[[str, int], None]
 
 #: So many images are shown with the reversed trigger.
 SHOWN = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """What one detector found.
-
-    Attributes:
-        score: higher is more suspicious; None where the detector failed.
-        suspect_class: the class that it holds for the target.
-        class_scores: by class.
-        flagged: its own yes or no, None where it has none.
-        readings: other numbers that it gives, by name.
-        success: share of the trusted images of other classes that the reversed trigger puts
-            into the class.
-        size: L1 norm of that trigger, as a share of the pixels.
-        comparison: with clean models of the same kind, None where none are known.
-        pictures: uint8 (2, n, C, H, W), images without and with that trigger.
-        error: why it failed.
-    """
-
-    detector: str
-    seconds: float
-    score: float | None = None
-    suspect_class: str = ""
-    class_scores: dict[str, float] = dataclasses.field(default_factory=dict)
-    flagged: bool | None = None
-    readings: dict[str, float] = dataclasses.field(default_factory=dict)
-    success: float | None = None
-    size: float | None = None
-    comparison: Comparison | None = None
-    pictures: NDArray[np.uint8] | None = None
-    error: str = ""
-
-    @property
-    def sentence(self) -> str:
-        who = self.detector.partition(":")[0]
-        if self.score is None:
-            return f"{who} failed: {self.error}."
-        verdicts = {
-            True: f"says there is a backdoor for class {self.suspect_class}",
-            False: "finds nothing",
-            None: f"gives a score, highest for class {self.suspect_class}, and no verdict",
-        }
-        said = f"{who} {verdicts[self.flagged]} (score {self.score:.4g})"
-        if self.success is not None and self.size is not None:
-            said += (
-                f"; the trigger it reversed changes {self.size:.1%} of an image and puts "
-                f"{self.success:.0%} of the others into {self.suspect_class}"
-            )
-        if self.comparison is None:
-            return f"{said}. No clean models of this kind are known: a score alone proves nothing."
-        return f"{said}. {self.comparison.sentence}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Scan:
-    """What all detectors found in a model.
-
-    Attributes:
-        images: how many were trusted.
-        accuracy: of the model on them.
-        notes: what was noticed or assumed on the way.
-    """
-
-    title: str
-    class_names: tuple[str, ...]
-    shape: tuple[int, ...]
-    images: int
-    accuracy: Rate
-    notes: tuple[str, ...]
-    findings: tuple[Finding, ...]
-
-    @property
-    def found(self) -> bool | None:
-        """Whether a detector says so; None where none said anything and one failed or none can."""
-        verdicts = [finding.flagged for finding in self.findings]
-        if True in verdicts:
-            return True
-        failed = any(finding.score is None for finding in self.findings)
-        return False if False in verdicts and not failed else None
-
-    @property
-    def answer(self) -> str:
-        classes = sorted({finding.suspect_class for finding in self.findings if finding.flagged})
-        if self.found:
-            return f"Suspicious: there may be a backdoor for class {' or '.join(classes)}."
-        if self.found is None:
-            return "Undecided: no detector gave a verdict, or one failed."
-        return "Nothing found; that does not prove that there is nothing."
-
-    def __str__(self) -> str:
-        return "\n".join([self.answer, *(finding.sentence for finding in self.findings)])
-
-    def written(self) -> dict[str, Any]:
-        """All of it as JSON takes it, but for the pictures."""
-        written = dataclasses.asdict(self)
-        written["accuracy"] = {"hits": self.accuracy.hits, "total": self.accuracy.total}
-        for finding in written["findings"]:
-            del finding["pictures"]
-        return {"found": self.found, "answer": self.answer, **written}
 
 
 def scan(
@@ -287,6 +187,7 @@ def _finding(suspect: Suspect, name: str, detection: Detection, seconds: float) 
         found,
         success=float(success(suspect.model, trigger, one, trusted)),
         size=float(trigger.norms) / _spots(trigger.pictures),
+        relative=float(trigger.norms) / max(float(detection.trigger.norms.quantile(0.5)), 1e-9),
         pictures=torch.stack([before, after]).cpu().numpy(),
     )
 

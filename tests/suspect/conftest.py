@@ -12,7 +12,7 @@ from somebodys import Given
 
 @pytest.fixture(scope="session")
 def poisoned() -> Given:
-    return somebodys.trained(poison=True)
+    return somebodys.trained(somebodys.TARGET)
 
 
 @pytest.fixture(scope="session")

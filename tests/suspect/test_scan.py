@@ -24,13 +24,17 @@ from typer.testing import CliRunner
 from benchmark import scan
 from benchmark.api import Detection, Detector
 from benchmark.cli import app
+from benchmark.cli.scan import _advice
 from benchmark.registry import Registry
 from benchmark.suspect import estimate
 from benchmark.suspect.adapter import ModelError
 from benchmark.suspect.estimate import passes
+from benchmark.suspect.findings import Finding
 from benchmark.suspect.images import read_folder
 from benchmark.suspect.population import compare
-from benchmark.suspect.settings import create
+from benchmark.suspect.scan import album_of
+from benchmark.suspect.settings import create, defaults
+from benchmark.suspect.suspect import narrowed, prepare
 
 CHEAP = "neural-cleanse:steps=4,batch_size=4,check=2,patience=1"
 
@@ -144,6 +148,66 @@ def test_from_python_it_finds_the_same(
     pictures = found.findings[0].pictures
     assert pictures is not None
     assert pictures.shape == (2, 4, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("flagged", "relative", "wanted"),
+    [
+        (True, 0.39, True),
+        (False, 0.39, True),
+        (True, 0.6, True),
+        (False, 0.6, False),
+        (True, 0.7, False),  # an outlier by chance, of the usual size
+        (True, None, True),  # no triggers: the detector's own word
+        (False, None, False),
+        (None, 0.1, None),
+    ],
+)
+def test_the_verdict_asks_how_small_the_trigger_is(
+    flagged: bool | None, relative: float | None, wanted: bool | None
+) -> None:
+    assert Finding("any", 0.0, 1.0, flagged=flagged, relative=relative).suspicious is wanted
+
+
+def test_the_defaults_of_large_images_send_few_of_them_through(registry: Registry) -> None:
+    labels = torch.arange(200) % 10
+    counts = {}
+    for side in (64, 65, 224):
+        detectors = [create(registry, Detector, spec) for spec in defaults((3, side, side))]
+        counts[side] = sum(passes(one, labels, 10) or 0 for one in detectors)
+    assert counts[224] == counts[65] < counts[64] / 10
+    # 4,800 in its steps; a ResNet-18 takes some 0.14 s of one core for each at 224x224.
+    assert 4800 <= counts[224] <= 5000
+
+
+def test_some_classes_alone(poisoned: Any, weights: Path, architecture: str, folder: Path) -> None:
+    options = ["--arch", architecture, "--data", folder, "--mean", "0", "--detector", CHEAP]
+    done = invoke("scan", weights, *options, "--only", "digit7,digit2,digit3")
+    assert done.exit_code in (0, 1), done.output
+    assert "examined as a classifier of 3 of its 10 classes" in done.output
+    written = json.loads(Path("scans/weights/scan.json").read_text())
+    assert list(written["findings"][0]["class_scores"]) == ["digit7", "digit2", "digit3"]
+
+    album = album_of(poisoned.pixels, poisoned.labels, None)
+    whole = prepare(poisoned.net, album, mean=[0.0])
+    part = narrowed(whole, ["7", "2", "3"])
+    rows = torch.isin(poisoned.labels, torch.tensor([7, 2, 3]))
+    assert torch.equal(part.trusted.pixels, poisoned.pixels[rows])
+    assert torch.tensor([7, 2, 3])[part.trusted.labels].equal(poisoned.labels[rows])
+    wanted = whole.model(part.trusted.images)[:, [7, 2, 3]]
+    torch.testing.assert_close(part.model(part.trusted.images), wanted)
+    for names, said in (("digit1,digit2", "name three or more"), ("a,b,c", "names a, which is no")):
+        assert said in invoke("scan", weights, *options, "--only", names).output
+
+
+def test_a_scan_of_hours_says_how_to_take_less() -> None:
+    names = tuple(map(str, range(1000)))
+    many = SimpleNamespace(class_names=names)
+    assert _advice(many, 100_000.0) == (  # type: ignore[arg-type]
+        "all 1000 classes are examined; --only NAME,NAME,... takes some of them: 10 take about "
+        "17 min"
+    )
+    assert not _advice(many, 3000.0)  # type: ignore[arg-type]
 
 
 @dataclass
