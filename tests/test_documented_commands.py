@@ -51,7 +51,7 @@ ORDER = ("new", "run", "submit")
 TOML = """
 name = "digits-v3"
 summary = "stand-in for the commands of the documentation"
-architecture = "resnet-small:width=4"
+architecture = "resnet-small:width=16"
 recipe = "standard"
 
 [splits]

@@ -19,7 +19,7 @@ def accused(target: int | None, seed: int) -> bool:
     detectors = defaults(given.pixels.shape[1:])[:1]
     found = scan(given.net, given.pixels, given.labels, detectors=detectors, mean=[0.0])
     (finding,) = found.findings
-    print(f"seed {seed}, target {target}: {finding.sentence}", flush=True)
+    print(f"seed {seed}, target {target}: {finding.sentence} {finding.readings}", flush=True)
     if target is None:
         return bool(found.found)
     return bool(found.found) and finding.suspect_class == str(target)

@@ -65,7 +65,7 @@ def trained(target: int | None, seed: int) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize(("target", "seed"), [(None, 200), (TARGET, 201), (None, 202), (7, 203)])
+@pytest.mark.parametrize(("target", "seed"), [(None, 200), (TARGET, 201)])
 def test_a_short_scan_finds_the_backdoor_and_accuses_no_clean_network(
     target: int | None, seed: int
 ) -> None:
