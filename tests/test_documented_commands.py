@@ -34,6 +34,7 @@ from benchmark.runs.tasks import Worker
 #: What is not run here, and why; `test_docs.py` reads the words of these too.
 ONLY_READ = {
     "poisongames run cifar10-v3 *": "needs a GPU and its data",
+    "poisongames experiment * cifar10-v3": "needs a GPU and its data",
     "poisongames tune cifar10-v3 *": "takes hours, and its data",
     "poisongames denoiser train *": "takes ten minutes, and its data",
     "poisongames run * --ray *": "needs a cluster; tests/runs/test_ray.py has one of processes",
