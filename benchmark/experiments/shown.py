@@ -19,6 +19,7 @@ from benchmark.leaderboard.board import Board
 from benchmark.leaderboard.build import csv_text
 from benchmark.leaderboard.markdown import escaped, markdown
 from benchmark.leaderboard.papers import Published, published
+from benchmark.protocol import load as load_protocol
 from benchmark.records.files import write_whole
 
 _STEPS = Frame("steps", "Over the steps of a repair", "", steps, STEPS)
@@ -122,7 +123,10 @@ def _said(key: str, row: Row) -> str:
 
 def in_papers(experiment: PaperExperiment) -> list[list[dict[str, str]]]:
     """The published numbers of an experiment, as lines of tables."""
-    own = [line for line in published() if _belongs(experiment, line)]
+    data = load_protocol(experiment.protocol).splits.dataset
+    belonging = [line for line in published() if _belongs(experiment, line)]
+    # A table over several data sets has an experiment for each.
+    own = [line for line in belonging if line.dataset == data] or belonging
     lines = [
         {
             "data": line.dataset,

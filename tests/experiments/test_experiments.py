@@ -94,7 +94,9 @@ def test_steps_are_means_over_seeds(board: Board, small_run: Path) -> None:
         assert row["asr_low"] <= row["asr"] <= row["asr_high"]
 
 
-def test_it_is_written_with_what_was_published(board: Board, tmp_path: Path) -> None:
+def test_it_is_written_with_what_was_published(
+    board: Board, small_released: None, tmp_path: Path
+) -> None:
     own = experiment(pictures=True)
     text = write(own, tables(own, board), board, tmp_path).read_text()
     pictures = re.findall(r"!\[(.*)\]\((own-\d\.png)\)", text)
