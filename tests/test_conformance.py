@@ -26,6 +26,7 @@ from benchmark.registry import Registry, RegistryError
 #: Settings for images of 16x16 pixels, and for little time.
 SETTINGS = {
     "tsb": "side=0.25",
+    "htba": "steps=5",
     "colorbd": "trials=4,steps=2,least_psnr=10,least_ssim=0.5",
     "neural-cleanse": "steps=6",
     "strip": "overlays=4",

@@ -154,7 +154,7 @@ def test_deaths_are_remembered_when_a_run_is_begun_again(protocol: Path, tmp_pat
     assert told <= len(failed) - sum(text.count("\n") for text in noted)
 
 
-FLIPS = {"few": 40, "many": 200}
+FLIPS = {"few": 20, "many": 200}
 
 
 @pytest.mark.parametrize("how_many", ["few", pytest.param("many", marks=pytest.mark.nightly)])
