@@ -13,7 +13,9 @@ from rich.table import Table
 from benchmark.cli.completion import protocol_names
 from benchmark.cli.execution import execute_plan, prepare, say_what_is_played
 from benchmark.cli.play import (
+    Done,
     OutDir,
+    Seeds,
     TimeLimit,
     Workers,
     as_protocol_error,
@@ -23,6 +25,8 @@ from benchmark.cli.play import (
 from benchmark.cli.shared import DataDir, Device, PluginFiles, one_sentence, out, say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from benchmark.experiments.declared import PaperExperiment
     from benchmark.protocol import Protocol
     from benchmark.records.cell import Cell
@@ -51,16 +55,10 @@ def experiment(
             autocompletion=protocol_names,
         ),
     ] = None,
-    seeds: Annotated[
-        Optional[int],
-        typer.Option(min=1, help="Number of repetitions, and of models in a population."),
-    ] = None,
+    seeds: Seeds = None,
     time_limit: TimeLimit = None,
     out_dir: OutDir = None,
-    done: Annotated[
-        Optional[Path],
-        typer.Option(help="Folder with records, such as a board; what it has is not played."),
-    ] = None,
+    done: Done = None,
     device: Device = "auto",
     workers: Workers = None,
     data_dir: DataDir = None,
@@ -127,11 +125,15 @@ def cells_of(
                 seeds=seeds,
                 tuned=searches,
             )
-        shares = {*(part.shares or (*protocol.shares,)), None}
-        if protocol.detectability is not None:
-            shares.add(protocol.detectability.share)
-        found |= {cell.key: cell for cell in planned if cell.trusted_share in shares}
+        found |= {cell.key: cell for cell in planned if _is_wanted(cell, part.shares)}
     return list(found.values())
+
+
+def _is_wanted(cell: Cell, shares: Sequence[float]) -> bool:
+    """Whether a cell is at one of these shares; other games have one of their own."""
+    from benchmark.games.all import UNDEFENDED
+
+    return not shares or cell.game != UNDEFENDED or cell.trusted_share in (None, *shares)
 
 
 def _show(chosen: PaperExperiment, root: Path, done: Path | None, keys: set[str]) -> None:

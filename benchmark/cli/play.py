@@ -41,6 +41,14 @@ Attacks = Annotated[
 Recipe = Annotated[
     Optional[str], typer.Option(help="Training recipe; the protocol's own by default.")
 ]
+Seeds = Annotated[
+    Optional[int],
+    typer.Option(min=1, help="Number of repetitions, and of models in a population."),
+]
+Done = Annotated[
+    Optional[Path],
+    typer.Option(help="Folder with records, such as a board; what it has is not played."),
+]
 TimeLimit = Annotated[
     Optional[str],
     typer.Option(help="Stop after this long (90s, 9m, 1h); run again to continue."),
@@ -79,10 +87,7 @@ def run(
             help="Likewise for defenses and detectors; join stages of one pipeline by '+'.",
         ),
     ] = None,
-    seeds: Annotated[
-        Optional[int],
-        typer.Option(min=1, help="Number of repetitions, and of models in a population."),
-    ] = None,
+    seeds: Seeds = None,
     recipe: Recipe = None,
     time_limit: TimeLimit = None,
     cell_time_limit: CellTimeLimit = None,
@@ -95,10 +100,7 @@ def run(
         ),
     ] = None,
     out_dir: OutDir = None,
-    done: Annotated[
-        Optional[Path],
-        typer.Option(help="Folder with records, such as a board; what it has is not played."),
-    ] = None,
+    done: Done = None,
     device: Device = "auto",
     workers: Workers = None,
     data_dir: DataDir = None,

@@ -76,6 +76,17 @@ def test_every_experiment_can_be_planned_and_shown(
     assert in_papers(chosen) or "prints no numbers" in chosen.published or not chosen.tables
 
 
+def test_only_some_shares_are_played(registry: Registry) -> None:
+    """Of repairs; detectors have the share of their own game."""
+    part = {"attacks": ["badnets"], "defenses": ["weight-decay", "abs"], "shares": [0.05]}
+    cells = cells_of(experiment(cells=[part]), small_board.parsed(), "small-v1", registry, 1)
+    assert {(cell.defense.name, cell.trusted_share) for cell in cells} == {
+        ("none", None),
+        ("weight-decay", 0.05),
+        ("abs", 0.1),
+    }
+
+
 def test_steps_are_means_over_seeds(board: Board, small_run: Path) -> None:
     """Read again from the records, one by one."""
     found = steps(board.sources)
