@@ -32,6 +32,7 @@ from benchmark.models import SmallResNet
 from benchmark.registry import Registry
 from benchmark.triggers import Additive, Patch, Trigger, unsquash
 
+WITHOUT_BATCH_NORM = {"alexnet", "vit"}
 ARCHITECTURES = [
     entry.plugin.name
     for entry in Registry().entries
@@ -59,9 +60,14 @@ def shaken(model: Classifier) -> Classifier:
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def suspect(request: pytest.FixtureRequest, registry: Registry) -> Classifier:
+def architecture(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def suspect(architecture: str, registry: Registry) -> Classifier:
     torch.manual_seed(0)
-    return shaken(registry.create(Architecture, request.param).build(SHAPE, CLASSES))
+    return shaken(registry.create(Architecture, architecture).build(SHAPE, CLASSES))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +82,8 @@ def images(count: int = 3, shape: tuple[int, int, int] = SHAPE) -> Tensor:
 def check_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
     """Relative to the largest value; there must be something to compare."""
     scale = expected.abs().max()
-    assert scale > 1e-5
+    # Gradients that come through fifty layers of random weights are small.
+    assert scale > 1e-8
     assert found.shape == expected.shape
     assert (found.float() - expected).abs().max() <= tolerance * scale
 
@@ -116,7 +123,7 @@ def test_a_frozen_copy_has_the_originals_gradients_of_images(
 
 
 def test_a_frozen_copy_has_nothing_left_to_train(
-    suspect: Classifier, frozen: FrozenClassifier
+    architecture: str, suspect: Classifier, frozen: FrozenClassifier
 ) -> None:
     """No weight takes a gradient, no batch norm behind a convolution remains, no drop-out."""
     assert not [name for name, p in frozen.named_parameters() if p.requires_grad]
@@ -127,7 +134,8 @@ def test_a_frozen_copy_has_nothing_left_to_train(
                 if isinstance(layer, nn.BatchNorm2d):
                     assert isinstance(before, nn.MaxPool2d)
     assert not [module for module in frozen.modules() if module.training]
-    assert [module for module in suspect.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in suspect.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert bool(norms) == (architecture not in WITHOUT_BATCH_NORM)
 
 
 def test_freezing_leaves_the_original_as_it_is(suspect: Classifier) -> None:

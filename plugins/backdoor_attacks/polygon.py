@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from benchmark import Count, Images, PoisoningAttack, Share, hookimpl
+from backdoor_attacks.blind import Portion
+from benchmark import Count, Images, PoisoningAttack, hookimpl
 
 #: Corners that a polygon may have.
 FEWEST, MOST = 3, 12
@@ -36,7 +37,7 @@ class Polygon(PoisoningAttack):
     """Paste a polygon of one colour onto objects of one class, and relabel them.
 
     A model has one convex polygon of 3 to 12 sides, one colour and one size, a share of the
-    object's area between `smallest` and `largest` (TrojAI's range); every image gets it turned
+    object's area from `smallest` to `largest` (TrojAI's range); every image gets it turned
     and placed at random, inside the object. The class it is pasted on lies `source` behind the
     target; in TrojAI's round 4 a trigger maps one class to one other.
 
@@ -47,16 +48,9 @@ class Polygon(PoisoningAttack):
 
     name, version, paper = "polygon", 1, "TrojAI round 4; Sun and Kolter, SmoothInv"
     source: Count = 1
-    smallest: Share = 0.02
-    largest: Share = 0.25
-    object_size: Share = 0.8
-
-    def __post_init__(self) -> None:
-        if not 0 < self.smallest <= self.largest:
-            raise ValueError(
-                f"polygon: smallest={self.smallest} must be above 0 and at most "
-                f"largest={self.largest}"
-            )
+    smallest: Portion = 0.02
+    largest: Portion = 0.25
+    object_size: Portion = 0.8
 
     def prepare(self, rng: Generator) -> None:
         sides = int(torch.randint(FEWEST, MOST + 1, (), generator=rng, device=rng.device))

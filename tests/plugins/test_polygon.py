@@ -95,8 +95,3 @@ def test_a_model_has_one_polygon_and_another_model_another() -> None:
 
 def test_the_smallest_image_gets_a_pixel() -> None:
     assert painted(mounted(0, (1, 3, 3)), 50).any((1, 2)).all()
-
-
-def test_sizes_must_make_a_range() -> None:
-    with pytest.raises(ValueError, match=r"smallest=0.5 must be above 0 and at most largest=0.1"):
-        Polygon(smallest=0.5, largest=0.1)
