@@ -49,7 +49,7 @@ class Drawing(_Part):
     """
 
     x: str
-    y: Annotated[dict[str, str], Field(min_length=1)]
+    y: Annotated[dict[str, str], Field(min_length=1, max_length=4)]
     labels: tuple[str, str]
     series: tuple[str, ...] = ()
     panel: tuple[str, ...] = ()

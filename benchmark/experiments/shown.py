@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.experiments.declared import Drawing, ExperimentError, PaperExperiment
-from benchmark.games.columns import Column, Row, Unit
+from benchmark.games.columns import Column, Row, Unit, share_text
 from benchmark.games.frames import Frame, Line, Plot
 from benchmark.games.means import settings
 from benchmark.games.robustness.shown import STEPS, steps
@@ -21,6 +21,9 @@ from benchmark.leaderboard.markdown import escaped, markdown
 from benchmark.leaderboard.papers import Published, published
 from benchmark.protocol import load as load_protocol
 from benchmark.records.files import write_whole
+
+#: What tells the columns of a plot apart; colours tell its series.
+STYLES = ("-", "--", ":", "-.")
 
 _STEPS = Frame("steps", "Over the steps of a repair", "", steps, STEPS)
 
@@ -106,7 +109,7 @@ def _plot(drawing: Drawing, title: str) -> Plot:
     return Plot(
         drawing.x,
         partial(joined, drawing.panel),
-        tuple(Line(key, name) for key, name in drawing.y.items()),
+        tuple(Line(*both, style) for both, style in zip(drawing.y.items(), STYLES, strict=False)),
         drawing.labels,
         title,
         partial(joined, drawing.series),
@@ -118,6 +121,8 @@ def _plot(drawing: Drawing, title: str) -> Plot:
 def _said(key: str, row: Row) -> str:
     """A value as a legend writes it; a number needs its name."""
     value = row[key]
+    if key == "trusted_share":
+        return f"r={share_text(value)}"
     return str(value) if isinstance(value, str) else f"{key.rpartition('.')[2]}={value:g}"
 
 

@@ -122,7 +122,9 @@ def test_it_is_written_with_what_was_published(
     assert "| cifar10 | badnets (m=50) | pivotal-tuning | 1% | asr\\_left | 0.03 |" in text
     rows = list(csv.DictReader(io.StringIO((tmp_path / "own.csv").read_text())))
     assert {float(row["attack.side"]) for row in rows} == {0.25}
-    assert "steps" in (tmp_path / "own.svg").read_text()
+    drawn = (tmp_path / "own.svg").read_text()
+    assert all(said in drawn for said in ("steps", "pivotal-tuning, r=5%", "CDA loss, m=40"))
+    assert "stroke-dasharray" in drawn  # the second column
 
 
 @pytest.mark.parametrize(
