@@ -46,7 +46,9 @@ FEWER = {
     r"^poisongames submit": "poisongames submit --no-replay",
     r"\+strip": "+strip:overlays=2",
     r"^poisongames scan": "poisongames scan --detector neural-cleanse:steps=4,batch_size=2",
-    r"--method pivotal-tuning": "--method pivotal-tuning:steps=4,batch_size=8",
+    r"--method neural-cleanse-repair": (
+        "--method neural-cleanse-repair:steps=4,batch_size=8,inversion.steps=4"
+    ),
 }
 #: Packages first, then what is played, then what needs it; nothing is on the board before.
 ORDER = ("new", "run", "submit")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 from rich.markup import escape
 
 from benchmark.cli.completion import plugin_names
 from benchmark.cli.shared import PluginFiles, err, load_registry, one_sentence, out, say, seconds_of
-from benchmark.hooks import Stage
+from benchmark.hooks import Stage, Threat
 
 if TYPE_CHECKING:
     from benchmark.scaffold import Kind
@@ -63,6 +63,8 @@ def _write(name: str, kind: Kind, parent: Path) -> None:
         f"pip install -e '{folder}[test]'",
         f"poisongames check {name}",
         f"python -m pytest {folder}",
+        f"poisongames run digits-v3 --{'attack' if kind in get_args(Threat) else 'defense'} {name} "
+        "--seeds 1",
     ):
         say(f"  {command}")
     out.print(f"\n{folder}/README.md says how to play and submit it.", soft_wrap=True, markup=False)

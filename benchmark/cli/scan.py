@@ -37,7 +37,10 @@ def scan(
     data: Data,
     detector: Annotated[
         Optional[list[str]],
-        typer.Option(help="What examines it, see `poisongames plugins`; several times for more."),
+        typer.Option(
+            help="What examines it, as NAME or NAME:steps=100,…; several times for more. "
+            "`poisongames plugins --stage detect` lists them."
+        ),
     ] = None,
     arch: Arch = None,
     classes: Classes = None,
@@ -116,7 +119,13 @@ def scan(
 def repair(
     model: Model,
     data: Data,
-    method: Annotated[str, typer.Option(help="A repair, see `poisongames plugins`.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="A repair as NAME or NAME:steps=50,…; `poisongames plugins --stage repair` lists "
+            "them."
+        ),
+    ],
     to: Annotated[Path, typer.Option("--out", help="The repaired weights, .safetensors or .pt.")],
     budget: Annotated[
         float, typer.Option(help="Accuracy that it may cost on held-out images, as a share.")
@@ -140,21 +149,20 @@ def repair(
     accuracy on them than the budget is kept. For example:
 
     poisongames repair weights.pt --arch resnet18 --data photos/
-    --method pivotal-tuning --out fixed.pt
+    --method neural-cleanse-repair --out fixed.pt
     """
     with one_sentence():
-        from benchmark.api import Repair
         from benchmark.suspect.adapter import ModelError
         from benchmark.suspect.reading import save_state
         from benchmark.suspect.repair import mend
-        from benchmark.suspect.settings import create
+        from benchmark.suspect.settings import create_repair
 
         if to.suffix not in (".safetensors", ".pt", ".pth"):
             raise ModelError(f"--out {to} is not allowed; end its name in .safetensors or .pt")
         if (triggered is None) != (target is None):
             raise ModelError("--triggered and --target belong together; say both or none")
         registry = load_registry(plugin)
-        plugged = create(registry, Repair, method)
+        plugged = create_repair(registry, method)
         suspect, given = read_suspect(
             registry, model, data, arch, classes, mean, std, size, False, device
         )
@@ -169,7 +177,9 @@ def repair(
                 asked,
                 lambda step, steps: bars.update(task, completed=step, total=steps),
             )
-        table = Table("step", "held-out accuracy", "lost", "ASR", "", box=None, pad_edge=False)
+        table = Table(
+            "step", "held-out accuracy", "newly wrong", "ASR", "", box=None, pad_edge=False
+        )
         for number, point in enumerate(fixed.points):
             rate = fixed.success[number] if fixed.success else None
             table.add_row(
@@ -204,6 +214,12 @@ def repair(
             soft_wrap=True,
             highlight=False,
         )
+        if not fixed.success:
+            out.print(
+                "Whether a backdoor is gone this does not tell: scan the saved model, or give "
+                "images with the trigger by --triggered and --target.",
+                soft_wrap=True,
+            )
 
 
 def _triggered(suspect: Suspect, folder: Path | None, target: str | None) -> Triggered | None:

@@ -24,7 +24,10 @@ def fronts(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     if met.empty:
         return
     best = both if len(both) else met
-    row = best.loc[(best.asr_paper * (1 - best.auc)).idxmax()].to_dict()
+    # Where all are found for certain, who keeps more of the backdoor comes closer.
+    asr, hiding = best.asr_paper, 1 - best.auc
+    closeness = pd.DataFrame({"both": asr * hiding, "either": asr + hiding})
+    row = best.loc[closeness.sort_values(["both", "either"], kind="stable").index[-1]].to_dict()
     left, area = written(row, "asr_paper", Unit.RATE), written(row, "auc", Unit.AREA)
     numbers = f"{attack_label(row)}, with {left} % ASR left and an AUC of {area}"
     if len(both):

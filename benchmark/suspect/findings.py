@@ -72,7 +72,13 @@ class Finding:
             False: "finds nothing",
             None: f"gives a score, highest for class {self.suspect_class}, and no verdict",
         }
-        said = f"{who} {verdicts[self.suspicious]} (score {self.score:.4g})"
+        verdict = verdicts[self.suspicious]
+        if self.suspicious and not self.flagged:
+            verdict = (
+                f"does not flag the model itself, but its trigger for class {self.suspect_class} "
+                "is suspiciously small"
+            )
+        said = f"{who} {verdict} (score {self.score:.4g})"
         if self.success is not None and self.size is not None:
             said += (
                 f"; the trigger it reversed changes {self.size:.1%} of an image and puts "
@@ -81,7 +87,10 @@ class Finding:
             if self.relative is not None and self.flagged is not None:
                 said += f", at {self.relative:.0%} of the median size for a class"
         if self.comparison is None:
-            return f"{said}. No clean models of this kind are known: a score alone proves nothing."
+            return (
+                f"{said}. No clean models of this kind are known to compare the score with; "
+                "`--population` names a board that has some."
+            )
         return f"{said}. {self.comparison.sentence}"
 
 

@@ -25,7 +25,7 @@ from benchmark.specs import label
 from benchmark.suspect.adapter import Adapted, ModelError
 from benchmark.suspect.estimate import fitted
 from benchmark.suspect.scan import album_of, device_of
-from benchmark.suspect.settings import create
+from benchmark.suspect.settings import create_repair
 from benchmark.suspect.suspect import Suspect, answers, as_bytes, prepare
 
 #: A repair is measured so many times, if it says how many steps it takes.
@@ -94,8 +94,7 @@ def repair(
     if triggered is not None:
         pixels, true, target = triggered
         asked = Triggered(ImageSet(as_bytes(pixels), torch.as_tensor(true).long()), target)
-    plugin = create(Registry(), Repair, method)
-    return mend(model, suspect, plugin, budget, asked)
+    return mend(model, suspect, create_repair(Registry(), method), budget, asked)
 
 
 def mend(

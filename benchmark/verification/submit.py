@@ -17,7 +17,7 @@ from benchmark.records import credits
 from benchmark.records.cell import NO_DEFENSE, Cell
 from benchmark.records.credits import Credits
 from benchmark.records.files import StoreError, sha256, write_whole
-from benchmark.records.record import Record
+from benchmark.records.record import NONE, Record
 from benchmark.records.replays import FILE, Replay, add
 from benchmark.records.strict import EVIDENCE_LIMIT, Finding, Refused, regular
 from benchmark.registry import Registry
@@ -187,11 +187,13 @@ def _is_of(file: str, records: Collection[str]) -> bool:
 def _other_results(run: Path, folder: Path, known: list[str]) -> Iterator[Finding]:
     """Cells that the board has with another result; what a run only rests on may differ.
 
-    Clean and undefended models are part of every run, and other hardware trains others.
+    Clean models, defended or not, and undefended ones are part of every run, and other hardware
+    trains others.
     """
     for file in known:
         own, other = (json.loads((place / file).read_bytes()) for place in (run, folder))
-        if own["defense"]["stages"] and _result(own) != _result(other):
+        rests = own["attack"]["threat"] == NONE or not own["defense"]["stages"]
+        if not rests and _result(own) != _result(other):
             yield Finding(
                 file,
                 "file",

@@ -112,6 +112,12 @@ def test_robust_and_hidden_needs_both_with_their_intervals(
         assert said.startswith("No attack stays both robust and hidden; closest is one (m=50), ")
 
 
+def test_of_those_that_are_found_for_certain_the_most_robust_comes_closest() -> None:
+    frame = pd.DataFrame([point("one", True, 0.0, 1.0), point("two", True, 0.9, 1.0)])
+    said, _ = sentences({"victims": victims(one=True, two=True), "pareto": frame})
+    assert said.startswith("No attack stays both robust and hidden; closest is two (m=50), with 90")
+
+
 def test_few_models_make_nobody_hidden() -> None:
     """An interval that reaches 0.5 around an AUC of 1 says that nobody knows."""
     frame = pd.DataFrame([point("one", True, 0.9, 1.0) | {"auc_low": 0.2}])

@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 
 from benchmark import repair
 from benchmark.cli import app
+from benchmark.registry import Registry
 from benchmark.suspect.images import read_folder
+from benchmark.suspect.settings import create_repair
 
 METHOD = "pivotal-tuning:steps=40,batch_size=32,learning_rate=0.01,lambda_p=100"
 
@@ -114,3 +116,13 @@ def test_a_misuse_gets_one_sentence(
     done = invoke("repair", weights, *options, *words)
     assert done.exit_code == 2
     assert sentence in done.output
+
+
+def test_a_repair_takes_few_steps_unless_told_otherwise(registry: Registry) -> None:
+    """The papers' thousands are for thousands of images."""
+    found = {
+        spec: create_repair(registry, spec)
+        for spec in ("pivotal-tuning", "pivotal-tuning:steps=7", "nad:batch_size=5")
+    }
+    steps = [(one.steps, one.batch_size) for one in found.values()]  # type: ignore[attr-defined]
+    assert steps == [(200, 32), (7, 32), (200, 5)]

@@ -30,7 +30,7 @@ from benchmark.leaderboard.build import build
 from benchmark.records import replays
 from benchmark.records.files import sha256
 from benchmark.registry import Registry
-from benchmark.verification.submit import Rejected
+from benchmark.verification.submit import Rejected, _other_results
 from benchmark.verification.verify import verify
 
 CLEAN = "robustness-none-m0-none-s{}"
@@ -89,6 +89,21 @@ def test_another_result_of_a_cell_is_refused_and_another_cost_is_not(
     edit(record_of(played, REPAIRED), at("model_sha256", "0" * 64))
     (line,) = refused(played, boards)
     assert "has another result on the board" in line
+
+
+def test_a_clean_model_may_have_another_result_on_other_hardware(
+    played: Path, tmp_path: Path
+) -> None:
+    """Even a defended one, which every submitted attack rests on; the board's stays."""
+    content = json.loads(record_of(played, REPAIRED).read_text())
+    for threat, others in (("none", 0), ("poison-label", 1)):
+        run, board = tmp_path / threat / "run", tmp_path / threat / "board"
+        for place, digest in ((run, "0" * 64), (board, "1" * 64)):
+            (place / "records").mkdir(parents=True)
+            attack = content["attack"] | {"threat": threat}
+            text = json.dumps(content | {"attack": attack, "model_sha256": digest})
+            (place / "records" / "one.json").write_text(text)
+        assert len([*_other_results(run, board, ["records/one.json"])]) == others
 
 
 @pytest.mark.parametrize("after", [1, 5, 13])
