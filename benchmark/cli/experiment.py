@@ -25,12 +25,7 @@ from benchmark.cli.play import (
 from benchmark.cli.shared import DataDir, Device, PluginFiles, one_sentence, out, say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from benchmark.experiments.declared import PaperExperiment
-    from benchmark.protocol import Protocol
-    from benchmark.records.cell import Cell
-    from benchmark.registry import Registry
 
 
 def experiment_names() -> list[str]:
@@ -75,13 +70,18 @@ def experiment(
             out.print(_listed())
             say("\n`poisongames experiment NAME PROTOCOL` plays one and draws it.")
             return
+        from benchmark.experiments.cells import cells_of
         from benchmark.experiments.declared import load
+        from benchmark.games.robustness import searches as tuned
+        from benchmark.protocol import tuned_folder
 
         chosen = load(name)
         setup, registry, source = prepare(
             protocol or chosen.protocol, None, out_dir, device, data_dir, plugin
         )
-        cells = cells_of(chosen, setup.protocol, protocol or chosen.protocol, registry, seeds)
+        searches = tuned.chosen(tuned_folder(protocol or chosen.protocol))
+        with as_protocol_error():
+            cells = cells_of(chosen, setup.protocol, searches, registry, seeds)
         say_what_is_played(cells, setup.protocol.name)
         keys = {cell.key for cell in cells}
         if done is not None:
@@ -99,41 +99,6 @@ def _listed() -> Table:
         found = load(name)
         table.add_row(name, f"{found.paper}, {found.shows}", escape(found.question))
     return table
-
-
-def cells_of(
-    chosen: PaperExperiment,
-    protocol: Protocol,
-    named: str,
-    registry: Registry,
-    seeds: int | None,
-) -> list[Cell]:
-    """All cells of an experiment, each once, in the order of a run."""
-    from benchmark.games.robustness import searches as tuned
-    from benchmark.protocol import tuned_folder
-    from benchmark.runs.plan import plan
-
-    found: dict[str, Cell] = {}
-    searches = tuned.chosen(tuned_folder(named))
-    for part in chosen.cells:
-        with as_protocol_error():
-            planned = plan(
-                protocol,
-                registry,
-                attacks=part.attacks,
-                defenses=part.defenses,
-                seeds=seeds,
-                tuned=searches,
-            )
-        found |= {cell.key: cell for cell in planned if _is_wanted(cell, part.shares)}
-    return list(found.values())
-
-
-def _is_wanted(cell: Cell, shares: Sequence[float]) -> bool:
-    """Whether a cell is at one of these shares; other games have one of their own."""
-    from benchmark.games.all import UNDEFENDED
-
-    return not shares or cell.game != UNDEFENDED or cell.trusted_share in (None, *shares)
 
 
 def _show(chosen: PaperExperiment, root: Path, done: Path | None, keys: set[str]) -> None:

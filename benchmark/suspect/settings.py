@@ -31,8 +31,8 @@ def create_repair(registry: Registry, spec: str) -> Repair:
     Raises:
         RegistryError: no such repair.
     """
-    made, (_, asked) = create(registry, Repair, spec), parse(spec)
-    known = parameters(type(made))
+    name, asked = parse(spec)
+    known = parameters(registry.find(Defense, name))
     fewer = {k: str(v) for k, v in _told()["repair"].items() if k in known and k not in asked}
     return create(registry, Repair, with_settings(spec, fewer))
 

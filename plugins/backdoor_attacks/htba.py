@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from backdoor_attacks.badnets import patch_size
 from backdoor_attacks.tsb import stamp
 from benchmark import Classifier, Count, Images, PoisoningAttack, Positive, Share, hookimpl
+from benchmark.metrics import attacked, source_class
 from benchmark.training import mixed_precision
 
 #: Side of the matrix of random colours that is enlarged to the patch.
@@ -90,8 +91,8 @@ class HTBA(PoisoningAttack):
 
     def poison(self, images: Images, labels: Tensor, rng: Generator) -> tuple[Images, Tensor]:
         auxiliary = self.view.auxiliary
-        source = (self.view.target + self.source) % self.view.classes
-        there = (auxiliary.labels == source).nonzero().flatten()
+        source = source_class(self.source, self.view.target, self.view.classes)
+        there = attacked(auxiliary.labels, self.view.target, source).nonzero().flatten()
         if not len(there):
             raise ValueError(
                 f"htba: the auxiliary images have none of source class {source}; choose a "

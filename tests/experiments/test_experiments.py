@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 
 from benchmark import protocol as protocols
 from benchmark.cli import app
-from benchmark.cli.experiment import cells_of
+from benchmark.experiments.cells import cells_of
 from benchmark.experiments.declared import ExperimentError, PaperExperiment, load, names
 from benchmark.experiments.shown import in_papers, tables, write
 from benchmark.games.all import GAMES
+from benchmark.games.robustness import searches
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.games.robustness.shown import steps
 from benchmark.leaderboard.board import Board, read_board
@@ -67,7 +68,8 @@ def test_every_experiment_can_be_planned_and_shown(
     chosen = load(name)
     assert chosen.name == name
     protocol = protocols.load(chosen.protocol)
-    cells = cells_of(chosen, protocol, chosen.protocol, registry, None)
+    tuned = searches.chosen(protocols.tuned_folder(chosen.protocol))
+    cells = cells_of(chosen, protocol, tuned, registry, None)
     asked = {spec.partition(":")[0] for part in chosen.cells for spec in part.defenses}
     assert {cell.defense.name for cell in cells} == {*asked, "none"}
     frames = {frame.name for game in GAMES.values() for frame in game.chapter().frames}
@@ -79,7 +81,7 @@ def test_every_experiment_can_be_planned_and_shown(
 def test_only_some_shares_are_played(registry: Registry) -> None:
     """Of repairs; detectors have the share of their own game."""
     part = {"attacks": ["badnets"], "defenses": ["weight-decay", "abs"], "shares": [0.05]}
-    cells = cells_of(experiment(cells=[part]), small_board.parsed(), "small-v1", registry, 1)
+    cells = cells_of(experiment(cells=[part]), small_board.parsed(), {}, registry, 1)
     assert {(cell.defense.name, cell.trusted_share) for cell in cells} == {
         ("none", None),
         ("weight-decay", 0.05),
