@@ -146,6 +146,18 @@ def test_names_are_completed_without_torch() -> None:
     assert "digits-v3" in shown.output
 
 
+def test_the_help_of_a_command_makes_no_other_command() -> None:
+    code = (
+        "import atexit, sys; from benchmark.cli import app; "
+        "atexit.register(lambda: print(*sorted({'torch', 'pandas', 'benchmark.cli.play', "
+        "'benchmark.cli.boards', 'benchmark.cli.scan'} & set(sys.modules)), file=sys.stderr)); "
+        "app(['scan', '--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "--data" in done.stdout
+    assert done.stderr == "benchmark.cli.scan\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_command_that_is_asked_to_end_ends_without_a_traceback(number: int) -> None:
     command = [sys.executable, "-m", "benchmark", "check", "badnets"]
