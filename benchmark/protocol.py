@@ -59,6 +59,8 @@ class Recipe(Part):
             it is not given.
         trains: stages by name, "neck" or "head", all by default; other parts stay as they start,
             their batch norms in evaluation mode.
+        followed: the answers after each epoch are noted, too; its weights stay in memory until the
+            training has ended.
     """
 
     epochs: Natural
@@ -72,12 +74,13 @@ class Recipe(Part):
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     init: str | None = None
     trains: tuple[str, ...] = ()
+    followed: bool = False
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `init` and `trains` where they are not given, so that older hashes stay."""
+        """Without what came later where it is not given, so that older hashes stay."""
         dumped: dict[str, Any] = dump(self)
-        return {k: v for k, v in dumped.items() if k not in ("init", "trains") or v}
+        return {k: v for k, v in dumped.items() if k not in ("init", "trains", "followed") or v}
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> Recipe:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmark.api import Source
+    from benchmark.protocol import Protocol
     from benchmark.records.cell import Cell, Tune
     from benchmark.registry import Registry
     from benchmark.runs.context import Setup
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def prepare(
-    protocol: str,
+    protocol: Protocol,
     recipe: str | None,
     out_dir: Path | None,
     device: str,
@@ -38,33 +39,31 @@ def prepare(
         elsewhere: other machines play, so that the device need not be here.
     """
     from benchmark import data
-    from benchmark import protocol as protocols
     from benchmark.api import Architecture, Dataset
     from benchmark.games.experiment import pools
     from benchmark.games.initial import initial
     from benchmark.records.store import Store
     from benchmark.runs.context import Setup
 
-    chosen = protocols.load(protocol)
     registry = load_registry(plugin)
     device = device if elsewhere else choose_device(device)
-    store = Store(out_dir or Path("runs") / chosen.name)
+    store = Store(out_dir or Path("runs") / protocol.name)
     store.begin()
     # Decoding is done here, once, and not by every worker.
-    dataset = registry.create(Dataset, chosen.splits.dataset)
+    dataset = registry.create(Dataset, protocol.splits.dataset)
     with counting(f"decoding {dataset.name}") as progress:
         source = data.load(dataset, data_dir, progress=progress)
     for line in data.summary(source):
         say(f"data: {line}", err)
-    pools(chosen, source)
-    architecture = registry.create(Architecture, chosen.architecture)
-    if (trained := chosen.recipes.get(recipe or chosen.recipe)) is not None:
+    pools(protocol, source)
+    architecture = registry.create(Architecture, protocol.architecture)
+    if (trained := protocol.recipes.get(recipe or protocol.recipe)) is not None:
         c, h, w = source.train.pixels.shape[1:]
         if note := initial(trained, architecture, (c, h, w), len(source.class_names)).note:
             say(f"init: {note}", err)
     setup = Setup(
-        protocol=chosen,
-        recipe=recipe or chosen.recipe,
+        protocol=protocol,
+        recipe=recipe or protocol.recipe,
         device=device,
         plugin_files=registry.paths,
         data_dir=data_dir,

@@ -62,7 +62,8 @@ def experiment(
     """Play what a figure or a table of a paper needs, and draw it beside the published numbers.
 
     The cells are those of `poisongames run`, in the same folder; what is there is not played
-    again. Tables and plots are written into its folder experiments/.
+    again. An experiment that trains otherwise has a folder of its own. Tables and plots are
+    written into its folder experiments/.
     """
     started = time.monotonic()
     with one_sentence():
@@ -73,12 +74,12 @@ def experiment(
         from benchmark.experiments.cells import cells_of
         from benchmark.experiments.declared import load
         from benchmark.games.robustness import searches as tuned
+        from benchmark.protocol import load as load_protocol
         from benchmark.protocol import tuned_folder
 
         chosen = load(name)
-        setup, registry, source = prepare(
-            protocol or chosen.protocol, None, out_dir, device, data_dir, plugin
-        )
+        played = chosen.on(load_protocol(protocol or chosen.protocol))
+        setup, registry, source = prepare(played, None, out_dir, device, data_dir, plugin)
         searches = tuned.chosen(tuned_folder(protocol or chosen.protocol))
         with as_protocol_error():
             cells = cells_of(chosen, setup.protocol, searches, registry, seeds)

@@ -116,13 +116,13 @@ def run(
     started = time.monotonic()
     with one_sentence():
         from benchmark.games.robustness import searches as tuned
-        from benchmark.protocol import tuned_folder
+        from benchmark.protocol import load, tuned_folder
         from benchmark.runs.plan import plan
 
         if ray is not None:
             device = _join(ray, device)
         setup, registry, source = prepare(
-            protocol, recipe, out_dir, device, data_dir, plugin, elsewhere=ray is not None
+            load(protocol), recipe, out_dir, device, data_dir, plugin, elsewhere=ray is not None
         )
         searches = tuned_folder(protocol)
         with as_protocol_error():
@@ -180,10 +180,10 @@ def tune(
     started = time.monotonic()
     with one_sentence():
         from benchmark.games.robustness import searches as tuned
-        from benchmark.protocol import tuned_folder
+        from benchmark.protocol import load, tuned_folder
         from benchmark.runs.plan import plan_tuning
 
-        setup, registry, _ = prepare(protocol, recipe, out_dir, device, data_dir, plugin)
+        setup, registry, _ = prepare(load(protocol), recipe, out_dir, device, data_dir, plugin)
         folder = tuned_folder(protocol)
         with as_protocol_error():
             searches = plan_tuning(setup.protocol, registry, folder, defense or (), recipe)

@@ -62,6 +62,7 @@ def play_again(
     from benchmark.cli.execution import prepare, workers_for
     from benchmark.games.all import records
     from benchmark.progress import Display
+    from benchmark.protocol import load
     from benchmark.records.cell import Cell
     from benchmark.records.store import Store
     from benchmark.runs.execute import execute
@@ -81,7 +82,7 @@ def play_again(
         for recipe in dict.fromkeys(record.protocol.recipe for record in drawn):
             own = [record for record in drawn if record.protocol.recipe == recipe]
             setup, registry, _ = prepare(
-                own[0].protocol.name, recipe, Path(scratch) / recipe, device, data_dir, plugin
+                load(own[0].protocol.name), recipe, Path(scratch) / recipe, device, data_dir, plugin
             )
             cells = [playable(record, registry) for record in own]
             title = f"replay on {setup.device}"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from benchmark.experiments.declared import PaperExperiment
+from benchmark.experiments.declared import Cells, PaperExperiment
 from benchmark.games.all import UNDEFENDED
 from benchmark.games.robustness.searches import Chosen
 from benchmark.protocol import Protocol
@@ -35,10 +33,12 @@ def cells_of(
             seeds=seeds,
             tuned=tuned,
         )
-        found |= {cell.key: cell for cell in planned if _is_wanted(cell, part.shares)}
+        found |= {cell.key: cell for cell in planned if _is_wanted(cell, part)}
     return list(found.values())
 
 
-def _is_wanted(cell: Cell, shares: Sequence[float]) -> bool:
-    """Whether a cell is at one of these shares; other games have one of their own."""
-    return not shares or cell.game != UNDEFENDED or cell.trusted_share in (None, *shares)
+def _is_wanted(cell: Cell, part: Cells) -> bool:
+    """Whether a cell is at one of the shares; other games have one of their own."""
+    if not part.defenses and (cell.game != UNDEFENDED or cell.defense.stages):
+        return False
+    return not part.shares or cell.game != UNDEFENDED or cell.trusted_share in (None, *part.shares)

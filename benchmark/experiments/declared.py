@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from benchmark.errors import UserError
+from benchmark.protocol import Protocol
 from benchmark.texts import did_you_mean
 
 _FILES = files("benchmark.experiments")
@@ -28,12 +29,13 @@ class Cells(_Part):
 
     Attributes:
         attacks: with settings, m and boost.
-        defenses: likewise; each attack is played before any defense, too.
+        defenses: likewise; each attack is played before any defense, too, and only so where there
+            are none.
         shares: of trusted images; all of the protocol's by default.
     """
 
     attacks: Annotated[tuple[str, ...], Field(min_length=1)]
-    defenses: Annotated[tuple[str, ...], Field(min_length=1)]
+    defenses: tuple[str, ...]
     shares: tuple[float, ...] = ()
 
 
@@ -61,7 +63,8 @@ class Shown(_Part):
     """A table, and its plot.
 
     Attributes:
-        frame: a table of boards by its name, or "steps", the curves of repairs over their steps.
+        frame: a table of boards by its name, "steps", the curves of repairs over their steps, or
+            "epochs", those of victims over their training.
         columns: of that table, in the order in which they are shown. `attack.rate` is the
             parameter `rate` of the attack in the column `attack`.
         where: only the rows that have this value in that column.
@@ -84,6 +87,7 @@ class PaperExperiment(_Part):
         printed: what the paper prints besides, as lines of a table.
         pictures: whether the pictures of what was played are shown.
         protocol: what it is played on unless another one is asked for.
+        training: settings that are laid over the protocol's recipe.
         differs: how what is played here differs from the paper.
     """
 
@@ -97,8 +101,17 @@ class PaperExperiment(_Part):
     printed: tuple[dict[str, str], ...] = ()
     pictures: bool = False
     protocol: str
+    training: dict[str, Any] = {}
     cells: Annotated[tuple[Cells, ...], Field(min_length=1)]
     show: Annotated[tuple[Shown, ...], Field(min_length=1)]
+
+    def on(self, protocol: Protocol) -> Protocol:
+        """What it plays of a protocol: one of another name where it trains otherwise."""
+        if not self.training:
+            return protocol
+        dumped = protocol.model_dump(mode="json")
+        dumped["recipes"][protocol.recipe] |= self.training
+        return Protocol.model_validate(dumped | {"name": f"{protocol.name}-{self.name}"})
 
 
 @cache

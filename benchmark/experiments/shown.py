@@ -13,7 +13,7 @@ from benchmark.experiments.declared import Drawing, ExperimentError, PaperExperi
 from benchmark.games.columns import Column, Row, Unit, share_text
 from benchmark.games.frames import Frame, Line, Plot
 from benchmark.games.means import settings
-from benchmark.games.robustness.shown import STEPS, steps
+from benchmark.games.robustness.shown import EPOCHS, STEPS, epochs, steps
 from benchmark.leaderboard import chapters, plots
 from benchmark.leaderboard.board import Board
 from benchmark.leaderboard.build import csv_text
@@ -25,7 +25,11 @@ from benchmark.records.files import write_whole
 #: What tells the columns of a plot apart; colours tell its series.
 STYLES = ("-", "--", ":", "-.")
 
-_STEPS = Frame("steps", "Over the steps of a repair", "", steps, STEPS)
+#: What no board has a table of.
+_OWN = (
+    Frame("steps", "Over the steps of a repair", "", steps, STEPS),
+    Frame("epochs", "Over the epochs of a training", "", epochs, EPOCHS),
+)
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,14 @@ def tables(experiment: PaperExperiment, board: Board) -> list[Made]:
 
 def _table(experiment: PaperExperiment, number: int, board: Board) -> Made:
     shown = experiment.show[number]
-    known = {frame.name: frame for frame in (*chapters.frames(), _STEPS)}
+    known = {frame.name: frame for frame in (*chapters.frames(), *_OWN)}
     if shown.frame not in known:
         raise ExperimentError(f"{experiment.name}: there is no table {shown.frame!r}")
     frame = known[shown.frame]
-    rows = steps(board.sources) if frame is _STEPS else board.frames.get(frame.name, pd.DataFrame())
+    if frame in _OWN:
+        rows = frame.build(board.sources)
+    else:
+        rows = board.frames.get(frame.name, pd.DataFrame())
     columns = [_column(frame, key) for key in shown.columns]
     if len(rows):
         wanted = [*shown.columns, *shown.where, *_drawn(shown.plot)]

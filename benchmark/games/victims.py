@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -120,10 +121,16 @@ def train(
     training: TrainingSet,
     rng: Generator,
     progress: Progress = lambda done, total: None,
+    after_epoch: Callable[[Classifier], None] = lambda model: None,
 ) -> Classifier:
     """Train the victim; an attacker who owns the code trains it himself."""
     model = experiment.new_model(rng)
-    trainer = experiment.trainer(progress)
+
+    def finished(epoch: int, epochs: int) -> None:
+        after_epoch(model)
+        progress(epoch, epochs)
+
+    trainer = experiment.trainer(finished)
     if isinstance(attack, CodePoisoningAttack):
         attack.train(model, training.data, trainer, rng)
         model.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -55,7 +56,13 @@ def train(context: RunContext, victim: Victim, progress: Progress) -> None:
             "removed": len(before.data) - len(training.data),
             "removed_poisons": int(before.poisoned.sum() - training.poisoned.sum()),
         }
-    model = victims.train(experiment, attack, training, experiment.rng("train", *names), progress)
+    rng, states = experiment.rng("train", *names), list[Mapping[str, Tensor]]()
+
+    def keep(model: Classifier) -> None:
+        if experiment.recipe.followed:
+            states.append({name: t.to("cpu", copy=True) for name, t in model.state_dict().items()})
+
+    model = victims.train(experiment, attack, training, rng, progress, keep)
     triggered = victims.trigger_test_images(experiment, attack, experiment.rng("test", *names))
     labels = experiment.splits.test.labels.cpu().numpy()
     predict = predictor(model, experiment.recipe.precision)
@@ -74,7 +81,21 @@ def train(context: RunContext, victim: Victim, progress: Progress) -> None:
         "triggered": {"triggered": triggered},
         "confidence": {"confidence": confidence},
     }
+    if states:
+        tensors["epochs"] = _answers(experiment, states, triggered)
     context.store.victims.save(victim.key, tensors, facts)
+
+
+def _answers(
+    experiment: Experiment, states: Sequence[Mapping[str, Tensor]], triggered: Tensor
+) -> dict[str, Tensor]:
+    """Classes after each epoch for the test images and the triggered ones, int16 (epochs, N)."""
+    predicts = [predictor(experiment.loaded(one), experiment.recipe.precision) for one in states]
+    asked = {"test": experiment.splits.test.pixels, "triggered": triggered}
+    return {
+        name: torch.from_numpy(np.stack([ask(predict, pixels) for predict in predicts]))
+        for name, pixels in asked.items()
+    }
 
 
 def _confidences(

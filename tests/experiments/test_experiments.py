@@ -73,7 +73,7 @@ def test_every_experiment_can_be_planned_and_shown(
     asked = {spec.partition(":")[0] for part in chosen.cells for spec in part.defenses}
     assert {cell.defense.name for cell in cells} == {*asked, "none"}
     frames = {frame.name for game in GAMES.values() for frame in game.chapter().frames}
-    assert {one.frame for one in chosen.show} <= {*frames, "victims", "pareto", "steps"}
+    assert {one.frame for one in chosen.show} <= {*frames, "victims", "pareto", "steps", "epochs"}
     tables(chosen, board)
     assert in_papers(chosen) or "prints no numbers" in chosen.published or not chosen.tables
 

@@ -24,7 +24,7 @@ FEW, MUCH = 3, 0.05
 EXAMPLES = 4
 _ARRAYS = (
     r"labels_(held_out|test)|target|source|held_out|test|triggered|confidence|clean_model|examples"
-    r"|suspicion_(test|triggered)"
+    r"|suspicion_(test|triggered)|epochs_(test|triggered)"
 )
 
 
@@ -46,6 +46,7 @@ def check(record: RobustnessRecord, arrays: Arrays, protocol: Protocol) -> Itera
     if ((arrays["confidence"] < 0) | (arrays["confidence"] > 1)).any():
         raise Refused("confidence", "holds values outside 0 to 1")
     _examples(arrays)
+    yield from _epochs(record, arrays, protocol, triggered)
     yield from _order(record, protocol)
     yield from _flat(record, arrays)
     guarded = record.curve[-1].stage == "deploy"
@@ -59,6 +60,19 @@ def check(record: RobustnessRecord, arrays: Arrays, protocol: Protocol) -> Itera
     if near != (record.reason == "near-chance"):
         what = "near chance" if near else "not near chance"
         yield "status", f"is {record.status}, but the victim's clean accuracy is {what}"
+
+
+def _epochs(
+    record: RobustnessRecord, arrays: Arrays, protocol: Protocol, triggered: int
+) -> Iterator[Wrong]:
+    """An undefended victim that was followed has answers after each epoch, all others have none."""
+    recipe = protocol.recipes[record.protocol.recipe]
+    due = recipe.epochs if recipe.followed and not record.defense.stages else 0
+    if due:
+        shape(arrays, "epochs_test", due, protocol.splits.test)
+        shape(arrays, "epochs_triggered", due, triggered)
+    elif any(name.startswith("epochs") for name in arrays):
+        yield "epochs", "are those of a victim that was not followed"
 
 
 def _held_out(record: RobustnessRecord, protocol: Protocol) -> int:

@@ -22,7 +22,7 @@ class Point(Part):
     """One measurement on the trade-off curve, with the counts behind it.
 
     Attributes:
-        step: of a repair, from 0 on.
+        step: of a repair, from 0 on; of a training, its epoch.
         held_out: right answers to the trusted images that the defender held out; of none where
             he trusts none.
         lost: how many of these the undefended victim answers rightly and this model wrongly.
@@ -30,7 +30,7 @@ class Point(Part):
         asr_game: the literal value of the game, None without a trigger.
     """
 
-    stage: Literal["victim", "sanitize", "repair", "deploy", "poisoned"]
+    stage: Literal["victim", "sanitize", "repair", "deploy", "poisoned", "train"]
     step: Annotated[int, Field(ge=0)]
     held_out: Rate
     lost: Annotated[int, Field(ge=0)]

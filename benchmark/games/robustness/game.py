@@ -176,6 +176,9 @@ def _evidence(outcome: Outcome, context: RunContext, cell: Cell) -> dict[str, np
         arrays[part] = np.stack([getattr(answers, part) for answers in outcome.answers])
     if (examples := _examples(context, cell)) is not None:
         arrays["examples"] = examples.cpu().numpy()
+    if context.experiment.recipe.followed and not cell.defense.stages:
+        answers = context.store.victims.tensors(victim.key, "epochs")
+        arrays |= {f"epochs_{name}": found.numpy() for name, found in answers.items()}
     if outcome.suspicion is not None:
         arrays["suspicion_test"], arrays["suspicion_triggered"] = outcome.suspicion
     return arrays

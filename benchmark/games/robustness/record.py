@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from benchmark.games.robustness.curve import Point
 from benchmark.metrics import Rate
@@ -35,9 +35,20 @@ class Metrics(Part):
 
 
 class RobustnessRecord(Record):
-    """One defense against one attack, with the trade-off curve."""
+    """One defense against one attack, with the trade-off curve.
+
+    Attributes:
+        epochs: an undefended victim that was followed, after each epoch of its training.
+    """
 
     game: Literal["robustness"] = "robustness"
     metrics: Metrics | None = None
     curve: tuple[Point, ...] = ()
+    epochs: tuple[Point, ...] = ()
     model_sha256: Sha256 | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `epochs` where there are none, as in older files."""
+        dumped: dict[str, Any] = dump(self)
+        return {key: value for key, value in dumped.items() if key != "epochs" or value}

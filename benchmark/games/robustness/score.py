@@ -23,7 +23,8 @@ def score(evidence: Arrays, points: Sequence[tuple[str, int]], budget: float) ->
             `source`, the only class that the attack is for, where there is one; `confidence`,
             the victim's in the target on the triggered images that the ASR counts;
             `clean_model` (N,), the clean model's answers to triggered images; of a guard
-            `suspicion_test` and `suspicion_triggered` (N,).
+            `suspicion_test` and `suspicion_triggered` (N,); of a victim that was followed
+            `epochs_test` and `epochs_triggered`, answers (epochs, images).
         points: stage and step of each point.
         budget: accuracy that a defense may cost, as a share.
     """
@@ -48,7 +49,18 @@ def score(evidence: Arrays, points: Sequence[tuple[str, int]], budget: float) ->
         target_confidence=float(confidence.mean(dtype=np.float64)) if len(confidence) else None,
         guard=_guard(evidence, metrics.attacked(test, target, source)) if poisoned else None,
     )
-    return {"curve": curve, "metrics": found}
+    return {"curve": curve, "epochs": _epochs(evidence, labels, answers[0]), "metrics": found}
+
+
+def _epochs(evidence: Arrays, labels: Labels, victim: Answers) -> tuple[Point, ...]:
+    """A point for each epoch of a victim that was followed; of others there is none."""
+    if "epochs_test" not in evidence:
+        return ()
+    rows = zip(evidence["epochs_test"], evidence["epochs_triggered"], strict=True)
+    return tuple(
+        Point.of(labels, Answers(victim.held_out, *row), "train", epoch, victim)
+        for epoch, row in enumerate(rows, start=1)
+    )
 
 
 def _guard(evidence: Arrays, counted: metrics.Labels) -> Guard | None:

@@ -28,6 +28,7 @@ from benchmark.games.means import (
     attack_key,
     defense_name,
     grouped,
+    mean_columns,
     spread_columns,
 )
 from benchmark.games.robustness.curve import Point
@@ -157,6 +158,29 @@ STEPS = (
            interval=True),
     Column("loss", "CDA loss", Unit.POINTS, "lost clean accuracy in points", interval=True),
 )  # fmt: skip
+
+
+def epochs(sources: Sources) -> pd.DataFrame:
+    """Accuracy and ASR of victims that were followed, after each epoch; see `EPOCHS`."""
+    followed = (one for one in measured(sources) if one.epochs and one.status == "ok")
+    return pd.DataFrame(
+        attack_columns(group[0], sources.name)
+        | {"seeds": len(group), "epoch": points[0].step}
+        | mean_columns("cda", [point.cda for point in points])
+        | mean_columns("asr", [point.asr for point in points])
+        for _, group in grouped(followed, attack_key)
+        for points in zip(*(one.epochs for one in group), strict=True)
+    )
+
+
+#: Columns of `epochs`.
+EPOCHS = (
+    *ATTACK,
+    Column("seeds", "seeds", Unit.COUNT, "repetitions that the means are taken over"),
+    Column("epoch", "epoch", Unit.COUNT, "of the victim's training"),
+    Column("cda", "CDA", Unit.RATE, "clean accuracy after this epoch", interval=True),
+    Column("asr", "ASR", Unit.RATE, "attack success rate after this epoch", interval=True),
+)
 
 
 def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
