@@ -55,6 +55,12 @@ def test_what_the_package_reads_is_installed_with_it() -> None:
     }
     there = {path for folder in ("benchmark", "plugins") for path in (ROOT / folder).rglob("*.*")}
     assert {path for path in there if path.suffix not in (".py", ".pyc", ".tuned")} == installed
+    roots = settings["package-dir"]
+    folders = {
+        ROOT.joinpath(roots[name.split(".")[0]], *name.split(".")[1:])
+        for name in settings["packages"]
+    }
+    assert {path.parent for path in there if path.suffix == ".py"} == folders
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
