@@ -9,6 +9,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from benchmark.images import rows_at_once
 
@@ -24,10 +25,12 @@ class Classifier(nn.Module):
 
     Attributes:
         mean, std: (1, C, 1, 1), part of the saved weights; set with `normalise_by`.
+        class_names: what the classes are called; empty where nobody said.
     """
 
     mean: Tensor
     std: Tensor
+    class_names: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -86,6 +89,13 @@ class Classifier(nn.Module):
         """Logits (B, K)."""
         logits: Tensor = self.head(self.features(images))
         return logits
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """What a training makes small, for labels (B,) or soft ones (B, K): mean cross-entropy."""
+        return cross_entropy(self(images), labels)
+
+    def settle(self) -> None:
+        """Make what follows from weights that were loaded to start from, or trained: nothing."""
 
 
 def channel_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:

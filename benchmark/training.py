@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Generator, Tensor, nn
 
+from benchmark.classifier import Classifier
 from benchmark.graphs import Graphed
 from benchmark.images import ImageSet, augment, in_batches, to_unit
 from benchmark.protocol import Augmentation, Recipe
@@ -108,14 +109,14 @@ class Trainer:
         )
         return optimizer, schedule.step
 
-    def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy against hard or soft labels."""
+    def loss(self, model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
+        """The classifier's own loss against hard or soft labels, in the recipe's precision."""
         with mixed_precision(images.device, self.recipe.precision):
-            return nn.functional.cross_entropy(model(images), labels)
+            return model.loss(images, labels)
 
     def fit(
         self,
-        model: nn.Module,
+        model: Classifier,
         data: ImageSet,
         rng: Generator,
         *,
@@ -137,3 +138,4 @@ class Trainer:
             step(*on_batch(*batch))
             advance()
         model.eval()
+        model.settle()

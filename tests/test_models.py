@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 import torchvision
@@ -33,11 +35,13 @@ STAGES = {
     "vgg11": [f"block{number}" for number in range(1, 6)],
     "alexnet": [f"block{number}" for number in range(1, 6)],
     "vit": RESNET_STAGES,
+    "clip": RESNET_STAGES,
 }
+open_clip.add_model_config(Path(__file__).parent / "clip")
 #: Large ones that differ from a tested one in numbers only.
 SIBLINGS = ("resnet50", "vgg11")
 #: What is built of a large one: as deep in stages, and quick.
-STAND_INS = {"vit": "vit:layers=4,width=32,heads=2"}
+STAND_INS = {"vit": "vit:layers=4,width=32,heads=2", "clip": "clip:model=tiny-clip"}
 #: Sides of the stages' maps for images of 32 pixels: a stride of two halves them.
 SIDES = {
     "resnet-small": [32, 32, 16, 8],
@@ -50,6 +54,7 @@ SIDES = {
     "vgg11": [16, 8, 4, 2, 1],
     "alexnet": [15, 7, 7, 7, 3],
     "vit": [65] * 5,
+    "clip": [65] * 5,
 }
 #: Trainable scalars for 3x32x32 and 10 classes, by adding up the layers in the papers' tables.
 SCALARS = {"resnet9": 412_954, "resnet18-cifar": 11_173_962, "resnet18": 11_173_962}
@@ -122,7 +127,7 @@ ORIGINALS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
 def test_every_published_architecture_is_compared_with_its_original() -> None:
     entries = (entry for entry in Registry().entries if entry.kind is Architecture)
     cut = {entry.plugin.name for entry in entries if issubclass(entry.plugin, Published)}
-    assert cut == {*ORIGINALS}
+    assert cut == {*ORIGINALS, "clip"}, "tests/clip compares that one"
 
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18", "vit"])

@@ -61,19 +61,19 @@ def _check(dataset: Dataset, source: Source) -> None:
 def play_architecture(architecture: Architecture, watch: Watch) -> Mapping[str, Tensor]:
     """Build a classifier, ask it, and train it by one step."""
     experiment = tiny.experiment()
-    shape, classes = experiment.shape, len(experiment.class_names)
+    shape, names = experiment.shape, tuple(experiment.class_names)
     statistics = torch.zeros(shape[0]), torch.ones(shape[0])
     rng, who = experiment.rng("build"), f"{architecture.name}.build"
-    model = new_model(architecture, shape, classes, statistics, experiment.device, rng)
+    model = new_model(architecture, shape, names, statistics, experiment.device, rng)
     if not isinstance(model, Classifier):
         raise RuleViolation(f"{who} must return a Classifier, got {type(model).__name__}")
     outputs = {f"weight {name}": value.clone() for name, value in model.state_dict().items()}
     images = to_unit(experiment.splits.test.pixels[:4])
     with torch.no_grad():
         logits, maps = model(images), model.stage_maps(images)
-    if logits.shape != (len(images), classes):
+    if logits.shape != (len(images), len(names)):
         raise RuleViolation(
-            f"{who}: the model must return logits {(len(images), classes)}, got "
+            f"{who}: the model must return logits {(len(images), len(names))}, got "
             f"{tuple(logits.shape)}"
         )
     for name, found in maps.items():
@@ -82,7 +82,8 @@ def play_architecture(architecture: Architecture, watch: Watch) -> Mapping[str, 
                 f"{who}: stage {name!r} must return maps (B, C, H, W), got {tuple(found.shape)}"
             )
     model.train()
-    model(images).sum().backward()
+    labels = experiment.splits.test.labels[: len(images)]
+    (model(images).sum() + model.loss(images, labels)).backward()
     idle = [name for name, weight in model.named_parameters() if weight.grad is None]
     if idle:
         raise RuleViolation(f"{who}: no gradient reaches {idle[0]}; use it or leave it out")

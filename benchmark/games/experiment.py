@@ -57,7 +57,7 @@ def pools(protocol: Protocol, source: Source) -> list[tuple[ImageSet, dict[str, 
 def new_model(
     architecture: Architecture,
     shape: tuple[int, int, int],
-    classes: int,
+    class_names: tuple[str, ...],
     statistics: tuple[Tensor, Tensor],
     device: torch.device,
     rng: Generator,
@@ -67,15 +67,19 @@ def new_model(
     """An untrained victim, drawn from `rng`, which lives on the device.
 
     Args:
-        start: tensors that are not drawn, `mean` and `std` of normalisation among them.
+        start: tensors that are not drawn, `mean` and `std` of normalisation among them; None for a
+            classifier whose weights are all loaded later.
         trains: the parts that will be trained; all by default.
     """
     seed = int(torch.randint(2**62, (), generator=rng, device=device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = architecture.build(shape, classes)
+        model = architecture.build(shape, len(class_names))
+    model.class_names = class_names
     model.normalise_by(*statistics)
-    model.load_state_dict(start or {}, strict=False)
+    if start is not None:
+        model.load_state_dict(start, strict=False)
+        model.settle()
     if trains:
         model.train_only(trains)
     return model.to(device).to(memory_format=torch.channels_last).eval()
@@ -111,7 +115,8 @@ class Experiment:
         classes = len(source.class_names)
         self.initial = initial(self.recipe, architecture, self.shape, classes)
         statistics = channel_statistics(self.splits.train.pixels)
-        self._blank = partial(new_model, architecture, self.shape, classes, statistics, self.device)
+        names = tuple(source.class_names)
+        self._blank = partial(new_model, architecture, self.shape, names, statistics, self.device)
         # Bound to what it needs and nothing else, since plugins are handed it.
         self.new_model: Callable[[Generator], Classifier] = partial(
             self._blank, start=self.initial.state, trains=self.recipe.trains

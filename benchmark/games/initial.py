@@ -47,7 +47,7 @@ def initial(
 ) -> Initial:
     """The start of a recipe's victims, images being (C, H, W).
 
-    A head for another number of classes is left out.
+    A head for another number of classes is left out; one that is not there is made.
 
     Raises:
         ProtocolError: weights that cannot be read or do not fit, or parts that are not there.
@@ -68,8 +68,10 @@ def initial(
             f"{recipe.init} has a head of {len(head)} classes, which is replaced by a fresh one of "
             f"{classes}"
         )
-        for name in ("head.weight", "head.bias"):
-            found[name] = own[name]
+    elif "head.weight" not in found:
+        note = f"{recipe.init} has no head, so that a fresh one is made"
+    if note:
+        found |= {name: tensor for name, tensor in own.items() if name.startswith("head.")}
     for name in ("mean", "std"):
         if found[name].numel() == own[name].numel():
             found[name] = found[name].view_as(own[name])

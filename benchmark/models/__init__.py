@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmark.api import hookimpl
+from benchmark.models.clip import Clip
 from benchmark.models.published import VGG11, VGG16, AlexNet, ResNet18, ResNet50, WideResNet50
 from benchmark.models.residual import CifarResNet18, ResNet9, SmallResNet
 from benchmark.models.transformer import VisionTransformer
@@ -14,6 +15,7 @@ __all__ = [
     "VGG16",
     "AlexNet",
     "CifarResNet18",
+    "Clip",
     "ResNet9",
     "ResNet18",
     "ResNet50",
@@ -27,6 +29,6 @@ __all__ = [
 def register_architectures(register: Any) -> None:
     for architecture in (
         *(SmallResNet, ResNet9, CifarResNet18),
-        *(ResNet18, ResNet50, WideResNet50, AlexNet, VGG11, VGG16, VisionTransformer),
+        *(ResNet18, ResNet50, WideResNet50, AlexNet, VGG11, VGG16, VisionTransformer, Clip),
     ):
         register(architecture)
