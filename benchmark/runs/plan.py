@@ -238,9 +238,11 @@ class Planner:
         stages = []
         for stage in split_at("+", spec):
             name, asked = parse(stage)
+            if stage in known:  # nobody asked for it: it is the protocol's, below the searches
+                stages.append(self._with_search(stage, share, set()))
+                continue
             base = next((one for one in known if parse(one)[0] == name), name)
-            over = stage if stage in known else merged(base, stage)
-            stages.append(self._with_search(over, share, set(asked)))
+            stages.append(self._with_search(merged(base, stage), share, set(asked)))
         return self._pipeline("+".join(stages))
 
     def _with_search(self, spec: str, share: float | None, asked: set[str]) -> str:

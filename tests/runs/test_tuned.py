@@ -9,6 +9,7 @@ import pytest
 from made_records import frames_of, played
 from pydantic import ValidationError
 
+from benchmark import protocol as protocols
 from benchmark.games.robustness import search as searching
 from benchmark.games.robustness import searches as tuned
 from benchmark.games.robustness.search import search_grid
@@ -23,6 +24,7 @@ from benchmark.registry import Registry
 from benchmark.runs.context import Setup
 from benchmark.runs.plan import plan, plan_tuning
 from benchmark.runs.tasks import Worker
+from benchmark.specs import written
 
 GRID = {"learning_rate": (0.1, 0.01, 0.001), "decay": (1.0, 2.0)}
 TUNING = Tuning(
@@ -200,6 +202,25 @@ def test_a_winner_is_used_at_its_share_under_what_the_user_asks_for(
     assert (other["decay"], other["learning_rate"], other["steps"]) == (0.01, 0.001, 5)
     asked, _ = settings("weight-decay:decay=0.125")
     assert (asked["decay"], asked["learning_rate"]) == (0.125, 0.25)
+
+
+@pytest.mark.parametrize("name", protocols.released())
+def test_a_whole_protocol_is_played_with_its_winners(name: str, registry: Registry) -> None:
+    """What it says of a repair itself lies below its searches, as if the repair had been named."""
+    protocol, winners = protocols.load(name), tuned.chosen(protocols.tuned_folder(name))
+    whole = plan(protocol, registry, tuned=winners)
+    for (repair, share), found in winners.items():
+        played = {
+            str(cell.defense.stages[0].params): cell.defense.stages[0].params
+            for cell in whole
+            if cell.defense.name == repair and cell.trusted_share == share
+        }
+        (params,) = played.values()
+        assert {key: written(params[key]) for key in found if "." not in key} == {
+            key: written(value) for key, value in found.items() if "." not in key
+        }
+        cells = plan(protocol, registry, defenses=[repair], tuned=winners)
+        assert {cell.key for cell in cells} <= {cell.key for cell in whole}
 
 
 def test_a_winner_reaches_the_repair_inside_a_detector(
