@@ -23,6 +23,7 @@ from benchmark.games.means import (
     seconds_of,
     unplayed,
 )
+from benchmark.games.robustness import compared
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.games.robustness.shown import (
     READINGS,
@@ -240,6 +241,7 @@ CHAPTER = Chapter(
             ),
             details=curves,
         ),
+        compared.FRAME,
     ),
     HOW,
     RobustnessRecord,

@@ -208,6 +208,10 @@ def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     fallen = frame.groupby(KEYS).repaired_paper.transform("any").astype(bool)
     if repaired and len(standing := frame[~fallen].drop_duplicates(KEYS)):
         yield f"Repaired by no defense: {_listed(standing)}."
+    pairs = frames.get("comparisons", pd.DataFrame())
+    if len(pairs):
+        told = int(pairs.differ.sum())
+        yield f"Which of two defenses leaves less ASR can be told of {told} of {len(pairs)} pairs."
 
 
 def _listed(frame: pd.DataFrame) -> str:
