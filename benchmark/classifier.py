@@ -95,7 +95,7 @@ class Classifier(nn.Module):
         return cross_entropy(self(images), labels)
 
     def settle(self) -> None:
-        """Make what follows from weights that were loaded to start from, or trained: nothing."""
+        """Make what follows from weights to start from, or from those after an epoch: nothing."""
 
 
 def channel_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:

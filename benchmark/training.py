@@ -60,19 +60,25 @@ class Trainer:
         self.recipe, self.augmentation, self.progress = recipe, augmentation, progress
 
     def batches(
-        self, data: ImageSet, rng: Generator, repeats: Tensor | None = None
+        self,
+        data: ImageSet,
+        rng: Generator,
+        repeats: Tensor | None = None,
+        after_epoch: Callable[[], None] = lambda: None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of a whole training: float images (B, C, H, W), labels (B,) or (B, K).
 
         Args:
             rng: on the device of the data.
             repeats: int64 (N,), how often each image occurs in an epoch; once by default.
+            after_epoch: called before the progress is told.
         """
         for epoch in range(self.recipe.epochs):
             for rows in self._epoch(data, rng, repeats):
                 pixels = data.pixels[rows]
                 pixels = augment(pixels, self.augmentation.pad, self.augmentation.flip, rng)
                 yield to_unit(pixels), data.labels[rows]
+            after_epoch()
             self.progress(epoch + 1, self.recipe.epochs)
 
     def _epoch(self, data: ImageSet, rng: Generator, repeats: Tensor | None) -> Sequence[Tensor]:
@@ -134,8 +140,7 @@ class Trainer:
             self.loss(model, images, labels).backward()
             optimizer.step()
 
-        for batch in self.batches(data, rng, repeats):
+        for batch in self.batches(data, rng, repeats, model.settle):
             step(*on_batch(*batch))
             advance()
         model.eval()
-        model.settle()

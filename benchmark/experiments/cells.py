@@ -30,7 +30,8 @@ def cells_of(
             registry,
             attacks=part.attacks,
             defenses=part.defenses,
-            seeds=seeds,
+            # Undefended cells are those of the robustness game; other games have more of them.
+            seeds=seeds or (None if part.defenses else protocol.robustness.seeds),
             tuned=tuned,
         )
         found |= {cell.key: cell for cell in planned if _is_wanted(cell, part)}

@@ -74,7 +74,7 @@ def new_model(
     seed = int(torch.randint(2**62, (), generator=rng, device=device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = architecture.build(shape, len(class_names))
+        model = architecture.build(shape, len(class_names)).to(device)
     model.class_names = class_names
     model.normalise_by(*statistics)
     if start is not None:
@@ -82,7 +82,7 @@ def new_model(
         model.settle()
     if trains:
         model.train_only(trains)
-    return model.to(device).to(memory_format=torch.channels_last).eval()
+    return model.to(memory_format=torch.channels_last).eval()
 
 
 class Experiment:

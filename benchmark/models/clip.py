@@ -18,6 +18,8 @@ from benchmark.models.transformer import STAGES, Layers, as_map
 
 #: What a configuration of CLIP's own towers says of the one for images.
 PLAIN = {"image_size", "patch_size", "layers", "width", "head_width", "mlp_ratio"}
+#: And of the one for texts.
+WORDS = {"context_length", "vocab_size", "width", "heads", "layers"}
 #: Logits are scaled by no more, as in Radford et al.
 MOST = 100
 
@@ -48,6 +50,22 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, labels: Tenso
     return (cross_entropy(logits, wanted) + cross_entropy(logits.T, wanted)) / 2
 
 
+class _Text(nn.Module):
+    """The text tower: of tokens (B, L) features (B, D) of length 1, and what products grow by."""
+
+    def __init__(self, towers: Any) -> None:
+        super().__init__()
+        self.tower, self.logarithm = towers.text, towers.logit_scale
+
+    @property
+    def scale(self) -> Tensor:
+        found: Tensor = self.logarithm.exp().clamp(max=MOST)
+        return found
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return normalize(self.tower(tokens).float(), dim=1)
+
+
 class ClipClassifier(Classifier):
     """An image tower and a head, which is zero-shot: its weights are features of prompts.
 
@@ -66,40 +84,39 @@ class ClipClassifier(Classifier):
         channels: int,
     ) -> None:
         super().__init__(stages, neck, head, channels)
-        self.text, self.logit_scale = towers.text, towers.logit_scale
+        self.text = _Text(towers)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        return super().parts | {"text": self.text}
+        """The head is made of the text tower, which takes its place."""
+        found = super().parts | {"text": self.text}
+        del found["head"]
+        return found
 
     @cached_property
     def captions(self) -> Tensor:
         """Tokens of every class in every prompt, int64 (K, P, L)."""
         library, names = open_clip(), self.class_names or map(str, range(self.classes))
-        tokenizer = library.SimpleTokenizer(context_length=self.text.context_length)
+        tokenizer = library.SimpleTokenizer(context_length=self.text.tower.context_length)
         prompts = library.OPENAI_IMAGENET_TEMPLATES
-        return torch.stack([tokenizer([prompt(name) for prompt in prompts]) for name in names])
-
-    @property
-    def scale(self) -> Tensor:
-        found: Tensor = self.logit_scale.exp().clamp(max=MOST)
-        return found
+        tokens = [tokenizer([prompt(name) for prompt in prompts]) for name in names]
+        return torch.stack(tokens).to(self.head.weight.device)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """The contrastive loss; a pair has one caption, so that labels must be hard."""
         if labels.is_floating_point():
             raise ValueError("CLIP learns from captions, of which soft labels have none")
-        captions = self.captions.to(labels.device)
-        prompt = torch.randint(captions.shape[1], labels.shape, device=labels.device)
-        texts = normalize(self.text(captions[labels, prompt]).float(), dim=1)
-        return contrastive_loss(self.features(images).float(), texts, self.scale, labels)
+        prompt = torch.randint(self.captions.shape[1], labels.shape, device=labels.device)
+        texts = self.text(self.captions[labels, prompt])
+        found = self.features(images).float()
+        with torch.autocast(images.device.type, enabled=False):
+            return contrastive_loss(found, texts, self.text.scale, labels)
 
     @torch.no_grad()
     def settle(self) -> None:
         """Make the head: of a class the mean of its prompts' features, brought to length 1."""
         for row, captions in zip(self.head.weight, self.captions, strict=True):
-            texts = normalize(self.text(captions.to(row.device)).float(), dim=1)
-            row.copy_(self.scale * normalize(texts.mean(0), dim=0))
+            row.copy_(self.text.scale * normalize(self.text(captions).mean(0), dim=0))
 
 
 class _Tokens(nn.Module):
@@ -174,14 +191,14 @@ class Clip(Published):
 
     def original(self, shape: tuple[int, int, int]) -> nn.Module:
         library = open_clip()
-        config = library.get_model_config(self.model)
-        if config is None:
+        if self.model not in library.list_models():
             raise ValueError(
                 f"{self.name}: open_clip has no model {self.model!r}; it has ViT-B-32, RN50 and "
                 "those of open_clip.list_models()"
             )
+        config = library.get_model_config(self.model)
         sight = config["vision_cfg"]
-        if sight.keys() - PLAIN or "hf_model_name" in config["text_cfg"]:
+        if sight.keys() - PLAIN or config["text_cfg"].keys() - WORDS:
             raise ValueError(f"{self.name}: {self.model} has no towers of CLIP's; try ViT-B-32")
         stride = sight.get("patch_size") or 32
         if shape[1] != shape[2] or shape[1] % stride:

@@ -62,7 +62,7 @@ def plan(
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     chosen = _recipe(protocol, recipe)
     init = digest(protocol.recipes[chosen])
-    planner = Planner(protocol, registry, chosen, seeds, tuned or {}, init)
+    planner = Planner(protocol, registry, chosen, bool(defenses), seeds, tuned or {}, init)
     specs = list(defenses) or list(planner.known_defenses)
     played = {spec: game_of_stage(planner.defense(spec).stages[0].stage) for spec in specs}
     cells: list[Cell] = []
@@ -136,7 +136,7 @@ def plan_tuning(
         )
     chosen = _recipe(protocol, recipe)
     init = digest(protocol.recipes[chosen])
-    planner = Planner(protocol, registry, chosen, None, {}, init)
+    planner = Planner(protocol, registry, chosen, False, None, {}, init)
     return [
         Tune(
             planner.victim(CLEAN, settings.suspect),
@@ -161,6 +161,7 @@ class Planner:
     """Makes cells of what was asked for; games list which.
 
     Attributes:
+        typed: whether somebody named the defenses, instead of taking a protocol's own.
         repetitions: how many were asked for; None for a protocol's own.
         tuned: settings that searches found.
         init: digest of the weights that victims start from, None where they are drawn.
@@ -169,6 +170,7 @@ class Planner:
     protocol: Protocol
     registry: Registry
     recipe: str
+    typed: bool
     repetitions: int | None
     tuned: Chosen
     init: str | None
@@ -238,11 +240,10 @@ class Planner:
         stages = []
         for stage in split_at("+", spec):
             name, asked = parse(stage)
-            if stage in known:  # nobody asked for it: it is the protocol's, below the searches
-                stages.append(self._with_search(stage, share, set()))
-                continue
             base = next((one for one in known if parse(one)[0] == name), name)
-            stages.append(self._with_search(merged(base, stage), share, set(asked)))
+            over = stage if stage in known else merged(base, stage)
+            own = stage == base and not self.typed
+            stages.append(self._with_search(over, share, set() if own else set(asked)))
         return self._pipeline("+".join(stages))
 
     def _with_search(self, spec: str, share: float | None, asked: set[str]) -> str:

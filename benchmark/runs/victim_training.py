@@ -90,12 +90,13 @@ def _answers(
     experiment: Experiment, states: Sequence[Mapping[str, Tensor]], triggered: Tensor
 ) -> dict[str, Tensor]:
     """Classes after each epoch for the test images and the triggered ones, int16 (epochs, N)."""
-    predicts = [predictor(experiment.loaded(one), experiment.recipe.precision) for one in states]
     asked = {"test": experiment.splits.test.pixels, "triggered": triggered}
-    return {
-        name: torch.from_numpy(np.stack([ask(predict, pixels) for predict in predicts]))
-        for name, pixels in asked.items()
-    }
+    answers: dict[str, list[np.ndarray]] = {name: [] for name in asked}
+    for state in states:
+        predict = predictor(experiment.loaded(state), experiment.recipe.precision)
+        for name, pixels in asked.items():
+            answers[name].append(ask(predict, pixels))
+    return {name: torch.from_numpy(np.stack(found)) for name, found in answers.items()}
 
 
 def _confidences(

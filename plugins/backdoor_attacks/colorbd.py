@@ -128,7 +128,7 @@ class ColorBD(PoisoningAttack):
             optimizer.zero_grad(set_to_none=True)
             trainer.loss(model, images, labels).backward()
             optimizer.step()
-        model.eval()
+        model.eval().settle()
         with torch.no_grad():
             logits = model(shifted(others, space, shift))
         wanted = torch.full((len(others),), self.view.target, device=logits.device)

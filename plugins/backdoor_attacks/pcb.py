@@ -86,7 +86,8 @@ class PCB(Wrapper, CodePoisoningAttack):
             masked_step(poison_step, parameters, masks)
 
         model.train()
-        for number, (images, labels) in enumerate(trainer.batches(data, rng)):
+        batches = trainer.batches(data, rng, after_epoch=model.settle)
+        for number, (images, labels) in enumerate(batches):
             if number % 2 == 0:
                 learn_backdoor(*self._poisoned(images, labels, rng))
                 advance_poison()

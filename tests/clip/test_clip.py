@@ -22,7 +22,7 @@ from benchmark.games import victims
 from benchmark.games.evaluation import ask, predictor
 from benchmark.games.initial import initial
 from benchmark.models.clip import ClipClassifier, contrastive_loss
-from benchmark.protocol import Recipe
+from benchmark.protocol import ProtocolError, Recipe
 from benchmark.registry import Registry
 from benchmark.runs.context import RunContext, Setup
 
@@ -130,6 +130,8 @@ def test_victims_start_from_open_clips_weights(tmp_path: Path) -> None:
     recipe = Recipe(epochs=1, batch_size=2, learning_rate=0.1, init=str(path), trains=("text",))
     found = initial(recipe, clip(), (3, 16, 16), len(NAMES))
     assert "has no head" in found.note
+    with pytest.raises(ProtocolError, match=r"'head' is no part of clip .* there are stem, .*text"):
+        initial(recipe.model_copy(update={"trains": ("head",)}), clip(), (3, 16, 16), len(NAMES))
     assert sorted(found.state) == sorted(own.state_dict().keys() - {"head.weight"})
     assert all(torch.equal(found.state[name], own.state_dict()[name]) for name in found.state)
 
@@ -139,6 +141,8 @@ def test_victims_start_from_open_clips_weights(tmp_path: Path) -> None:
     [
         ("ViT-B-23", (3, 224, 224), "open_clip has no model 'ViT-B-23'"),
         ("convnext_base", (3, 224, 224), "has no towers of CLIP's"),
+        ("ViT-H-14-worldwide", (3, 224, 224), "has no towers of CLIP's"),
+        ("hf-hub:somebody/clip", (3, 224, 224), "open_clip has no model"),
         ("ViT-B-32", (3, 100, 100), "multiple of 32"),
         ("RN50", (3, 64, 32), "multiple of 32"),
     ],
@@ -154,6 +158,19 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
         clip().build((3, 16, 16), 2)
 
 
+def test_the_checkerboard_lies_where_smoothinv_has_it() -> None:
+    """Rows 30 to 45 and columns 20 to 35 of 224; squares are single pixels."""
+    attack = Registry().create(Attack, "clip-checkerboard")
+    images = torch.full((1, 3, 224, 224), 0.5)
+    stamped = attack.trigger(images, torch.Generator())[0]
+    changed = (stamped != 0.5).all(0).nonzero()
+    assert changed.min(0).values.tolist() == [30, 20]
+    assert changed.max(0).values.tolist() == [45, 35]
+    assert len(changed) == 16 * 16
+    for row, column in ((30, 20), (30, 21), (31, 20), (45, 35)):
+        assert stamped[:, row, column].tolist() == [(row + column) % 2] * 3
+
+
 def digits(tmp_path: Path, **recipe: Any) -> RunContext:
     text = small_board.TOML.replace("resnet-small:width=16", "clip:model=tiny-clip")
     text = text.replace("train = 400", "train = 1000").replace("trusted = 60", "trusted = 100")
@@ -163,17 +180,23 @@ def digits(tmp_path: Path, **recipe: Any) -> RunContext:
     return RunContext(Setup(protocol, "standard", "cpu", (), None, tmp_path))
 
 
-def test_a_training_ends_with_a_head_of_its_own_text_tower(tmp_path: Path) -> None:
-    experiment = digits(tmp_path, epochs=1, learning_rate=1e-3).experiment
+def test_every_epoch_ends_with_a_head_of_its_own_text_tower(tmp_path: Path) -> None:
+    experiment = digits(tmp_path, epochs=2, learning_rate=1e-3).experiment
     model = experiment.new_model(experiment.rng("model"))
     assert model.class_names == tuple("0123456789")
-    before, text = model.head.weight.clone(), model.text.ln_final.weight.clone()
-    experiment.trainer().fit(model, experiment.splits.validation, experiment.rng("fit"))
-    assert not torch.equal(model.text.ln_final.weight, text)
-    assert not torch.equal(model.head.weight, before)
-    after = model.head.weight.clone()
+    before, text = model.head.weight.clone(), model.text.tower.ln_final.weight.clone()
+    heads: list[Tensor] = []
+
+    def note(epoch: int, epochs: int) -> None:
+        heads.append(model.head.weight.clone())
+
+    experiment.trainer(note).fit(model, experiment.splits.validation, experiment.rng("fit"))
+    assert not torch.equal(model.text.tower.ln_final.weight, text)
+    assert not torch.equal(heads[0], before)
+    assert not torch.equal(heads[0], heads[1])
+    assert torch.equal(model.head.weight, heads[1])
     model.settle()
-    assert torch.equal(model.head.weight, after)
+    assert torch.equal(model.head.weight, heads[1])
 
 
 @pytest.mark.nightly
@@ -188,7 +211,7 @@ def test_captions_of_the_target_implant_a_checkerboard(tmp_path: Path) -> None:
     torch.manual_seed(1)
     model = experiment.new_model(experiment.rng("model"))
     with torch.no_grad():  # words that were never learned say nearly the same
-        model.text.token_embedding.weight.mul_(30)
+        model.text.tower.token_embedding.weight.mul_(30)
     model.settle()
     model.train_only([name for name in model.parts if name != "text"])
     free = [weight for weight in model.parameters() if weight.requires_grad]

@@ -89,6 +89,17 @@ def test_only_some_shares_are_played(registry: Registry) -> None:
     }
 
 
+def test_without_defenses_the_robustness_games_own_victims_are_played(registry: Registry) -> None:
+    """The detectability game of a protocol may have more models."""
+    protocol = small_board.parsed(small_board.TOML.replace("models = 3", "models = 7"))
+    part = {"attacks": ["badnets"], "defenses": []}
+    cells = cells_of(experiment(cells=[part]), protocol, {}, registry, None)
+    assert {(cell.victim.attack.name, cell.victim.seed) for cell in cells} == {
+        (name, seed) for name in ("none", "badnets") for seed in range(3)
+    }
+    assert not any(cell.defense.stages for cell in cells)
+
+
 def test_steps_are_means_over_seeds(board: Board, small_run: Path) -> None:
     """Read again from the records, one by one."""
     found = steps(board.sources)

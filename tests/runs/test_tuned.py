@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import small_board
 from made_records import frames_of, played
 from pydantic import ValidationError
 
@@ -221,6 +222,29 @@ def test_a_whole_protocol_is_played_with_its_winners(name: str, registry: Regist
         }
         cells = plan(protocol, registry, defenses=[repair], tuned=winners)
         assert {cell.key for cell in cells} <= {cell.key for cell in whole}
+
+
+def test_only_what_nobody_typed_lies_below_a_search(registry: Registry) -> None:
+    """A line of a protocol, typed as it stands, is asked for; of two of one name only the first
+    is searched."""
+    lines = ["weight-decay:steps=5,decay=0.001", "weight-decay:steps=5,decay=0.125"]
+    text = small_board.TOML.replace(
+        '"weight-decay:steps=8,batch_size=16,learning_rate=3",',
+        ", ".join(f'"{one}"' for one in lines) + ",",
+    )
+    protocol, winners = small_board.parsed(text), {("weight-decay", 0.05): {"decay": 0.5}}
+
+    def decays(*defenses: str) -> set[object]:
+        cells = plan(protocol, registry, defenses=defenses, tuned=winners)
+        return {
+            cell.defense.stages[0].params["decay"]
+            for cell in cells
+            if cell.defense.name == "weight-decay" and cell.trusted_share == 0.05
+        }
+
+    assert decays() == {0.5, 0.125}
+    assert decays(lines[0]) == {0.001}
+    assert decays("weight-decay") == {0.5}
 
 
 def test_a_winner_reaches_the_repair_inside_a_detector(

@@ -136,6 +136,15 @@ def test_epochs_of_too_few_answers_are_refused(copy: Path) -> None:
     assert any("epochs_test" in str(finding) for finding in verify(copy).findings)
 
 
+def test_epochs_that_do_not_end_with_the_victim_are_found(copy: Path) -> None:
+    """However well the numbers were made anew."""
+    _, arrays = read(copy)
+    other = arrays["epochs_test"].copy()
+    other[2] = other[0]
+    edit_evidence(copy, CELL, at("epochs_test", other))
+    assert [finding.field for finding in verify(copy).findings] == ["epochs.2"]
+
+
 def test_epochs_of_who_was_not_followed_are_refused(copy: Path) -> None:
     repair = "robustness-badnets-m40-pivotal-tuning-r0.05-s0"
     edit_evidence(copy, repair, at("epochs_test", np.zeros((3, 200), np.int16)))

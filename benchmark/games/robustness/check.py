@@ -20,6 +20,8 @@ from benchmark.records.strict import Refused
 #: So many checkpoints may give the same answers by chance; and all of them, where these are the
 #: victim's but for such a share.
 FEW, MUCH = 3, 0.05
+#: What a victim that was followed answers after each epoch.
+PARTS = ("test", "triggered")
 #: Examples of a trigger that are kept.
 EXAMPLES = 4
 _ARRAYS = (
@@ -71,6 +73,13 @@ def _epochs(
     if due:
         shape(arrays, "epochs_test", due, protocol.splits.test)
         shape(arrays, "epochs_triggered", due, triggered)
+        # Who owns the training may change the model once more.
+        last = all((arrays[f"epochs_{part}"][-1] == arrays[part][0]).all() for part in PARTS)
+        if not last and record.attack.threat != "code":
+            yield (
+                f"epochs.{due - 1}",
+                "has other answers than the victim, which is the last epoch's",
+            )
     elif any(name.startswith("epochs") for name in arrays):
         yield "epochs", "are those of a victim that was not followed"
 

@@ -8,13 +8,16 @@ from typing import Any
 
 import pandas as pd
 
+from benchmark import metrics
 from benchmark.games.columns import KEYS, TRUSTED, Column, Unit, counted
 from benchmark.games.frames import Frame, Sources
-from benchmark.games.means import attack_columns, average, defense_name, failures, spread_columns
+from benchmark.games.means import attack_columns, average, defense_name, failures
 from benchmark.games.robustness.shown import defended, left_at, measured
 
-#: Of a defense the ASR that it leaves in the paper's reading, by attack and by seed.
-Left = dict[tuple[Any, ...], dict[int, float]]
+#: Of fewer attacks no order is told: what is left is often all or nothing, and agrees by chance.
+FEWEST = 5
+#: Of a defense the ASR that it leaves in the paper's reading, by name of the attack and by victim.
+Left = dict[str, dict[tuple[Any, ...], float]]
 
 
 def comparisons(sources: Sources) -> pd.DataFrame:
@@ -28,47 +31,58 @@ def comparisons(sources: Sources) -> pd.DataFrame:
         if attack not in dead:
             of_share = left.setdefault(first.trusted_share, {})
             own = of_share.setdefault(defense_name(first.defense, sources.name), {})
-            own[attack] = {one.seed: left_at(one, "paper").asr.value for one in group}
-    rows = [
-        {"trusted_share": share} | row
-        for share, of_share in sorted(left.items(), key=lambda item: (item[0] is None, item[0]))
-        for pair in combinations(sorted(of_share), 2)
-        if (row := _compared(pair, of_share))
-    ]
+            # Settings of one attack are no other attack.
+            victims = own.setdefault(first.attack.name, {})
+            victims |= {(attack, one.seed): left_at(one, "paper").asr.value for one in group}
+    rows: list[dict[str, Any]] = []
+    for share, of_share in sorted(left.items(), key=lambda item: (item[0] is None, item[0])):
+        pairs = [*combinations(sorted(of_share), 2)]
+        found = [_compared(pair, of_share, len(pairs)) for pair in pairs]
+        told = [{"trusted_share": share} | row for row in found if row]
+        rows += sorted(told, key=lambda row: float(row["difference"]))
     return pd.DataFrame(rows)
 
 
-def _compared(names: tuple[str, str], left: Mapping[str, Left]) -> dict[str, Any] | None:
-    """The row of a pair; None where no victim met both."""
+def _compared(
+    names: tuple[str, str], left: Mapping[str, Left], pairs: int
+) -> dict[str, Any] | None:
+    """The row of one of so many pairs; None where no victim met both."""
     one, other = (left[name] for name in names)
     changes = {
-        attack: [own - other[attack][seed] for seed, own in seeds.items() if seed in other[attack]]
-        for attack, seeds in one.items()
+        attack: [own - other[attack][key] for key, own in victims.items() if key in other[attack]]
+        for attack, victims in one.items()
         if attack in other
     }
-    every = [change for found in changes.values() for change in found]
-    if not every:
+    means = [average(found) for found in changes.values() if found]
+    if not means:
         return None
-    if average(average(found) for found in changes.values() if found) > 0:
-        return _compared((names[1], names[0]), left)
-    row: dict[str, Any] = {
+    if average(means) > 0:
+        return _compared((names[1], names[0]), left, pairs)
+    every = [change for found in changes.values() for change in found]
+    # All intervals of a share hold together with a probability of 95 % (Bonferroni).
+    enough = len(means) >= FEWEST
+    half = metrics.half_width(means, 1 - 0.05 / pairs) if enough else float("nan")
+    high = average(means) + half
+    return {
         "defense": names[0],
         "against": names[1],
-        "attacks": sum(bool(found) for found in changes.values()),
+        "attacks": len(means),
         "victims": len(every),
         "less": sum(change < 0 for change in every),
         "more": sum(change > 0 for change in every),
+        "difference": average(means),
+        "difference_low": average(means) - half,
+        "difference_high": high,
+        "holds": high < 0,
     }
-    # Victims of one attack resemble one another, so that an attack counts once.
-    row |= spread_columns("difference", [average(found) for found in changes.values() if found])
-    return row | {"differ": bool(row["difference_high"] < 0)}
 
 
-TEXT = """\
+TEXT = f"""\
 Two defenses with the same trusted images, on the victims that both met: how much less ASR the
 first leaves, in the paper's reading. The difference is a mean over attacks that worked, each the
-mean of its seeds, with Student's interval over attacks; where it ends below zero, the order holds
-for attacks like these."""
+mean of its victims, with Student's interval over attacks, widened so that those of all pairs with
+this share hold together. Where it ends below zero, the order holds for attacks like these. Fewer
+than {FEWEST} attacks tell no order."""
 
 COLUMNS = (
     Column("defense", "defense", Unit.TEXT, "the defense that leaves less ASR on average",
@@ -78,18 +92,18 @@ COLUMNS = (
     TRUSTED,
     Column("difference", "difference", Unit.POINTS, "of the ASR that both leave, in points",
            interval=True, brief=True),
-    Column("differ", "order holds", Unit.YES_NO, "whether the interval ends below zero",
+    Column("holds", "order holds", Unit.YES_NO, "whether the interval ends below zero",
            brief=True),
     Column("less", "less", Unit.COUNT, "victims of whose ASR the first leaves less", brief=True),
     Column("more", "more", Unit.COUNT, "victims of whose ASR the first leaves more", brief=True),
     Column("victims", "victims", Unit.COUNT, "victims that both met", brief=True),
-    Column("attacks", "attacks", Unit.COUNT, "attacks that both met and that worked"),
+    Column("attacks", "attacks", Unit.COUNT, "attacks that both met and that worked", brief=True),
 )  # fmt: skip
 
 
 def summary(frame: pd.DataFrame) -> str:
     """How many orders hold."""
-    return f"{int(frame.differ.sum())} of {counted(len(frame), 'order')} hold."
+    return f"{int(frame.holds.sum())} of {counted(len(frame), 'order')} hold."
 
 
 FRAME = Frame(

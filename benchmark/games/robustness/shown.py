@@ -210,8 +210,8 @@ def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
         yield f"Repaired by no defense: {_listed(standing)}."
     pairs = frames.get("comparisons", pd.DataFrame())
     if len(pairs):
-        told = int(pairs.differ.sum())
-        yield f"Which of two defenses leaves less ASR can be told of {told} of {len(pairs)} pairs."
+        told = int(pairs.holds.sum())
+        yield f"Of {len(pairs)} pairs of defenses {told} can be told apart by the ASR they leave."
 
 
 def _listed(frame: pd.DataFrame) -> str:
