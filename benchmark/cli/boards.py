@@ -43,7 +43,7 @@ def build_board(
         bool, typer.Option("--check", help="Write nothing; fail when a file is not up to date.")
     ] = False,
 ) -> None:
-    """Write README.md, CSV tables, plots and index.html from records, and print the tables.
+    """Write README.md, CSV tables, plots and index.html from records, and say what came out.
 
     The same records give the same bytes. With a second folder, a run's rows stand among those of a
     board; without any, all boards and what lists them are made anew.
@@ -63,7 +63,7 @@ def build_board(
         for one in lists:
             index.write(one)
     if folder is not None:
-        _show(texts[0])
+        _show(texts[0].partition("\n## ")[0])
     for one in folders:
         out.print(f"written to {one}: README.md, index.html, *.csv, *.svg", soft_wrap=True)
     for one in lists:

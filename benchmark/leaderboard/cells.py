@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
-from benchmark.games.columns import ATTACK, TRUSTED, Column, Unit
+from benchmark.games.columns import (
+    ATTACK,
+    TRUSTED,
+    Column,
+    Unit,
+    attack_label,
+    counted,
+    defender_label,
+)
 from benchmark.games.frames import Frame, Sources
 from benchmark.games.means import attack_columns, defense_name
 from benchmark.records.record import REASONS, Record
@@ -56,6 +66,19 @@ def unfinished(sources: Sources) -> pd.DataFrame:
         rows.append(_cell(record, sources) | {"status": record.status, "reason": reason})
     rows.sort(key=lambda row: [str(value) for value in row.values()])
     return pd.DataFrame(rows)
+
+
+def told(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+    """How many cells have no numbers, and why the first of them has none."""
+    frame = frames.get("unfinished", pd.DataFrame())
+    if len(frame):
+        first = frame.iloc[0].to_dict()
+        who = defender_label(first["defense"], first["trusted_share"])
+        why = textwrap.shorten(first["reason"], 160, placeholder="…")
+        yield (
+            f"{counted(len(frame), 'cell')} failed or invalid, such as {attack_label(first)} "
+            f"against {who}, seed {first['seed']}: {why}"
+        )
 
 
 def replayed(sources: Sources) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from benchmark.games.all import GAMES
 from benchmark.games.frames import Chapter, Frame
 from benchmark.games.robustness.frames import UNDEFENDED as VICTIMS
 from benchmark.leaderboard import verdict
-from benchmark.leaderboard.cells import REPLAYS, SEARCHES, UNFINISHED
+from benchmark.leaderboard.cells import REPLAYS, SEARCHES, UNFINISHED, told
 from benchmark.leaderboard.costs import COSTS
 from benchmark.leaderboard.defenders import DEFENDERS
 from benchmark.leaderboard.front_plots import PARETO
@@ -22,7 +22,7 @@ FRONTS = Chapter("Fronts", (PARETO, DEFENDERS), verdict=verdict.fronts)
 OTHERS = (
     Chapter("Costs", (COSTS,)),
     Chapter("Published", (COMPARISON,)),
-    Chapter("Cells", (SEARCHES, UNFINISHED, REPLAYS)),
+    Chapter("Cells", (SEARCHES, UNFINISHED, REPLAYS), verdict=told),
 )
 
 #: The frame and the column of what stands first in every grid: attacks before any defense.

@@ -79,7 +79,7 @@ def _frame(
     elif frame.readme:
         yield f"### {frame.title}"
         yield from parts
-    if frame.summary and (said := frame.summary(own)):
+    if frame.readme and frame.summary and (said := frame.summary(own)):
         yield escaped(said)
     if frame.drawn:
         yield f"![{frame.plot.alt if frame.plot else frame.alt}]({frame.name}.svg)"
