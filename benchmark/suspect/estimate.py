@@ -25,8 +25,9 @@ P = TypeVar("P", bound=Plugin)
 
 #: Side of the images that a detector rehearses on.
 SIDE = 8
-#: A model is timed on at most so many images.
-TIMED = 16
+#: A model is timed on so many images, and on four times as many until that takes long enough: a
+#: small one is several times as fast in large batches, which detectors have.
+TIMED, SECONDS = 16, 0.1
 
 
 def fitted(plugin: P, model: Classifier, shape: torch.Size, classes: int) -> P:
@@ -130,16 +131,20 @@ def _with_steps(plugin: P, steps: dict[tuple[str, ...], int]) -> P:
 def seconds_per_image(model: Classifier, data: ImageSet) -> float:
     """What one image with a trigger takes there and back through the model."""
     frozen, shape = FrozenClassifier(model), data.pixels.shape[1:]
-    images = data.pixels[: min(TIMED, images_per_pass(model, shape))].float() / 255
     rng = torch.Generator(data.device).manual_seed(0)
     trigger = Patch.random(1, tuple(shape), rng)
     for variable in trigger.variables:
         variable.requires_grad_(True)
 
-    def seconds() -> float:
+    def seconds(count: int) -> float:
+        images = data.pixels[torch.arange(count) % len(data)].float() / 255
         started = time.perf_counter()
         logits_of(frozen, trigger.apply(images)).sum().backward()
         return time.perf_counter() - started
 
-    seconds()  # the first time is slower than any other
-    return seconds() / len(images)
+    most = images_per_pass(model, shape)
+    count = min(TIMED, most)
+    seconds(count)  # the first time is slower than any other
+    while (taken := seconds(count)) < SECONDS and count < most:
+        count = min(4 * count, most)
+    return taken / count
