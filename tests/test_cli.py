@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from rich.console import Console
 from small_board import cut
 from typer.testing import CliRunner, Result
 
@@ -131,6 +133,20 @@ def test_a_run_ends_with_the_table_that_was_asked_for(capsys: pytest.CaptureFixt
     assert "Before any defense" in capsys.readouterr().out
     show_results(folder.parent, cells)
     assert capsys.readouterr().out == "", "nothing was played there"
+
+
+def test_no_name_is_broken_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ROOT / "leaderboards" / "digits-v3"
+    console = Console(width=80, file=io.StringIO())
+    monkeypatch.setattr("benchmark.cli.results.out", console)
+    show_results(folder, [Cell.of(record) for record in records(folder)])
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert all(len(line) <= 80 for line in lines)
+    found = {line.split(" ")[0] for line in lines}
+    defenses = {*pd.read_csv(folder / "repairs.csv").defense}
+    defenses |= {*pd.read_csv(folder / "detectability.csv").detector}
+    assert "calibrated-trigger-inversion" in defenses
+    assert defenses <= found
 
 
 def test_names_are_completed_without_torch() -> None:

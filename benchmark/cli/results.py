@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from benchmark.games.frames import Frame
     from benchmark.records.cell import Cell
 
+#: Of a longer name what follows the first space has a line of its own.
+LONG = 24
 #: So many rows are printed; all of them are on a board.
 ROWS = 40
 
@@ -55,13 +57,25 @@ def _headlines(folder: Path, keys: Collection[str]) -> Iterator[tuple[Frame, pd.
 
 
 def _table(frame: Frame, rows: pd.DataFrame) -> Table:
+    """A line for each row, below the name of its attack; no name of a plugin is broken."""
     from benchmark.games.frames import LOOKS
 
-    columns = [column for column in frame.shown(rows) if column.brief]
+    attack, *columns = [column for column in frame.shown(rows) if column.brief]
     table = Table(box=None, pad_edge=False)
-    for title in (*(column.title for column in columns), *([""] if frame.grid else [])):
-        table.add_column(escape(title), overflow="fold")
+    titles = [*(column.title for column in columns), *([""] if frame.grid else [])]
+    for number, title in enumerate(titles):
+        table.add_column(escape(title), overflow="fold", no_wrap=not number)
+    last = ""
     for row in rows.to_dict("records"):
+        if (name := attack.short(row)) != last:
+            table.add_row(f"[b]{escape(_narrow(name))}[/b]")
+        last = name
         look = [LOOKS[frame.grid.look(row, frame.grid.readings[0][1])[0]]] if frame.grid else []
-        table.add_row(*(escape(text) for text in (*(c.short(row) for c in columns), *look)))
+        who, *texts = (column.short(row) for column in columns)
+        table.add_row(*map(escape, [_narrow(who), *texts, *look]))
     return table
+
+
+def _narrow(name: str) -> str:
+    """A name in the lines that it takes so that no other column is squeezed."""
+    return name if len(name) <= LONG else name.replace(" ", "\n", 1)
