@@ -116,8 +116,8 @@ def _confidences(
 
 
 def _confidence(experiment: Experiment, model: Classifier, pixels: Tensor, target: int) -> Tensor:
-    """Probability of the target."""
+    """Probability of the target; a model that diverged gives none, and is sure of nothing."""
     with torch.inference_mode(), mixed_precision(pixels.device, experiment.recipe.precision):
         logits = model(to_unit(pixels)).float()
-    found: Tensor = logits.softmax(1)[:, target].cpu()
+    found: Tensor = logits.softmax(1)[:, target].nan_to_num(0).cpu()
     return found

@@ -49,19 +49,20 @@ class PCB(Wrapper, CodePoisoningAttack):
     Odd batches are clean and update everything (Pick your Poison, Alg. 5). Every trainable
     scalar belongs to the secret `share` by a coin of its own. Each kind of batch has its own
     optimiser state, and both together take the victim's length. The paper publishes neither
-    share, length nor rate; `optimizer=adam`, its own, starts at `adam_rate` and follows the
-    victim's schedule without weight decay, `sgd` is the victim's optimiser at half of its rate.
+    share, length nor rate; its Adam starts at `adam_rate` and follows the victim's schedule
+    without weight decay. `optimizer=sgd` is the victim's optimiser at half of its rate, at which
+    some networks diverge, since neither of the two momenta sees the other.
     `batch_share` of a poisoned batch is triggered; the listing's whole batches are
     `batch_share=1`. By default it is less: batch norm tells whole batches of one class from
     clean ones, the model then behaves by batch, and its clean accuracy collapses once the
     statistics are fixed. `base` is the attack whose trigger is used (C13).
     """
 
-    name, version, paper = "pcb", 1, "Lukas and Kerschbaum 2023, Alg. 5"
+    name, version, paper = "pcb", 2, "Lukas and Kerschbaum 2023, Alg. 5"
     base: Attack = field(default_factory=AdvClean)
     share: Share = 0.1
     batch_share: Share = 0.2
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["adam", "sgd"] = "adam"
     adam_rate: Positive = 1e-3
 
     def train(self, model: Classifier, data: ImageSet, trainer: Trainer, rng: Generator) -> None:
@@ -101,8 +102,7 @@ class PCB(Wrapper, CodePoisoningAttack):
         """As `Trainer.optimizer`, for one of the two kinds of batches."""
         recipe = trainer.recipe
         if self.optimizer == "sgd":
-            # At half of the rate the two momenta, which do not see each other, cannot build up
-            # and diverge.
+            # At the whole rate the two momenta build up sooner still.
             halved = recipe.model_copy(update={"learning_rate": recipe.learning_rate / 2})
             return Trainer(halved, trainer.augmentation).optimizer(model, images)
         steps = recipe.epochs * math.ceil(images / recipe.batch_size)

@@ -21,7 +21,8 @@ from benchmark.cli import app
 
 BROKEN = '''
 from dataclasses import dataclass
-from benchmark import PoisoningAttack, Repair, hookimpl
+import torch
+from benchmark import CodePoisoningAttack, PoisoningAttack, Repair, hookimpl
 
 @dataclass
 class Outside(PoisoningAttack):
@@ -29,6 +30,15 @@ class Outside(PoisoningAttack):
     name = "outside"
     def trigger(self, images, rng):
         return images + 2
+
+@dataclass
+class Diverges(CodePoisoningAttack):
+    """Ends with weights that are no numbers."""
+    name = "diverges"
+    def trigger(self, images, rng):
+        return 1 - images
+    def train(self, model, data, trainer, rng):
+        torch.nn.init.constant_(model.head.weight, float("nan"))
 
 @dataclass
 class Raises(Repair):
@@ -43,6 +53,7 @@ class Raises(Repair):
 @hookimpl
 def register_attacks(register):
     register(Outside)
+    register(Diverges)
 
 @hookimpl
 def register_defenses(register):
@@ -213,8 +224,8 @@ def test_the_time_limit_stops_the_run_and_says_how_to_continue(
 def test_a_plugin_that_raises_costs_its_own_cells_only(tiny_file: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text(BROKEN)
-    words = ["--attack", "badnets", "--attack", "outside", "--defense", "raises"]
-    words += ["--defense", "weight-decay", "--plugin", str(broken)]
+    words = ["--attack", "badnets", "--attack", "outside", "--attack", "diverges"]
+    words += ["--defense", "raises", "--defense", "weight-decay", "--plugin", str(broken)]
     done = run(tiny_file, "--out", tmp_path / "run", "--workers", "1", *words)
     assert done.returncode == 0, done.stderr
     found = list(records(tmp_path / "run").values())
@@ -230,6 +241,10 @@ def test_a_plugin_that_raises_costs_its_own_cells_only(tiny_file: Path, tmp_path
         error = outcome["outside", defense]["error"]
         assert error["kind"] == "RuleViolation"
         assert "outside.poison must return values in [0, 1]" in error["message"]
+    # What is no number harms no record; such a victim answers with one class.
+    diverged = outcome["diverges", "none"]
+    assert (diverged["status"], diverged["reason"]) == ("invalid", "near-chance")
+    assert diverged["metrics"]["target_confidence"] == 0
     assert "no more steps" in here("board", "build", tmp_path / "run").output
 
 
