@@ -840,7 +840,7 @@ def test_pcb_equals_a_training_by_hand() -> None:
     """Softmax regression with two momenta, one for clean and one for poisoned batches."""
     shape = (1, 4, 4)
     model, data = linear(rng(), shape), coloured(20, shape)
-    attack = PCB(base=BadNets(side=0.5), share=0.4, batch_share=0.5)
+    attack = PCB(base=BadNets(side=0.5), share=0.4, batch_share=0.5, optimizer="sgd")
     attack.setup(view(shape, linear), rng())
     options = {"schedule": "constant", "weight_decay": 0.1, "nesterov": False}
     trainer = Watched(recipe(epochs=4, batch_size=5, **options), Augmentation())
