@@ -7,7 +7,9 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from hypothesis import given, settings
@@ -32,7 +34,9 @@ from benchmark.models import SmallResNet
 from benchmark.registry import Registry
 from benchmark.triggers import Additive, Patch, Trigger, unsquash
 
-WITHOUT_BATCH_NORM = {"alexnet", "vit"}
+open_clip.add_model_config(Path(__file__).parent / "clip")
+STAND_INS = {"clip": "clip:model=tiny-clip"}
+WITHOUT_BATCH_NORM = {"alexnet", "vit", "clip"}
 ARCHITECTURES = [
     entry.plugin.name
     for entry in Registry().entries
@@ -67,7 +71,8 @@ def architecture(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def suspect(architecture: str, registry: Registry) -> Classifier:
     torch.manual_seed(0)
-    return shaken(registry.create(Architecture, architecture).build(SHAPE, CLASSES))
+    spec = STAND_INS.get(architecture, architecture)
+    return shaken(registry.create(Architecture, spec).build(SHAPE, CLASSES))
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +147,7 @@ def test_freezing_leaves_the_original_as_it_is(suspect: Classifier) -> None:
     """Also its modes: here it is being trained, and one weight is held fast."""
     model = copy.deepcopy(suspect).train()
     model.head.eval()
-    model.head.bias.requires_grad_(False)
+    model.head.weight.requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
     names = [name for name, _ in model.named_modules()]
     frozen = FrozenClassifier(model, "float32")
@@ -152,7 +157,7 @@ def test_freezing_leaves_the_original_as_it_is(suspect: Classifier) -> None:
             parameter.zero_()
     assert [name for name, _ in model.named_modules()] == names
     assert [module for module in model.modules() if not module.training] == [model.head]
-    assert [n for n, p in model.named_parameters() if not p.requires_grad] == ["head.bias"]
+    assert [n for n, p in model.named_parameters() if not p.requires_grad] == ["head.weight"]
     after = model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 

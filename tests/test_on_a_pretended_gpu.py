@@ -354,9 +354,14 @@ def test_a_changing_rate_reaches_recorded_training(
 
 #: Few steps of everything, and images of 16x16 pixels; further settings play what those leave out.
 SMALL = {"steps": 5, "teacher_steps": 5, "batch_size": 16, "samples": 2, "restarts": 2}
-SETTINGS = {"tsb": "side=0.25", "strip": "overlays=4", "smoothinv-diffusion": "denoiser={denoiser}"}
+SETTINGS = {
+    "tsb": "side=0.25",
+    "strip": "overlays=4",
+    "smoothinv-diffusion": "denoiser={denoiser}",
+    "pcb": "optimizer=sgd",  # the Adam that can be recorded rounds otherwise
+}
 FURTHER = [
-    *("lsp:base=a-blend", "pcb:base=badnets", "wanet:clean_label=False"),
+    *("lsp:base=a-blend", "pcb:base=badnets,optimizer=sgd", "wanet:clean_label=False"),
     "topoprior:steps=4,warmup=1,topology_after=1",
     "calibrated-trigger-inversion:trigger=mask,steps=4,repair.steps=4",
     "fine-pruning:scope=all,steps=4",

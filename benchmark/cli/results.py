@@ -53,7 +53,8 @@ def _headlines(folder: Path, keys: Collection[str]) -> Iterator[tuple[Frame, pd.
     played = [frame for chapter in PLAYED for frame in chapter.frames if frame.grid]
     shown = [frame for frame in played if len(built.get(frame.name, ()))]
     for frame in shown or UNDEFENDED.frames:
-        yield frame, built[frame.name]
+        if len(built[frame.name]):  # of cells that all failed there is nothing
+            yield frame, built[frame.name]
 
 
 def _table(frame: Frame, rows: pd.DataFrame) -> Table:

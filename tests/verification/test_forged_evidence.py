@@ -26,6 +26,7 @@ from forgeries import (
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from small_board import cut
+from test_likeness import rescored
 
 from benchmark.verification.verify import verify
 
@@ -259,7 +260,23 @@ def test_a_sanitized_model_is_measured_once(played: Path) -> None:
 def test_a_repair_may_end_where_its_budget_is_spent(
     small_run: Path, small_released: None, tmp_path: Path
 ) -> None:
+    """With its first measurement, if that lost all that was held out."""
     name = "robustness-none-m0-weight-decay-r0.1-s0"
     run = cut(small_run, [f"*/{name}-*"], tmp_path / "ended")
-    assert '"step": 8' not in record_of(run, name).read_text()
+
+    def spent(arrays: Json) -> None:
+        for part in ("held_out", "test", "triggered"):
+            arrays[part] = arrays[part][:2]
+        arrays["held_out"][0] = arrays["labels_held_out"]
+        arrays["held_out"][1] = (arrays["labels_held_out"] + 1) % 10
+        arrays["test"][1] = (arrays["labels_test"] + 1) % 10
+
+    edit(record_of(run, name), lambda record: record["curve"].__delitem__(slice(2, None)))
+    rescored(run, name, spent)
     assert verify(run).findings == []
+    edit_evidence(
+        run, name, lambda arrays: arrays["held_out"].__setitem__(1, arrays["held_out"][0])
+    )
+    rescored(run, name, lambda arrays: None)
+    (finding,) = verify(run).findings
+    assert "ends at step 2 of 8, though the budget was not spent" in finding.reason

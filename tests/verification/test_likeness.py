@@ -41,7 +41,9 @@ def rescored(run: Path, name: str, change: Callable[[Arrays], object]) -> None:
     made = (
         type(record).model_copy(record, update=dict(numbers)).model_dump(by_alias=True, mode="json")
     )
-    edit(path, lambda content: content.update({name: made[name] for name in numbers}))
+    edit(
+        path, lambda content: content.update({name: made[name] for name in numbers if name in made})
+    )
 
 
 def moved(answers: np.ndarray, old: int, new: int) -> np.ndarray:
