@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -71,6 +72,20 @@ def test_that_nobody_repairs_anything_is_said() -> None:
         "No defense repairs any attack; b r=5% comes closest: at worst it leaves "
         "30.0 [15.0, 100.0] % ASR, of one (m=50)."
     )
+
+
+def test_orders_are_counted_where_enough_attacks_tell_them() -> None:
+    frames = {
+        "victims": victims(one=True),
+        "repairs": pd.DataFrame([repair("one", "a", 0.3, False)]),
+    }
+    lows, holds = [-0.4, -0.6, math.nan], [True, False, False]
+    frames["comparisons"] = pd.DataFrame({"difference_low": lows, "holds": holds})
+    *_, said = sentences(frames)
+    assert said == "Of 2 pairs of defenses 1 can be told apart by the ASR they leave."
+    for frame in (pd.DataFrame(), frames["comparisons"].tail(1)):
+        *_, other = sentences(frames | {"comparisons": frame})
+        assert "told apart" not in other
 
 
 def test_the_best_detector_is_judged_in_its_worst_case_by_its_own_score() -> None:

@@ -209,7 +209,8 @@ def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     if repaired and len(standing := frame[~fallen].drop_duplicates(KEYS)):
         yield f"Repaired by no defense: {_listed(standing)}."
     pairs = frames.get("comparisons", pd.DataFrame())
-    if len(pairs):
+    pairs = pairs.dropna(subset="difference_low") if len(pairs) else pairs
+    if len(pairs):  # met by enough attacks to tell an order
         told = int(pairs.holds.sum())
         yield f"Of {len(pairs)} pairs of defenses {told} can be told apart by the ASR they leave."
 
