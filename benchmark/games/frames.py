@@ -213,7 +213,8 @@ class Frame:
         if others and not self.rest:
             raise KeyError(f"{self.name}: no column is declared for {others[0]}")
         added = (
-            Column(key, key.replace("_", " "), Unit.NUMBER, self.rest, brief=True) for key in others
+            Column(key, key.replace("_", " "), Unit.NUMBER, self.rest, brief=True, digits=-3)
+            for key in others
         )
         return (*self.columns, *added)
 

@@ -10,11 +10,14 @@ import pandas as pd
 import pytest
 
 import benchmark
+from benchmark.games.means import settings
 from benchmark.games.robustness import searches as tuned
+from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.leaderboard import index
 from benchmark.leaderboard.build import stale
 from benchmark.protocol import load, tuned_folder
 from benchmark.registry import Registry
+from benchmark.specs import written
 from benchmark.verification.verify import verify
 
 ROOT = Path(__file__).parent.parent.parent
@@ -79,7 +82,8 @@ def test_tuned_settings_are_those_of_the_committed_searches(board: Path) -> None
         assert search.best.asr == min(trial.asr for trial in search.trials)
     best = tuned.chosen(board / "tuning")
     for path in (board / "records").glob("robustness-*.json"):
-        record = json.loads(path.read_text())
-        for stage in record["defense"]["stages"]:
-            for key, value in best.get((stage["name"], record["trusted_share"]), {}).items():
-                assert stage["params"][key] == value, path.name
+        record = RobustnessRecord.model_validate_json(path.read_text())
+        for stage in record.defense.stages:
+            played = settings(stage)
+            for key, value in best.get((stage.name, record.trusted_share), {}).items():
+                assert played[key] == written(value), path.name
