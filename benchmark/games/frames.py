@@ -213,8 +213,10 @@ class Frame:
         if others and not self.rest:
             raise KeyError(f"{self.name}: no column is declared for {others[0]}")
         added = (
-            Column(key, key.replace("_", " "), Unit.NUMBER, self.rest, brief=True, digits=-3)
-            for key in others
+            Column(
+                key, key.replace("_", " "), Unit.NUMBER, self.rest, brief=number < FIRST, digits=-3
+            )
+            for number, key in enumerate(others)
         )
         return (*self.columns, *added)
 
@@ -236,6 +238,8 @@ class Frame:
         ]
 
 
+#: So many of the columns that depend on the records fit into the first view.
+FIRST = 8
 #: How much the difference of a triggered image from the clean one is magnified.
 MAGNIFIED = 5
 
