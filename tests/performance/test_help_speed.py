@@ -2,8 +2,8 @@
 
 CPU seconds beside those of the smallest program that prints a help; 1.03 to 1.12 times as many when
 this was written. What is asserted is the median over pairs that ran one after the other, since the
-clock of a machine that others use changes within a run; 1.26 was seen beside other work. Which modules
-a help loads is counted in `tests/test_cli.py`.
+clock of a machine that others use changes within a run; 1.26 was seen beside other work. Which
+modules a help loads is counted in `tests/test_cli.py`.
 """
 
 from __future__ import annotations
