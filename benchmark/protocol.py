@@ -10,19 +10,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 
 from benchmark.errors import UserError
 from benchmark.games.detectability.settings import Detectability
 from benchmark.games.inversion.settings import Inversion
 from benchmark.games.robustness.settings import Robustness, Tuning
-from benchmark.games.settings import Natural, Part, Whole
+from benchmark.games.settings import Natural, Part, Whole, absent_by_default
 from benchmark.texts import did_you_mean
 
 _FOLDER = files("benchmark") / "protocols"
@@ -76,11 +70,7 @@ class Recipe(Part):
     trains: tuple[str, ...] = ()
     followed: bool = False
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what came later where it is not given, so that older hashes stay."""
-        dumped: dict[str, Any] = dump(self)
-        return {k: v for k, v in dumped.items() if k not in ("init", "trains", "followed") or v}
+    _as_before = absent_by_default("init", "trains", "followed")
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> Recipe:

@@ -78,9 +78,10 @@ def experiment(
         from benchmark.protocol import tuned_folder
 
         chosen = load(name)
-        played = chosen.on(load_protocol(protocol or chosen.protocol))
+        named = protocol or chosen.protocol
+        played = chosen.on(load_protocol(named))
         setup, registry, source = prepare(played, None, out_dir, device, data_dir, plugin)
-        searches = tuned.chosen(tuned_folder(protocol or chosen.protocol))
+        searches = tuned.chosen(tuned_folder(named))
         with as_protocol_error():
             cells = cells_of(chosen, setup.protocol, searches, registry, seeds)
         say_what_is_played(cells, setup.protocol.name)

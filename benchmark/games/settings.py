@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 Whole = Annotated[int, Field(ge=0)]
 Natural = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 #: A value of a grid: a number, or the name of a choice.
 Setting = float | str
+
+
+def absent_by_default(*names: str) -> Any:
+    """A serializer that leaves out fields that came later, where they say nothing.
+
+    So older files are written as they were, and hashes stay.
+    """
+
+    @model_serializer(mode="wrap")
+    def dump(self: BaseModel, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in whole(self).items() if key not in names or value}
+
+    return dump
 
 
 class Part(BaseModel):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from benchmark.classifier import Classifier
 from benchmark.models.published import Published
-from benchmark.models.transformer import STAGES, Layers, as_map
+from benchmark.models.transformer import as_map, in_stages
 
 #: What a configuration of CLIP's own towers says of the one for images.
 PLAIN = {"image_size", "patch_size", "layers", "width", "head_width", "mlp_ratio"}
@@ -221,11 +220,7 @@ class Clip(Published):
             neck: nn.Module = _AttentionPool(tower)
         else:
             stages["stem"] = _Tokens(tower)
-            layers = [*tower.transformer.resblocks]
-            groups = min(STAGES, len(layers))
-            edges = [len(layers) * number // groups for number in range(groups + 1)]
-            for number, (start, end) in enumerate(pairwise(edges), start=1):
-                stages[f"layer{number}"] = Layers(*layers[start:end])
+            stages |= in_stages([*tower.transformer.resblocks])
             neck = _ClassToken(tower)
         head = nn.Linear(tower.output_dim, classes, bias=False)
         return ClipClassifier(stages, neck, model, head, shape[0])

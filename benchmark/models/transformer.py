@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any
 
 import torch
@@ -28,6 +30,15 @@ def as_map(tokens: Tensor) -> Tensor:
 def as_tokens(maps: Tensor) -> Tensor:
     """The tokens (B, T, D) of a map (B, D, T, 1)."""
     return maps.squeeze(3).transpose(1, 2)
+
+
+def in_stages(layers: Sequence[nn.Module], *behind: nn.Module) -> OrderedDict[str, nn.Module]:
+    """Up to `STAGES` stages of as many layers each, from `layer1` on; `behind` ends the last."""
+    groups = min(STAGES, len(layers))
+    edges = [len(layers) * number // groups for number in range(groups + 1)]
+    parts = [list(layers[start:end]) for start, end in pairwise(edges)]
+    parts[-1] += behind
+    return OrderedDict((f"layer{n}", Layers(*part)) for n, part in enumerate(parts, start=1))
 
 
 class Tokens(nn.Module):
@@ -107,12 +118,7 @@ class VisionTransformer(Published):
         if shape[0] != 3:
             model.conv_proj = _projection(shape[0], model.conv_proj)
         stages: OrderedDict[str, nn.Module] = OrderedDict(stem=Tokens(model))
-        layers = [*model.encoder.layers]
-        groups = min(STAGES, len(layers))
-        for number in range(groups):
-            start, end = (len(layers) * edge // groups for edge in (number, number + 1))
-            last = [model.encoder.ln] if end == len(layers) else []
-            stages[f"layer{number + 1}"] = Layers(*layers[start:end], *last)
+        stages |= in_stages([*model.encoder.layers], model.encoder.ln)
         model.heads.head = nn.Linear(self.width, classes)
         return Classifier(stages, ClassToken(), model.heads.head, shape[0])
 

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
+from pydantic import BaseModel, ConfigDict, Field
 
+from benchmark.games.settings import absent_by_default
 from benchmark.hooks import Stage
 from benchmark.metrics import source_class
 from benchmark.protocol import Protocol
@@ -53,11 +48,7 @@ class ProtocolRef(Part):
             name=protocol.name, sha256=protocol.sha256, recipe=victim.recipe, init=victim.init
         )
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `init` where there is none, as in older files."""
-        dumped: dict[str, Any] = dump(self)
-        return {key: value for key, value in dumped.items() if key != "init" or value}
+    _as_before = absent_by_default("init")
 
 
 class PluginRef(Part):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from benchmark.games.robustness.curve import Point
+from benchmark.games.settings import absent_by_default
 from benchmark.metrics import Rate
 from benchmark.records.record import Part, Record, Sha256
 
@@ -47,8 +48,4 @@ class RobustnessRecord(Record):
     epochs: tuple[Point, ...] = ()
     model_sha256: Sha256 | None = None
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `epochs` where there are none, as in older files."""
-        dumped: dict[str, Any] = dump(self)
-        return {key: value for key, value in dumped.items() if key != "epochs" or value}
+    _as_before = absent_by_default("epochs")
