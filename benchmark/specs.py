@@ -61,6 +61,10 @@ def split_at(mark: str, text: str) -> list[str]:
 def parse(spec: str) -> tuple[str, dict[str, str]]:
     """Split ``name:key=value,…`` into the name and its settings, still as text."""
     name, _, rest = spec.partition(":")
+    if "," in name or "=" in name:
+        plugin, _, settings = spec.partition(",")
+        known = f", as in {plugin}:{settings}" if settings and "=" not in plugin else ""
+        raise RegistryError(f"{spec!r}: settings follow the name and a colon{known}")
     values: dict[str, str] = {}
     for part in filter(None, split_at(",", rest)):
         key, equals, value = part.partition("=")

@@ -301,6 +301,8 @@ def test_this_checkout_loads_whole() -> None:
         (Attack, "badnets:side=nan", "side=nan is not allowed"),
         (Defense, "pivotal-tuning:lambda_p=inf", "lambda_p=inf is not allowed: it must be finite"),
         (Attack, "badnets:side", "expected key=value, got 'side'"),
+        (Attack, "badnets,m=5", "settings follow the name and a colon, as in badnets:m=5"),
+        (Attack, "m=5", "'m=5': settings follow the name and a colon"),
         (Attack, "badnets:side=0.1,side=0.2", "side is given twice"),
         (Attack, "badnets:side.x=1", "badnets: side is no plugin"),
         (Attack, "tsb:triggers=0", "triggers=0 is not allowed"),
