@@ -29,7 +29,7 @@ class FrozenClassifier(Classifier):
     Args:
         model: the suspect, which stays as it is.
         precision: of the stages and the neck; logits are always float32. A processor that
-            only emulates bfloat16 takes float32 instead.
+            is slower in bfloat16 takes float32 instead.
 
     Each stage is folded for itself, so that `stage_maps` still works.
     """

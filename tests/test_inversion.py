@@ -165,7 +165,7 @@ def test_freezing_leaves_the_original_as_it_is(suspect: Classifier) -> None:
 def test_bfloat16_stays_near_and_answers_in_float32(
     suspect: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     frozen = FrozenClassifier(suspect)
     with torch.no_grad():
         found, expected = frozen(images()), suspect(images())

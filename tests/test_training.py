@@ -146,11 +146,11 @@ def test_loss_is_the_mean_cross_entropy() -> None:
     assert trainer.loss(model, data.images, soft).item() == pytest.approx(soft_total / 7)
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_precision_is_the_recipes_where_the_processor_has_it(
-    native: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("faster", [True, False])
+def test_precision_is_the_recipes_where_the_processor_gains_by_it(
+    faster: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: faster)
     seen = []
 
     class Spy(nn.Linear):
@@ -163,7 +163,7 @@ def test_precision_is_the_recipes_where_the_processor_has_it(
         model.head = Spy(9, 4)
         data = random_set(4)
         Trainer(recipe(precision=precision), PLAIN).loss(model, data.images, data.labels)
-    low = torch.bfloat16 if native else torch.float32
+    low = torch.bfloat16 if faster else torch.float32
     assert [out.dtype for out in seen] == [torch.float32, low]
     assert not mixed_precision(torch.device("cpu"), "float32")._enabled
 

@@ -3,7 +3,7 @@
 All take the same number of Adam steps on the same number of images per class:
 
 - ours: all classes' patches in one batch, on a frozen copy with folded batch norms, in
-  bfloat16 and channels last;
+  bfloat16, where the processor gains by it, and channels last;
 - live: one class after the other on the model as it is, in evaluation mode, float32, NCHW,
   with weights that take gradients too, the form in which public toolkits do it;
 - frozen: one class after the other on a frozen, folded copy in float32 and channels last,
@@ -11,9 +11,8 @@ All take the same number of Adam steps on the same number of images per class:
 
 The median ratio of runs measured in turn on one thread is what counts; `-s` shows it. It is
 taken of processor time, which other programs on the machine disturb less than the clock's.
-A large network fills the core with one class already, so that all that is left to gain over
-`frozen` is bfloat16, which some processors multiply more slowly than float32: that ratio is
-shown, and demanded where batching counts.
+A large network fills a core with one class already, so that bfloat16 is all that is left to gain
+over `frozen`, on some processors nothing: its ratio is shown, and demanded of small ones alone.
 """
 
 from __future__ import annotations
