@@ -14,11 +14,12 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.fft import dctn
 from torch import nn
 
 from benchmark.api import Architecture
 from benchmark.classifier import Classifier, channel_statistics
-from benchmark.models import SmallResNet
+from benchmark.models import Airbench, SmallResNet
 from benchmark.models.published import Published
 from benchmark.registry import Registry
 
@@ -27,6 +28,7 @@ RESNET_STAGES = ["stem", "layer1", "layer2", "layer3", "layer4"]
 STAGES = {
     "resnet-small": RESNET_STAGES[:4],
     "resnet9": RESNET_STAGES[:4],
+    "airbench": RESNET_STAGES[:4],
     "resnet18": RESNET_STAGES,
     "resnet18-cifar": RESNET_STAGES,
     "wide-resnet50-2": RESNET_STAGES,
@@ -46,6 +48,7 @@ STAND_INS = {"vit": "vit:layers=4,width=32,heads=2", "clip": "clip:model=tiny-cl
 SIDES = {
     "resnet-small": [32, 32, 16, 8],
     "resnet9": [32, 16, 8, 4],
+    "airbench": [31, 15, 7, 3],
     "resnet18": [32, 32, 16, 8, 4],
     "resnet18-cifar": [32, 32, 16, 8, 4],
     "wide-resnet50-2": [32, 32, 16, 8, 4],
@@ -57,7 +60,12 @@ SIDES = {
     "clip": [65] * 5,
 }
 #: Trainable scalars for 3x32x32 and 10 classes, by adding up the layers in the papers' tables.
-SCALARS = {"resnet9": 412_954, "resnet18-cifar": 11_173_962, "resnet18": 11_173_962}
+SCALARS = {
+    "resnet9": 412_954,
+    "airbench": 498_138,
+    "resnet18-cifar": 11_173_962,
+    "resnet18": 11_173_962,
+}
 
 registered = [entry.plugin.name for entry in Registry().entries if entry.kind is Architecture]
 
@@ -241,6 +249,27 @@ def test_a_block_is_relu_of_two_convolutions_plus_shortcut() -> None:
     out = norm(conv(hidden, block.conv2.weight, 1, 1), block.bn2)
     out += norm(conv(x.numpy(), block.shortcut[0].weight, 2, 0), block.shortcut[1])
     np.testing.assert_allclose(block(x).detach().numpy(), np.maximum(out, 0), atol=1e-9)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_airbench_starts_with_cosine_transforms_and_passes_them_on(channels: int) -> None:
+    model = Airbench(width=32).build((channels, 9, 12), 10)
+    batch = torch.rand(2, channels, 9, 12, dtype=torch.float64)
+    with torch.no_grad():
+        found = model.double().stages.stem[0](batch)
+        assert found.shape == (2, 8 * channels, 8, 11)
+        for row, column in ((0, 0), (3, 7), (7, 10)):
+            patch = batch[0, :, row : row + 2, column : column + 2].numpy()
+            waves = dctn(patch, norm="ortho").flatten()
+            both = [*waves, *-waves]
+            np.testing.assert_allclose(found[0, :, row, column].numpy(), both, atol=1e-6)
+        passed = model.stages.layer1[0](found)[:, : 8 * channels]
+        torch.testing.assert_close(passed, found)
+
+
+def test_an_airbench_for_smaller_images_cannot_be() -> None:
+    with pytest.raises(ValueError, match="airbench needs images of 9x9 pixels at least, got 9x8"):
+        Airbench().build((1, 9, 8), 2)
 
 
 @settings(deadline=None, max_examples=25)
