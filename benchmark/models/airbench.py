@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from benchmark.api import Architecture
 from benchmark.classifier import Classifier
+from benchmark.models.residual import convolution
 
 
 def cosines(size: int) -> Tensor:
@@ -37,13 +38,12 @@ def _stem(channels: int) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(2 * len(waves)), nn.ReLU(inplace=True))
 
 
-def _convolution(inputs: int, outputs: int, pool: bool) -> list[nn.Module]:
-    """A 3x3 convolution that starts as the identity of its inputs, batch norm and ReLU."""
-    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+def _identity(inputs: int, outputs: int, pool: bool) -> nn.Sequential:
+    """A `convolution` that starts as the identity of its inputs."""
+    layers = convolution(inputs, outputs, pool)
     with torch.no_grad():
-        nn.init.dirac_(convolution.weight[:inputs])
-    pooled = [nn.MaxPool2d(2)] if pool else []
-    return [convolution, *pooled, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+        nn.init.dirac_(layers[0].get_parameter("weight")[:inputs])
+    return layers
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Airbench(Architecture):
         inputs = 8 * channels
         for number, outputs in enumerate((self.width, 4 * self.width, 4 * self.width), start=1):
             stages[f"layer{number}"] = nn.Sequential(
-                *_convolution(inputs, outputs, pool=True), *_convolution(outputs, outputs, False)
+                *_identity(inputs, outputs, pool=True), *_identity(outputs, outputs, pool=False)
             )
             inputs = outputs
         neck = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())

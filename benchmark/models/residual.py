@@ -70,7 +70,7 @@ class SmallResNet(Architecture):
         return _resnet(shape, classes, [self.width, 2 * self.width, 4 * self.width], self.blocks)
 
 
-def _convolution(inputs: int, outputs: int, pool: bool = False) -> nn.Sequential:
+def convolution(inputs: int, outputs: int, pool: bool = False) -> nn.Sequential:
     """A 3x3 convolution, halved in side where asked, batch norm and ReLU."""
     # Batch norm costs a quarter behind the pooling.
     layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False)]
@@ -83,7 +83,7 @@ class ResidualPair(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.pair = nn.Sequential(_convolution(width, width), _convolution(width, width))
+        self.pair = nn.Sequential(convolution(width, width), convolution(width, width))
 
     def forward(self, hidden: Tensor) -> Tensor:
         added: Tensor = self.pair(hidden)
@@ -100,13 +100,11 @@ class ResNet9(Architecture):
     def build(self, shape: tuple[int, int, int], classes: int) -> Classifier:
         width = self.width
         stages: OrderedDict[str, nn.Module] = OrderedDict(
-            stem=_convolution(shape[0], width),
-            layer1=nn.Sequential(
-                _convolution(width, 2 * width, pool=True), ResidualPair(2 * width)
-            ),
-            layer2=_convolution(2 * width, 4 * width, pool=True),
+            stem=convolution(shape[0], width),
+            layer1=nn.Sequential(convolution(width, 2 * width, pool=True), ResidualPair(2 * width)),
+            layer2=convolution(2 * width, 4 * width, pool=True),
             layer3=nn.Sequential(
-                _convolution(4 * width, 8 * width, pool=True), ResidualPair(8 * width)
+                convolution(4 * width, 8 * width, pool=True), ResidualPair(8 * width)
             ),
         )
         neck = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
