@@ -13,14 +13,14 @@ class Published(BaseModel):
     """A number as a paper prints it, a single run without an interval.
 
     Attributes:
-        architecture: a family, whatever the first layer is made for; empty where the paper's is
-            none of ours.
+        architecture: the paper's, whatever its first layer is made for.
         quantity: "cda" or "asr" before any defense; "auc" of the detector `defense`, its average
             precision "ap", or its "accuracy" at its own threshold; "asr_left", the lowest ASR
             within budget, of the repair `defense`; "asr_inverted", the best ASR of a trigger that
             the inverter `defense` found from one image.
         attack: its name, and the settings that the paper's table tells apart.
         m: a number, or a percentage of the training images.
+        epochs: of the paper's training; empty where it does not matter or the paper does not tell.
         share: of trusted images; empty where there are none or the paper does not tell.
         note: what is known to contradict it, as "C1: text; C2: text".
     """
@@ -33,6 +33,7 @@ class Published(BaseModel):
     attack: str
     m: str
     boost: int
+    epochs: str
     defense: str
     share: str
     value: str
@@ -41,6 +42,15 @@ class Published(BaseModel):
     def amount(self, train: int) -> int:
         """m among so many training images."""
         return round(float(self.m[:-1]) * train / 100) if self.m.endswith("%") else int(self.m)
+
+    def as_often(self, boost: int, epochs: int) -> bool:
+        """Whether a training shows a poisoned image as often as the paper's did, boost x epochs.
+
+        Where the paper does not tell its epochs, the boosting has to be the same.
+        """
+        if not self.epochs:
+            return boost == self.boost
+        return boost * epochs == self.boost * int(self.epochs)
 
     def within(self, low: float, high: float) -> bool:
         """Whether a number that is printed like this lies in an interval."""

@@ -43,11 +43,13 @@ class _Found(NamedTuple):
     @property
     def key(self) -> tuple[Any, ...]:
         defense = self.defense.name if self.defense else ""
-        numbers = self.row["m"], self.row["boost"]
-        return self.row["recipe"], self.quantity, self.attack.name, *numbers, defense
+        return self.row["recipe"], self.quantity, self.attack.name, self.row["m"], defense
 
     def at(self, share: str) -> bool:
         return not share or float(share) == self.row["trusted_share"]
+
+    def as_often_as(self, line: Published, epochs: int) -> bool:
+        return not self.row["m"] or line.as_often(self.row["boost"], epochs)
 
     def has(self, wanted: Mapping[str, str]) -> bool:
         """Whether the attack has these settings."""
@@ -56,12 +58,12 @@ class _Found(NamedTuple):
 
 
 def comparison(sources: Sources) -> pd.DataFrame:
-    """Every published number for a protocol's data and architecture, and what was measured.
+    """Every published number for a protocol's data set, and what was measured.
 
-    Compared is an attack with the protocol's or its default settings, at the paper's m and
-    boosting, and a single defense at the paper's trusted share, whatever its settings. Of several
-    settings those count that contradict fewest of the protocol's, where those of a search go
-    before; of equals the shortest label. Nothing is chosen by its result.
+    Compared is an attack with the protocol's or its default settings, at the paper's m and with
+    as many exposures, and a single defense at the paper's trusted share, whatever its settings. Of
+    several settings those count that contradict fewest of the protocol's, where those of a search
+    go before; of equals the shortest label. Nothing is chosen by its result.
 
     Returns:
         One row per recipe and published number, none where the board has nothing to compare
@@ -75,10 +77,11 @@ def comparison(sources: Sources) -> pd.DataFrame:
 
 def _comparison(sources: Sources) -> pd.DataFrame:
     protocol = sources.protocol
-    lines = [] if protocol is None else [line for line in published() if _fits(line, protocol)]
-    if protocol is None or not lines:
+    if protocol is None:
         return pd.DataFrame()
+    lines = [line for line in published() if line.dataset == protocol.splits.dataset]
     own = _own_settings(protocol)
+    recipes = protocol.recipes
     searched = {
         (one.defense, one.trusted_share): one.best.params for one in sources.searches if one.trials
     }
@@ -90,8 +93,12 @@ def _comparison(sources: Sources) -> pd.DataFrame:
     def measured(recipe: str, line: Published) -> _Found | None:
         attack, wanted = parse(line.attack)
         amount = line.amount(protocol.splits.train)
-        key = recipe, line.quantity, attack, amount, line.boost, line.defense
-        fitting = [one for one in found.get(key, ()) if one.at(line.share) and one.has(wanted)]
+        key, epochs = (recipe, line.quantity, attack, amount, line.defense), recipes[recipe].epochs
+        fitting = [
+            one
+            for one in found.get(key, ())
+            if one.at(line.share) and one.has(wanted) and one.as_often_as(line, epochs)
+        ]
         return min(fitting, key=lambda one: _distance(one, own, searched), default=None)
 
     compared = [
@@ -103,11 +110,6 @@ def _comparison(sources: Sources) -> pd.DataFrame:
     train = protocol.splits.train
     frame = pd.DataFrame([_compared(*one, train) for one in compared if one[0] in played])
     return frame if frame.empty else frame.astype({"models": "Int64"})
-
-
-def _fits(line: Published, protocol: Protocol) -> bool:
-    family = protocol.architecture.split(":")[0].split("-")[0]
-    return line.dataset == protocol.splits.dataset and line.architecture in ("", family)
 
 
 def _own_settings(protocol: Protocol) -> dict[str, list[dict[str, str]]]:
@@ -190,7 +192,7 @@ def _compared(recipe: str, line: Published, found: _Found | None, train: int) ->
         "table": line.table,
         "attack": line.attack,
         "m": line.amount(train),
-        "boost": line.boost,
+        "boost": row.get("boost", line.boost),
         "recipe": recipe,
         "quantity": line.quantity,
         "defense": line.defense,
@@ -206,6 +208,7 @@ def _compared(recipe: str, line: Published, found: _Found | None, train: int) ->
         **{column: row.get(column, nothing) for column in _DEPLOYABLE},
         "attack_played": found.attack.label if found else "",
         "defense_played": found.defense.label if found and found.defense else "",
+        "network": line.architecture,
         "note": line.note,
     }
 
@@ -224,12 +227,13 @@ def summary(frame: pd.DataFrame) -> str:
 
 
 TEXT = """\
-What papers printed for this data set, Pick your Poison for this kind of network as well: single
-runs or means without intervals, on all training images, with triggers and seeds of their own. A
-published number is inside if, as it is rounded, it lies in the 95 % interval of the mean that was
-measured here. That says only that both may be true, as few models make a wide interval; and a
-single run may well lie outside where nothing is wrong. So what is outside is a difference to
-explain, and no refutation: it has its explanation, or is open. Numbers are shares from 0 to 1."""
+What papers printed for this data set: single runs or means without intervals, of networks of their
+own, on all training images, with triggers and seeds of their own. An attack is compared where the
+training shows a poisoned image as often as the paper's did, boost times epochs. A published number
+is inside if, as it is rounded, it lies in the 95 % interval of the mean that was measured here.
+That says only that both may be true, as few models make a wide interval; and a single run may well
+lie outside where nothing is wrong. So what is outside is a difference to explain, and no
+refutation: it has its explanation, or is open. Numbers are shares from 0 to 1."""
 
 
 def _share(key: str, title: str, doc: str, **options: Any) -> Column:
@@ -257,6 +261,7 @@ COLUMNS = (
     Column("attack_played", "attack as played", Unit.TEXT, "its whole label"),
     Column("defense_played", "defense as played", Unit.TEXT, "its whole label"),
     Column("note", "notes", Unit.TEXT, "what is known to contradict the published number"),
+    Column("network", "network", Unit.TEXT, "the paper's"),
     Column("paper", "paper", Unit.TEXT, "where it was published"),
     Column("table", "table", Unit.TEXT, "its table there"),
 )  # fmt: skip

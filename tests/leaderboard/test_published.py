@@ -93,7 +93,7 @@ def of(dataset: str, paper: str) -> list[Published]:
 @pytest.mark.parametrize(
     ("dataset", "table", "family"),
     [
-        ("fashion_mnist", TABLE_L1, ""),
+        ("fashion_mnist", TABLE_L1, "vgg16"),
         ("cifar10", TABLE_L1_CIFAR10, "resnet18"),
         ("gtsrb", TABLE_L1_GTSRB, "resnet18"),
     ],
@@ -156,7 +156,7 @@ def test_the_numbers_are_those_of_the_paper() -> None:
     assert set(there) == wanted
     for line in lines:
         assert 0 <= float(line.value) <= 1
-        assert (line.dataset, line.architecture, line.boost) == ("cifar10", "resnet18", 1)
+        assert (line.architecture, line.boost, line.epochs) == ("resnet18", 1, "120")
         # As explanations are looked up.
         assert line.share in ("", f"{float(line.share or 0):g}")
 
@@ -205,11 +205,13 @@ def test_a_printed_number_stands_for_all_that_round_to_it(
 
 
 def cifar() -> protocols.Protocol:
-    """A protocol for the paper's data and network."""
+    """A protocol for the paper's data."""
     content = protocols.load("digits-v3").model_dump(mode="json")
     content |= {"name": "made-up", "architecture": "resnet18", "inversion": None, "tuning": None}
     content["splits"] |= {"dataset": "cifar10", "train": 45000, "trusted": 9000}
-    content["recipes"] = dict.fromkeys(RECIPES, content["recipes"]["standard"])
+    content["recipes"] = {
+        name: content["recipes"]["standard"] | {"epochs": epochs} for name, epochs in EPOCHS.items()
+    }
     content["recipe"] = "fast"
     content["robustness"] |= {
         "attacks": [{"attack": "badnets", "m": 50}],
@@ -221,6 +223,7 @@ def cifar() -> protocols.Protocol:
 
 
 RECIPES = {"fast": 0.94, "table-iv": 0.952}
+EPOCHS = {"fast": 120, "table-iv": 120, "short": 24}
 FINE_PRUNING = "fine-pruning:steps=1000,learning_rate=0.001,pruned=0.96,sampled_batches=10"
 TWO_DETECTORS = [f"calibrated-trigger-inversion:trigger={kind}" for kind in ("mask", "additive")]
 CIFAR = cifar()
@@ -446,6 +449,21 @@ def test_another_game_is_no_measurement(tmp_path: Path, changes: dict[str, Any])
     other = played(names.pop("attack"), names.pop("defense"), left=0.03, **names)
     frame = compared(save(tmp_path, played("none", m=0), other))
     assert list(frame.quantity[frame.verdict != "not measured"]) == ["cda"]
+
+
+@pytest.mark.parametrize(("boost", "there"), [(5, True), (1, False), (6, False)])
+def test_a_shorter_training_shows_poisoned_images_as_often(
+    tmp_path: Path, boost: int, there: bool
+) -> None:
+    cells = [
+        *played("none", m=0, recipe="short"),
+        *played("badnets", "pivotal-tuning", left=0.03, boost=boost, recipe="short"),
+    ]
+    frame = compared(save(tmp_path, cells))
+    assert frame.recipe.eq("short").all()
+    measured = frame[frame.verdict != "not measured"]
+    assert {*measured.attack} == ({"none", "badnets"} if there else {"none"})
+    assert measured.boost.max() == (boost if there else 1)
 
 
 def test_another_attack_of_a_protocol_has_the_settings_of_the_protocol(
