@@ -55,9 +55,9 @@ POISONED, EXPOSURES = 50, 120
 class Judge:
     """Clean accuracy and ASR on images that nobody trained on and no board reports."""
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, side: float) -> None:
         self.images = experiment.splits.auxiliary
-        self.stamp, self.target = random_patch(experiment, experiment.rng("choice", "patch"))
+        self.stamp, self.target = random_patch(experiment, experiment.rng("choice", "patch"), side)
 
     def ask(self, model: Classifier, precision: str) -> tuple[float, float]:
         predict, labels = predictor(model, precision), self.images.labels.cpu().numpy()
@@ -101,7 +101,7 @@ def repairs(model: Classifier, rate: float) -> Iterator[tuple[str, FineTuning]]:
 
 def measure(experiment: Experiment, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Train, then yield a line for the victim and one for each look at each repair."""
-    judge = Judge(experiment)
+    judge = Judge(experiment, asked.patch)
     model = experiment.new_model(experiment.rng("choice", "model"))
     for norm in norms(model):
         norm.momentum = asked.statistics
@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("protocol", help="a released protocol, or a .toml file")
     parser.add_argument("--network", help="NAME or NAME:field=value,…; the protocol's by default")
     parser.add_argument("--recipe", help="likewise")
+    parser.add_argument("--patch", type=float, default=3 / 32, help="its side, of the image's")
     parser.add_argument("--statistics", type=float, default=0.1, help="momentum of batch norm's")
     parser.add_argument("--share", type=float, nargs="+", default=[0.01, 0.05])
     parser.add_argument("--rate", type=float, nargs="+", default=[0.001, 0.003, 0.01])
@@ -178,7 +179,10 @@ def main() -> None:
     protocol = known.model_copy(update={"architecture": network, "recipes": {"chosen": recipe}})
     source = data.load(registry.create(Dataset, protocol.splits.dataset), asked.data_dir)
     experiment = Experiment(protocol, source, registry, asked.device, "chosen")
-    what = {"network": network, "recipe": asked.recipe or name, "statistics": asked.statistics}
+    what = {
+        "network": network, "recipe": asked.recipe or name, "statistics": asked.statistics,
+        "patch": asked.patch,
+    }  # fmt: skip
     lines: list[dict[str, Any]] = []
     for line in measure(experiment, asked):
         lines.append(line)
@@ -187,7 +191,8 @@ def main() -> None:
                 file.write(json.dumps(what | line) + "\n")
     victim = lines[0]
     print(
-        f"{', '.join(map(str, what.values()))}: accuracy {victim['cda']:.1%}, "
+        f"{', '.join(f'{name} {value}' for name, value in what.items())}: "
+        f"accuracy {victim['cda']:.1%}, "
         f"ASR {victim['asr']:.1%} after {victim['seconds']:.0f} s\n"
         f"{table(lines, protocol.budget)}\n",
         flush=True,

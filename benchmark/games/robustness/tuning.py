@@ -196,10 +196,16 @@ def _fine_tune(
             yield step
 
 
-def random_patch(experiment: Experiment, rng: Generator) -> tuple[Callable[[Tensor], Tensor], int]:
-    """A function that stamps uint8 pixels (N, C, H, W), and the target class."""
+def random_patch(
+    experiment: Experiment, rng: Generator, side: float = OWN_PATCH
+) -> tuple[Callable[[Tensor], Tensor], int]:
+    """A function that stamps uint8 pixels (N, C, H, W), and the target class.
+
+    Args:
+        side: of the patch, as a share of the image's.
+    """
     c, h, w = experiment.shape
-    rows, columns = max(1, round(OWN_PATCH * h)), max(1, round(OWN_PATCH * w))
+    rows, columns = max(1, round(side * h)), max(1, round(side * w))
 
     def draw(high: int) -> int:
         return int(torch.randint(high, (), generator=rng, device=experiment.device))
