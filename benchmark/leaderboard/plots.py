@@ -65,7 +65,9 @@ def draw(plot: Plot, frame: pd.DataFrame) -> bytes:
             if line.alone:
                 _line(axis, places, group.drop_duplicates(plot.x), line, line.title, "black")
                 continue
-            for name, own in group.groupby(series[group.index], sort=False):
+            # What was never measured has no line, and no place in the legend.
+            there = group[group[line.key].notna()]
+            for name, own in there.groupby(series[there.index], sort=False):
                 label = ", ".join(filter(None, (line.title, name)))
                 _line(axis, places[own.index], own, line, label, colours[name])
     for axis in axes[len(panels) :]:

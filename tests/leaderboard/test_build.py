@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 from pathlib import Path
@@ -11,6 +12,8 @@ import pandas as pd
 import pytest
 from made_records import MADE_UP, TRIGGERED, board_of_both_games, examined, played, save
 
+from benchmark.games.frames import Line, Plot
+from benchmark.leaderboard import plots
 from benchmark.leaderboard.build import build, stale
 from benchmark.metrics import Rate, mean_interval
 from benchmark.records.files import StoreError
@@ -245,3 +248,14 @@ def test_a_board_with_hardly_anything_on_it(records: list[object], tmp_path: Pat
     save(tmp_path, records)  # type: ignore[arg-type]
     assert "nan" not in build(tmp_path)
     assert stale(tmp_path) == []
+
+
+def test_a_series_that_was_never_measured_is_not_in_the_legend() -> None:
+    frame = pd.DataFrame({"x": [1, 2, 1, 2], "name": ["there"] * 2 + ["never"] * 2})
+    frame["y"] = [0.1, 0.2, math.nan, math.nan]
+    plot = Plot(
+        "x", lambda row: "", (Line("y", "rate", "-"),), ("x", "y"), "title", lambda row: row["name"]
+    )
+    drawn = plots.draw(plot, frame)
+    assert b"rate, there" in drawn
+    assert b"rate, never" not in drawn
