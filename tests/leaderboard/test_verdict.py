@@ -62,7 +62,7 @@ def test_who_repairs_most_and_of_equals_who_leaves_least() -> None:
         "strong r=5% repairs most: 1 of 2 attacks; at worst it leaves 40.0 [20.0, 100.0] % ASR, "
         "of two (m=50)."
     )
-    assert standing == "Repaired by no defense: two (m=50)."
+    assert standing == "Repaired by no defense that met it: two (m=50)."
 
 
 def test_that_nobody_repairs_anything_is_said() -> None:

@@ -207,7 +207,8 @@ def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     yield f"{most if repaired else none} leaves {left} % ASR, of {attack_label(worst)}."
     fallen = frame.groupby(KEYS).repaired_paper.transform("any").astype(bool)
     if repaired and len(standing := frame[~fallen].drop_duplicates(KEYS)):
-        yield f"Repaired by no defense: {_listed(standing)}."
+        them = "it" if len(standing) == 1 else "them"
+        yield f"Repaired by no defense that met {them}: {_listed(standing)}."
     pairs = frames.get("comparisons", pd.DataFrame())
     pairs = pairs.dropna(subset="difference_low") if len(pairs) else pairs
     if len(pairs):  # met by enough attacks to tell an order
