@@ -46,8 +46,11 @@ class Published(BaseModel):
     def as_often(self, boost: int, epochs: int) -> bool:
         """Whether a training shows a poisoned image as often as the paper's did, boost x epochs.
 
-        Where the paper does not tell its epochs, the boosting has to be the same.
+        Where the paper does not tell its epochs, the boosting has to be the same. A clean model
+        is shown none.
         """
+        if self.m == "0":
+            return True
         if not self.epochs:
             return boost == self.boost
         return boost * epochs == self.boost * int(self.epochs)

@@ -48,9 +48,6 @@ class _Found(NamedTuple):
     def at(self, share: str) -> bool:
         return not share or float(share) == self.row["trusted_share"]
 
-    def as_often_as(self, line: Published, epochs: int) -> bool:
-        return not self.row["m"] or line.as_often(self.row["boost"], epochs)
-
     def has(self, wanted: Mapping[str, str]) -> bool:
         """Whether the attack has these settings."""
         there = settings(self.attack)
@@ -81,7 +78,6 @@ def _comparison(sources: Sources) -> pd.DataFrame:
         return pd.DataFrame()
     lines = [line for line in published() if line.dataset == protocol.splits.dataset]
     own = _own_settings(protocol)
-    recipes = protocol.recipes
     searched = {
         (one.defense, one.trusted_share): one.best.params for one in sources.searches if one.trials
     }
@@ -93,11 +89,12 @@ def _comparison(sources: Sources) -> pd.DataFrame:
     def measured(recipe: str, line: Published) -> _Found | None:
         attack, wanted = parse(line.attack)
         amount = line.amount(protocol.splits.train)
-        key, epochs = (recipe, line.quantity, attack, amount, line.defense), recipes[recipe].epochs
+        key = recipe, line.quantity, attack, amount, line.defense
+        epochs = protocol.recipes[recipe].epochs
         fitting = [
             one
             for one in found.get(key, ())
-            if one.at(line.share) and one.has(wanted) and one.as_often_as(line, epochs)
+            if one.at(line.share) and one.has(wanted) and line.as_often(one.row["boost"], epochs)
         ]
         return min(fitting, key=lambda one: _distance(one, own, searched), default=None)
 

@@ -32,10 +32,10 @@ def _stem(channels: int) -> nn.Sequential:
     """
     colours, sides = cosines(channels), cosines(2)
     waves = torch.einsum("kc,ui,vj->kuvcij", colours, sides, sides).flatten(0, 2)
-    convolution = nn.Conv2d(channels, 2 * len(waves), 2, bias=False)
+    patches = nn.Conv2d(channels, 2 * len(waves), 2, bias=False)
     with torch.no_grad():
-        convolution.weight.copy_(torch.cat([waves, -waves]))
-    return nn.Sequential(convolution, nn.BatchNorm2d(2 * len(waves)), nn.ReLU(inplace=True))
+        patches.weight.copy_(torch.cat([waves, -waves]))
+    return nn.Sequential(patches, nn.BatchNorm2d(2 * len(waves)), nn.ReLU(inplace=True))
 
 
 def _identity(inputs: int, outputs: int, pool: bool) -> nn.Sequential:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import benchmark
+from benchmark.api import Defense
 from benchmark.games.means import settings
 from benchmark.games.robustness import searches as tuned
 from benchmark.games.robustness.record import RobustnessRecord
@@ -17,7 +18,7 @@ from benchmark.leaderboard import index
 from benchmark.leaderboard.build import stale
 from benchmark.protocol import load, tuned_folder
 from benchmark.registry import Registry
-from benchmark.specs import written
+from benchmark.specs import label, written
 from benchmark.verification.verify import verify
 
 ROOT = Path(__file__).parent.parent.parent
@@ -63,15 +64,25 @@ def test_nothing_failed(board: Path) -> None:
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
-def test_tuned_settings_are_those_of_the_committed_searches(board: Path) -> None:
+def test_tuned_settings_are_those_of_the_committed_searches(
+    board: Path, registry: Registry
+) -> None:
     """And those are the best points of their grids, over the whole grid of the protocol.
 
     A board without any search plays what the protocol prescribes.
     """
     protocol, searches = load(board.name), tuned.load(tuned_folder(board.name))
     assert searches == tuned.load(board / "tuning")
-    if protocol.tuning is None or not searches:
+    if protocol.tuning is None:
         assert not searches
+        return
+    if not searches:
+        assert protocol.robustness is not None
+        prescribed = [registry.create(Defense, spec) for spec in protocol.robustness.defenses]
+        labels = {label(defense) for defense in prescribed}
+        for path in (board / "records").glob("robustness-*.json"):
+            record = RobustnessRecord.model_validate_json(path.read_text())
+            assert {stage.label for stage in record.defense.stages} <= labels, path.name
         return
     shares = len({*protocol.robustness.shares, protocol.detectability.share})  # type: ignore[union-attr]
     assert len(searches) == shares * len(protocol.tuning.grids)
