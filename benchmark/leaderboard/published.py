@@ -100,7 +100,7 @@ def _comparison(sources: Sources) -> pd.DataFrame:
 
     compared = [
         (recipe, line, measured(recipe, line))
-        for recipe in sorted({key[0] for key in found})
+        for recipe in sorted({key[0] for key in found} & protocol.recipes.keys())
         for line in lines
     ]
     played = {recipe for recipe, _, one in compared if one}
