@@ -168,11 +168,12 @@ ATTACK = (
 
 def attack_label(row: Row) -> str:
     """An attack with its m, boosting and recipe, the last two only where they are unusual."""
+    recipe = "" if row["recipe"] == "standard" else row["recipe"]
     if not row.get("m") and row.get("threat") == "none":
-        return "clean models"
-    boost = "" if row["boost"] == 1 else f", b={row['boost']}"
-    recipe = "" if row["recipe"] == "standard" else f", {row['recipe']}"
-    return f"{row['attack']} (m={row['m']}{boost}{recipe})"
+        return f"clean models ({recipe})" if recipe else "clean models"
+    boost = "" if row["boost"] == 1 else f"b={row['boost']}"
+    unusual = ", ".join(filter(None, (f"m={row['m']}", boost, recipe)))
+    return f"{row['attack']} ({unusual})"
 
 
 def defender_label(name: str, share: float | None) -> str:

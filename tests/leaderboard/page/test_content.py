@@ -40,7 +40,7 @@ def agrees(shown: str, row: dict[str, Any], key: str) -> bool:
     if isinstance(value, bool):
         return shown == ("yes" if value else "no")
     if isinstance(value, str):
-        return shown.startswith(value) or (value, shown) == ("none", "clean models")
+        return shown.startswith(value) or (value == "none" and shown.startswith("clean models"))
     bounds = [row[key + end] for end in ("_low", "_high") if key + end in row]
     texts = shown.replace("[", "").replace("]", "").replace(",", "").split()
     return len(texts) in (1, 1 + len(bounds)) and any(
