@@ -7,13 +7,12 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 
-import open_clip
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stand_ins import STAND_INS
 from torch import Generator, Tensor, nn
 
 from benchmark import inversion
@@ -34,8 +33,6 @@ from benchmark.models import SmallResNet
 from benchmark.registry import Registry
 from benchmark.triggers import Additive, Patch, Trigger, unsquash
 
-open_clip.add_model_config(Path(__file__).parent / "clip")
-STAND_INS = {"clip": "clip:model=tiny-clip"}
 WITHOUT_BATCH_NORM = {"alexnet", "vit", "clip"}
 ARCHITECTURES = [
     entry.plugin.name

@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.fft import dctn
+from stand_ins import STAND_INS
 from torch import nn
 
 from benchmark.api import Architecture
@@ -39,11 +38,8 @@ STAGES = {
     "vit": RESNET_STAGES,
     "clip": RESNET_STAGES,
 }
-open_clip.add_model_config(Path(__file__).parent / "clip")
 #: Large ones that differ from a tested one in numbers only.
 SIBLINGS = ("resnet50", "vgg11")
-#: What is built of a large one: as deep in stages, and quick.
-STAND_INS = {"vit": "vit:layers=4,width=32,heads=2", "clip": "clip:model=tiny-clip"}
 #: Sides of the stages' maps for images of 32 pixels: a stride of two halves them.
 SIDES = {
     "resnet-small": [32, 32, 16, 8],

@@ -13,6 +13,7 @@ import pytest
 import small_board
 import torch
 from safetensors.torch import save_file
+from stand_ins import STAND_INS
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -25,8 +26,6 @@ from benchmark.models.clip import ClipClassifier, contrastive_loss
 from benchmark.protocol import ProtocolError, Recipe
 from benchmark.registry import Registry
 from benchmark.runs.context import RunContext, Setup
-
-open_clip.add_model_config(Path(__file__).parent)
 
 NAMES = ("cat", "traffic light", "8")
 TOWERS = {"tiny-clip": (3, 16, 16), "tiny-clip-resnet": (3, 32, 32)}
@@ -172,7 +171,7 @@ def test_the_checkerboard_lies_where_smoothinv_has_it() -> None:
 
 
 def digits(tmp_path: Path, **recipe: Any) -> RunContext:
-    text = small_board.TOML.replace("resnet-small:width=16", "clip:model=tiny-clip")
+    text = small_board.TOML.replace("resnet-small:width=16", STAND_INS["clip"])
     text = text.replace("train = 400", "train = 1000").replace("trusted = 60", "trusted = 100")
     protocol = small_board.parsed(text)
     changed = protocol.recipes["standard"].model_copy(update=recipe | {"precision": "float32"})
