@@ -81,7 +81,7 @@ def suspects(pairs: int) -> list[Record]:
 
 
 @pytest.mark.parametrize("attack", ["none", "badnets"])
-def test_a_detector_that_failed_was_wrong_about_the_model(attack: str) -> None:
+def test_a_detector_that_failed_was_wrong_about_the_model(attack: str, tmp_path: Any) -> None:
     records = suspects(4)
     number = next(
         n for n, one in enumerate(records)
@@ -96,6 +96,8 @@ def test_a_detector_that_failed_was_wrong_about_the_model(attack: str) -> None:
     assert row.target_found == (1 if attack == "none" else 0.75)
     costs = frames["costs"].query("game == 'detectability'").iloc[0]
     assert costs.false_alarms == row.false_alarms
+    assert row.target_score == pytest.approx(11.5 if attack == "none" else (10 + 11 + 13) / 3)
+    build(save(tmp_path, records))
 
 
 def test_a_model_that_could_not_be_trained_is_held_against_no_detector() -> None:
@@ -103,6 +105,12 @@ def test_a_model_that_could_not_be_trained_is_held_against_no_detector() -> None
                for one in suspects(4)]  # fmt: skip
     row = frames_of(records)["detectability"].query("reading == 'score'").iloc[0]
     assert (row.models, row.failed, row.auc, row.target_found) == (4, 1, 1, 1)
+
+
+def test_an_attack_without_any_model_has_no_row(tmp_path: Any) -> None:
+    records = [lost(one) if one.attack.name != "none" else one for one in suspects(4)]
+    assert frames_of(records)["detectability"].empty
+    build(save(tmp_path, records))
 
 
 def test_an_inverter_that_failed_has_found_no_trigger() -> None:

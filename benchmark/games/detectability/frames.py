@@ -96,7 +96,7 @@ def _scores(records: Sequence[DetectabilityRecord], reading: str) -> NDArray[np.
 
 
 def _oracle(pairs: Sequence[Pair], seeds: tuple[Any, ...]) -> dict[str, float]:
-    """AUC of the score of the class that was the target in each pair."""
+    """AUC of the score of the class that was the target in each pair; means without failed ones."""
     clean, poisoned = (
         np.array([scores_of_classes(pair[side])[:, pair[1].target] for pair in pairs])
         for side in (0, 1)
@@ -106,8 +106,8 @@ def _oracle(pairs: Sequence[Pair], seeds: tuple[Any, ...]) -> dict[str, float]:
         "oracle_auc": found.auc,
         "oracle_auc_low": found.low,
         "oracle_auc_high": found.high,
-        "target_score": float(poisoned.mean(dtype=np.float64)),
-        "target_score_clean": float(clean.mean(dtype=np.float64)),
+        "target_score": average(poisoned[np.isfinite(poisoned)].tolist()),
+        "target_score_clean": average(clean[np.isfinite(clean)].tolist()),
     }
 
 

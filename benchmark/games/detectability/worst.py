@@ -17,14 +17,17 @@ def worst_cases(
     """Examinations that failed, with a poisoned model below and a clean one above all others.
 
     A poisoned model that could not be had is found: the attack failed. What readings there are is
-    taken from the same detector's other examinations; without any there is no row either.
+    taken from the same detector's other examinations; without any there is no row either, nor is
+    there one for an attack of which no model could be had.
     """
     trained = {(*attack_key(one), one.seed) for one in measured if not one.defense.stages}
+    attacks = {model[:-1] for model in trained}
     like = {detector_key(one): one for one in measured if isinstance(one, DetectabilityRecord)}
     for record in unfinished:
         other = like.get(detector_key(record))
         there = (*attack_key(record), record.seed) in trained
-        if other is not None and (there or record.attack.threat != NONE):
+        known = there or (record.attack.threat != NONE and attack_key(record) in attacks)
+        if other is not None and known:
             scans = tuple(_said(scan, record, found=not there) for scan in other.scans)
             yield record.model_copy(update={"scans": scans})
 
