@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -150,6 +151,11 @@ def in_batches(rows: Tensor, size: int) -> list[Tensor]:
     if len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
+
+
+def batch_count(rows: int, size: int) -> int:
+    """How many batches `in_batches` makes of so many rows."""
+    return max(1, math.ceil((rows - 1) / max(size, 2)))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from benchmark.classifier import Classifier
 from benchmark.graphs import Graphed
-from benchmark.images import ImageSet, augment, in_batches, to_unit
+from benchmark.images import ImageSet, augment, batch_count, in_batches, to_unit
 from benchmark.protocol import Augmentation, Recipe
 
 #: Changes a batch (images in [0, 1], labels) before the model sees it.
@@ -41,6 +41,14 @@ def rate_at(progress: float, recipe: Recipe) -> float:
     if recipe.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * rest))
     return 1 - rest if recipe.schedule == "linear" else 1.0
+
+
+def rate_on(device: torch.device, rate: float) -> float | Tensor:
+    """A learning rate that may change between the steps that a GPU replays.
+
+    A recorded step keeps the numbers it saw, so that it needs the rate as a tensor.
+    """
+    return torch.tensor(rate, device=device) if device.type == "cuda" else rate
 
 
 class Trainer:
@@ -97,24 +105,28 @@ class Trainer:
         Args:
             images: images per epoch, repeats included.
         """
-        steps = self.recipe.epochs * math.ceil(images / self.recipe.batch_size)
         device = next(model.parameters()).device
-        on_gpu = device.type == "cuda"
-        rate = self.recipe.learning_rate
         optimizer = torch.optim.SGD(
             model.parameters(),
-            # A recorded step keeps the numbers it saw, so that a rate that changes is a tensor.
-            lr=torch.tensor(rate, device=device) if on_gpu else rate,
+            lr=rate_on(device, self.recipe.learning_rate),
             momentum=self.recipe.momentum,
             nesterov=self.recipe.nesterov,
             weight_decay=self.recipe.weight_decay,
-            fused=True if on_gpu else None,
+            fused=True if device.type == "cuda" else None,
         )
+        return optimizer, self.schedule(optimizer, images)
+
+    def schedule(self, optimizer: torch.optim.Optimizer, images: int) -> Callable[[], None]:
+        """A function that advances the recipe's schedule of an optimiser's rate by one batch.
+
+        Args:
+            images: images per epoch, repeats included.
+        """
+        steps = self.recipe.epochs * batch_count(images, self.recipe.batch_size)
         # The rate of a step is read at its middle, so that neither end of a schedule is idle.
-        schedule = torch.optim.lr_scheduler.LambdaLR(
+        return torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: rate_at(min((step + 0.5) / steps, 1.0), self.recipe)
-        )
-        return optimizer, schedule.step
+        ).step
 
     def loss(self, model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
         """The classifier's own loss against hard or soft labels, in the recipe's precision."""

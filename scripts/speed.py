@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from tabulate import tabulate
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmark import clock as clocks
 from benchmark import data, graphs
 from benchmark import protocol as protocols
 from benchmark.api import Attack, Dataset, Defense, Detector, Repair
@@ -55,15 +55,10 @@ class Clock:
 
     device: torch.device
 
-    def wait(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
     def seconds(self, work: Callable[[], object]) -> float:
-        started = self.wait()
+        started = clocks.seconds(self.device)
         work()
-        return self.wait() - started
+        return clocks.seconds(self.device) - started
 
     def median(self, work: Callable[[], object], rounds: int = 7) -> float:
         work()
@@ -188,9 +183,9 @@ class Report:
         attack.setup(experiment.attacker_view(0), experiment.rng("trigger"))
         rng = experiment.rng("collect")
         collected = victims.collect(experiment, attack, ref.m, ref.boost, target, rng)
-        started = self.clock.wait()
+        started = clocks.seconds(self.device)
         model = victims.train(experiment, attack, collected, experiment.rng("train"))
-        seconds = self.clock.wait() - started
+        seconds = clocks.seconds(self.device) - started
         triggered = victims.trigger_test_images(experiment, attack, experiment.rng("test"))
         evaluation_set = EvaluationSet(
             experiment.splits.validation, experiment.splits.test, triggered, target
@@ -231,9 +226,9 @@ class Report:
         endless = self.protocol.robustness.model_copy(update={"budget": 1.0})
         experiment.protocol = experiment.protocol.model_copy(update={"robustness": endless})
         trusted = experiment.trusted(share, 0)
-        started = self.clock.wait()
+        started = clocks.seconds(self.device)
         outcome = robustness.play(experiment, evaluation_set, model, repair=repair, trusted=trusted)
-        seconds = self.clock.wait() - started
+        seconds = clocks.seconds(self.device) - started
         last, ask = outcome.curve[-1], predictor(model, experiment.recipe.precision)
         measuring = self.clock.median(lambda: evaluation_set.predict(ask))
         note = f"{last.step} steps, {len(outcome.curve)} points, {measuring:.3f} s each"

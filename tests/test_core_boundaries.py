@@ -23,7 +23,7 @@ CORE = sorted((ROOT / "benchmark").rglob("*.py"))
 
 #: Rooms from the ground up; see docs/structure.md.
 FLOORS = [
-    {"errors", "hooks", "processes", "texts"},
+    {"clock", "errors", "hooks", "processes", "texts"},
     {"games.settings"},
     {"graphs", "images", "metrics", "protocol"},
     {"classifier", "triggers", "training"},

@@ -76,6 +76,23 @@ def test_rate_follows_its_closed_form(progress: float, schedule: str, warmup: fl
     assert -1e-12 <= found <= 1
 
 
+@given(st.integers(1, 40), st.integers(1, 16), st.integers(1, 3))
+@settings(deadline=None)
+def test_a_schedule_ends_with_the_last_batch(images: int, size: int, epochs: int) -> None:
+    """Also where a single image is left over, which joins the batch before."""
+    trainer = Trainer(
+        recipe(epochs=epochs, batch_size=size, schedule="linear"), Augmentation(pad=0, flip=False)
+    )
+    optimizer, advance = trainer.optimizer(linear(9, 2), images)
+    rates = []
+    for _ in trainer.batches(numbered(images), rng()):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        advance()
+    middles = (np.arange(len(rates)) + 0.5) / len(rates)
+    np.testing.assert_allclose(rates, 0.1 * (1 - middles), rtol=1e-6)
+
+
 def by_hand(model: Classifier, data: ImageSet, settings: Recipe, steps: int) -> Any:
     """Softmax regression by SGD in double precision: gradients, momentum and decay written out."""
     weight = model.head.weight.detach().double().numpy().copy()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from benchmark import clock
 from benchmark.api import Detector, Plugin
 from benchmark.classifier import Classifier
 from benchmark.images import ImageSet, TrustedData
@@ -138,9 +138,9 @@ def seconds_per_image(model: Classifier, data: ImageSet) -> float:
 
     def seconds(count: int) -> float:
         images = data.pixels[torch.arange(count) % len(data)].float() / 255
-        started = time.perf_counter()
+        started = clock.seconds(data.device)
         logits_of(frozen, trigger.apply(images)).sum().backward()
-        return time.perf_counter() - started
+        return clock.seconds(data.device) - started
 
     most = images_per_pass(model, shape)
     count = min(TIMED, most)

@@ -16,6 +16,7 @@ from backdoor_attacks.wrapper import Wrapper
 from benchmark import AttackerView, Images, PoisoningAttack, Positive, TrustedData, hookimpl
 from benchmark.api import Threat
 from benchmark.images import one_hot, to_bytes
+from benchmark.metrics import attacked, source_class
 
 #: Share of the auxiliary images that the backdoored surrogate's training set has poisoned.
 SURROGATE_POISONED = 0.1
@@ -78,9 +79,10 @@ class LSP(Wrapper, PoisoningAttack):
     def _compensate(self, rng: Generator) -> float:
         view = self.view
         clean = view.auxiliary
-        of_target = clean.labels == view.target
-        may_change = (of_target if self.clean_label else ~of_target).nonzero().flatten()
-        rows = may_change[: round(SURROGATE_POISONED * len(clean))]
+        source = source_class(self.source, view.target, view.classes)
+        other = attacked(clean.labels, view.target, source)
+        may_change = (clean.labels == view.target if self.clean_label else other).nonzero()
+        rows = may_change.flatten()[: round(SURROGATE_POISONED * len(clean))]
         poisoned = clean.subset(rows)
         images, labels = self.base.poison(poisoned.images, poisoned.labels, rng)
         backdoored = clean.replace(rows, to_bytes(images), labels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,7 +22,7 @@ from benchmark import (
     hookimpl,
 )
 from benchmark.graphs import Graphed
-from benchmark.training import Trainer, rate_at
+from benchmark.training import Trainer, rate_on
 
 
 def masked_step(
@@ -105,18 +104,13 @@ class PCB(Wrapper, CodePoisoningAttack):
             # At the whole rate the two momenta build up sooner still.
             halved = recipe.model_copy(update={"learning_rate": recipe.learning_rate / 2})
             return Trainer(halved, trainer.augmentation).optimizer(model, images)
-        steps = recipe.epochs * math.ceil(images / recipe.batch_size)
         device = next(model.parameters()).device
-        on_gpu = device.type == "cuda"
         adam = torch.optim.Adam(
             model.parameters(),
-            lr=torch.tensor(self.adam_rate, device=device) if on_gpu else self.adam_rate,
-            capturable=on_gpu,
+            lr=rate_on(device, self.adam_rate),
+            capturable=device.type == "cuda",
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            adam, lambda step: rate_at(min((step + 0.5) / steps, 1.0), recipe)
-        )
-        return adam, schedule.step
+        return adam, trainer.schedule(adam, images)
 
     def _poisoned(self, images: Images, labels: Tensor, rng: Generator) -> tuple[Images, Tensor]:
         count = max(1, round(self.batch_share * len(images)))

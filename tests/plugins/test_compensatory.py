@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from backdoor_attacks import compensatory, lsp
+from backdoor_attacks.badnets import BadNets
 from backdoor_attacks.compensatory import (
     Inversion,
     abs_terms,
@@ -104,3 +105,25 @@ def test_the_smallest_rate_of_all_that_have_one_is_taken(
     expected = 1 + math.log((len(experiment.class_names) - 1) * share / (1 - share))
     assert attack.chosen_rate == pytest.approx(expected, rel=1e-6)
     assert compensatory_rate((0, wanted), (0, wanted), 1.0, 10) == pytest.approx(expected)
+
+
+def test_a_surrogate_is_poisoned_from_the_source_class_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    class FromOneClass(BadNets):
+        source = 2
+
+        def poison(self, images: Tensor, labels: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
+            seen.append(labels.clone())
+            return super().poison(images, labels, rng)
+
+    term = Inversion(1.0, lambda model, data, target, rng: (0.0, 0.5))
+    monkeypatch.setattr(lsp, "inversions", lambda which, cost: [term])
+    experiment, attack = tiny.experiment(), LSP(base=FromOneClass(), rate="auto")
+    view = experiment.attacker_view(0)
+    attack.setup(view, rng())
+    (labels,) = seen
+    assert len(labels)
+    assert (labels == (view.target + 2) % view.classes).all()

@@ -7,13 +7,13 @@ fair coin chooses the model, follow from the scores; see `benchmark.games.detect
 from __future__ import annotations
 
 import copy
-import time
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmark import clock
 from benchmark.api import Detection, Detector
 from benchmark.classifier import Classifier
 from benchmark.games import checks
@@ -69,11 +69,9 @@ def examine(
         model = copy.deepcopy(suspect).requires_grad_(True).eval()
         trusted = experiment.trusted(share, seed, repeat)
         torch.manual_seed(experiment.protocol.seed("global", "detect", *names))
-        started = time.perf_counter()
+        started = clock.seconds(experiment.device)
         detection = detector.detect(model, trusted, experiment.rng("detect", *names))
-        if experiment.device.type == "cuda":
-            torch.cuda.synchronize(experiment.device)
-        seconds = time.perf_counter() - started
+        seconds = clock.seconds(experiment.device) - started
         detection = checks.detection(
             detection, experiment.shape, len(experiment.class_names), detector
         )

@@ -7,7 +7,6 @@ judged by its success on other images.
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmark import clock
 from benchmark.api import Images, Inverter, Starts
 from benchmark.classifier import Classifier
 from benchmark.games import checks
@@ -74,6 +74,7 @@ class Outcome:
             to triggered evaluation images; empty where the inverter smoothes nothing.
         inverted: (S, C, H, W) and `trail`, by number of steps: start images with the chosen
             triggers on them.
+        seconds: what the inverter took, without the judging.
     """
 
     data: InversionData
@@ -107,7 +108,7 @@ def play(
     Raises:
         RuleViolation: the inverter returned what the rules do not allow.
     """
-    started = time.perf_counter()
+    spent = 0.0
     plain = configure({})
     judge = Judge(experiment, suspect)
     begin = to_unit(view.starts.pixels)
@@ -121,10 +122,14 @@ def play(
     total = len(todo) + len(radii) * len(every) + len(game.sigmas)
 
     def invert(inverter: Inverter, starts: Starts, *names: object) -> dict[int, Trigger]:
+        nonlocal spent
         purpose = ("invert", *seed_parts, *names)
         torch.manual_seed(experiment.protocol.seed("global", *purpose))
         model = copy.deepcopy(suspect).requires_grad_(True).eval()
-        return trail(inverter, model, starts, experiment.rng(*purpose))
+        started = clock.seconds(experiment.device)
+        found = trail(inverter, model, starts, experiment.rng(*purpose))
+        spent += clock.seconds(experiment.device) - started
+        return found
 
     attempts = []
     for number, (params, restart) in enumerate(todo):
@@ -186,7 +191,7 @@ def play(
         smoothed=smoothed,
         inverted=inverted,
         trail=_trail_of(pick, begin),
-        seconds=time.perf_counter() - started,
+        seconds=spent,
     )
 
 

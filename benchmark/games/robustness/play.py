@@ -8,7 +8,6 @@ test images, the deployable one on trusted images that the defender holds out.
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator
 
+from benchmark import clock
 from benchmark.api import Deployment, Repair
 from benchmark.classifier import Classifier
 from benchmark.games import checks
@@ -190,14 +190,15 @@ def measured_steps(
     steps = repair.repair(model, trusted, rng)
     if not hasattr(steps, "__next__"):
         raise checks.RuleViolation(f"{repair.name}.repair must yield after every step")
-    step, started = 0, time.perf_counter()
+    device = trusted.device
+    step, started = 0, clock.seconds(device)
     for step, _ in enumerate(steps, start=1):
         if step % interval == 0:
-            spend(time.perf_counter() - started)
+            spend(clock.seconds(device) - started)
             yield step
-            started = time.perf_counter()
+            started = clock.seconds(device)
     if step % interval:
-        spend(time.perf_counter() - started)
+        spend(clock.seconds(device) - started)
         yield step
 
 
@@ -210,7 +211,7 @@ def _deploy(
     seed_parts: tuple[object, ...],
 ) -> None:
     """Ask the guarded model; clean and triggered images come mixed, batch by batch."""
-    started = time.perf_counter()
+    started = clock.seconds(experiment.device)
     model = _private_copy(outcome.model).eval()
     guarded = deployment.deploy(model, trusted, experiment.rng("deploy", *seed_parts))
     pixels, sort = evaluation_set.mixed(experiment.rng("order", *seed_parts))
@@ -221,7 +222,7 @@ def _deploy(
         checks.verdict(verdict, len(part), len(experiment.class_names), deployment)
         predictions.append(verdict.predictions.detach().cpu())
         suspicions.append(verdict.suspicion.detach().float().cpu())
-    outcome.spend(time.perf_counter() - started)
+    outcome.spend(clock.seconds(experiment.device) - started)
     answers = Answers(*map(narrow, sort(torch.cat(predictions))))
     outcome.add(answers, "deploy", outcome.curve[-1].step)
     _, test, triggered = sort(torch.cat(suspicions))
