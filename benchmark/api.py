@@ -201,7 +201,7 @@ class Inverter(Defense):
     def invert(self, model: Classifier, starts: Starts, rng: Generator) -> Iterator[Trigger]:
         """Yield the J triggers after every optimisation step; the last ones are the result.
 
-        Each time it is one `Patch` or `Additive` of `benchmark.inversion`. Run all J inversions
+        Each time it is one `Patch` or `Additive` of `benchmark.triggers`. Run all J inversions
         in one batch; `model` is a private copy.
         """
 

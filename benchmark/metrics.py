@@ -231,8 +231,8 @@ def auc_interval(
     return low, high
 
 
-def mean_interval(rates: Sequence[Rate], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean of the rates of repetitions with an interval: (mean, low, high).
+def mean_interval(rates: Sequence[Rate]) -> tuple[float, float, float]:
+    """Mean of the rates of repetitions with a 95 % interval: (mean, low, high).
 
     The interval is the wider of two: Wilson over the pooled counts, which knows about
     images, and Student's t over repetitions (from two on), which knows about seeds.
@@ -240,9 +240,9 @@ def mean_interval(rates: Sequence[Rate], confidence: float = 0.95) -> tuple[floa
     values = [rate.value for rate in rates]
     mean = float(np.mean(values))
     pooled = Rate(sum(r.hits for r in rates), sum(r.total for r in rates))
-    low, high = pooled.interval(confidence)
+    low, high = pooled.interval()
     if len(values) > 1:
-        half = half_width(values, confidence)
+        half = half_width(values)
         low, high = min(low, mean - half), max(high, mean + half)
     return mean, max(low, 0.0), min(high, 1.0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.markup import escape
@@ -31,7 +31,7 @@ new = typer.Typer(help="Write the package that a new plugin starts from.", no_ar
 def new_attack(
     name: Name,
     threat: Annotated[
-        Literal["poison-label", "clean-label", "code"],
+        Threat,
         typer.Option(help="What the attacker may change."),
     ] = "poison-label",
     out_dir: Folder = Path("."),

@@ -148,7 +148,7 @@ def detection(
 def reversed_trigger(returned: object, starts: Tensor, who: str) -> Trigger:
     """A private copy of a trigger for each of the J start images (J, C, H, W).
 
-    Only the two kinds that `benchmark.inversion` defines are allowed: a trigger's own code
+    Only the two kinds that `benchmark.triggers` defines are allowed: a trigger's own code
     would see the images it is judged on, and could change with them.
     """
     if type(returned) not in (Patch, Additive):

@@ -135,6 +135,7 @@ class Column:
 TRUSTED = Column(
     "trusted_share", "r", Unit.SHARE, "trusted images, as a share of the training set", hidden=True
 )
+WORKED = Column("worked", "worked", Unit.YES_NO, "whether the attack worked undefended")
 FAILED = Column(
     "failed", "failed", Unit.COUNT,
     "repetitions that failed or were refused; in means they are the worst case for whoever would "
@@ -185,9 +186,9 @@ def share_text(share: float | None) -> str:
     return MISSING if share is None or pd.isna(share) else f"{100 * share:g}%"
 
 
-def joined(names: Sequence[str], noun: str, most: int = 4) -> str:
-    """Names in a sentence, or how many there are."""
-    if len(names) > most:
+def joined(names: Sequence[str], noun: str) -> str:
+    """Up to four names in a sentence, or how many there are."""
+    if len(names) > 4:
         return counted(len(names), noun)
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last

@@ -77,17 +77,13 @@ def first(returned: Any) -> Any:
     return returned[0] if isinstance(returned, tuple) else returned
 
 
-def adapt(
-    model: nn.Module,
-    shape: tuple[int, int, int],
-    mean: Tensor | None = None,
-    std: Tensor | None = None,
-) -> Adapted:
+def adapt(model: nn.Module, shape: tuple[int, int, int]) -> Adapted:
     """A copy of `model` as a classifier of images (C, H, W) in [0, 1], in evaluation mode.
+
+    What its images are normalised by is told to the copy by `normalise_by`; nothing is at first.
 
     Args:
         model: gives logits (B, K) of images (B, C, H, W), by a linear layer at its end.
-        mean, std: what its images are normalised by, each (C,); not at all by default.
 
     Raises:
         ModelError: it does not take such images, has weights that are not finite, or does
@@ -100,8 +96,6 @@ def adapt(
                 f"the weights {name} are not all finite; give the model of an earlier epoch"
             )
     probe = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
-    channels = torch.zeros(shape[0]) if mean is None else mean
-    statistics = (channels, torch.ones(shape[0]) if std is None else std)
     if isinstance(model, Classifier):
         return _finished(_of_classifier(model), model, model.state_dict(keep_vars=True))
     calls, logits = _pass(model, probe)
@@ -114,7 +108,6 @@ def adapt(
         adapted = _cut(trial, stages[:kept], head, shape[0])
         adapted.normalise_by(torch.zeros(shape[0]), torch.ones(shape[0]))
         if _agrees(adapted, probe, head.given):
-            adapted.normalise_by(*statistics)
             return _finished(adapted, trial, state)
     raise ModelError(
         f"the model answers otherwise when {head.name or 'its last linear layer'} is taken apart "

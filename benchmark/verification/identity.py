@@ -7,15 +7,13 @@ from typing import Any
 
 from benchmark import protocol as protocols
 from benchmark.games.all import GAMES, UNDEFENDED
+from benchmark.games.base import Wrong
 from benchmark.hooks import STAGES
 from benchmark.protocol import Protocol
 from benchmark.records.cell import CLEAN, Cell
 from benchmark.records.record import NONE, PluginRef, Record
 from benchmark.records.strict import Refused
 from benchmark.specs import RegistryError, joined, parse, written
-
-#: A field of a record, and what is wrong with it.
-Wrong = tuple[str, str]
 
 #: Versions and boosting factors beyond this are no honest ones.
 LARGEST = 10_000

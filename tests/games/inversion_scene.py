@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from benchmark.api import Images, Inverter, PoisoningAttack, Starts
 from benchmark.classifier import Classifier
@@ -153,10 +153,6 @@ def run(kind: Callable[..., Inverter], *, seed: int = 0, **changes: Any) -> Outc
         experiment(), view(), suspect(), linear(0), lambda params: kind(**params), game(**changes),
         seed_parts=("corner", 4, "own", seed),
     )  # fmt: skip
-
-
-def pictures(pixels: Tensor) -> list[bytes]:
-    return [image.numpy().tobytes() for image in pixels.contiguous()]
 
 
 def told(outcome: Outcome, part: str) -> list[Any]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from types import FunctionType, ModuleType
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from barrier import reachable
 from torch import Generator, Tensor, nn
 
 from benchmark.api import (
@@ -505,22 +504,6 @@ def test_a_repair_must_yield(experiment: Experiment) -> None:
 
 
 # The information barrier.
-
-
-def reachable(*roots: object) -> list[object]:
-    """All that can be got at from some objects; of the program itself, closures only."""
-    seen: dict[int, object] = {}
-    stack = list(roots)
-    while stack:
-        thing = stack.pop()
-        if id(thing) in seen or isinstance(thing, type | ModuleType):
-            continue
-        seen[id(thing)] = thing
-        if isinstance(thing, FunctionType):
-            stack += [thing.__closure__, thing.__defaults__, thing.__kwdefaults__, thing.__dict__]
-        else:
-            stack += gc.get_referents(thing)
-    return list(seen.values())
 
 
 def pictures(things: list[object]) -> set[bytes]:

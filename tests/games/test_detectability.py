@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-import gc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from barrier import bytes_of, reachable
 from torch import Generator, Tensor
 
 from benchmark.api import Detection, Detector, Source
@@ -195,26 +194,6 @@ def test_a_detector_gets_a_copy_of_the_model_trusted_images_and_a_generator(
         assert own.device == experiment.device
 
 
-def reachable(*roots: object) -> list[object]:
-    """All that can be got at from some objects; of the program itself, closures only."""
-    seen: dict[int, object] = {}
-    stack = list(roots)
-    while stack:
-        thing = stack.pop()
-        if id(thing) in seen or isinstance(thing, type | ModuleType):
-            continue
-        seen[id(thing)] = thing
-        if isinstance(thing, FunctionType):
-            stack += [thing.__closure__, thing.__defaults__, thing.__kwdefaults__]
-        else:
-            stack += gc.get_referents(thing)
-    return list(seen.values())
-
-
-def pictures(pixels: Tensor) -> list[bytes]:
-    return [image.numpy().tobytes() for image in pixels.contiguous()]
-
-
 def test_nothing_else_can_be_reached_from_it(
     experiment: Experiment, evaluation_set: EvaluationSet, suspect: Classifier
 ) -> None:
@@ -222,7 +201,7 @@ def test_nothing_else_can_be_reached_from_it(
     spy = Spy()
     play(experiment, evaluation_set, suspect, spy)
     split = experiment.splits.trusted
-    labels = dict(zip(pictures(split.pixels), split.labels.tolist(), strict=True))
+    labels = dict(zip(bytes_of(split.pixels), split.labels.tolist(), strict=True))
     storages = {
         getattr(experiment.splits, part.name).pixels.untyped_storage().data_ptr()
         for part in fields(Splits)
@@ -240,7 +219,7 @@ def test_nothing_else_can_be_reached_from_it(
         assert [t is given[1].pixels for t in shaped] == [True]
         kept = {t.untyped_storage().data_ptr() for t in things if isinstance(t, Tensor)}
         assert not kept & storages
-        of_split = [labels[picture] for picture in pictures(given[1].pixels)]
+        of_split = [labels[picture] for picture in bytes_of(given[1].pixels)]
         assert of_split == given[1].labels.tolist()
 
 
@@ -318,7 +297,7 @@ def test_a_smaller_share_is_part_of_a_larger_one(
     play(experiment, evaluation_set, suspect, large)
     for one, two in zip(small.seen, large.seen, strict=True):
         assert len(one["pixels"]) == 20
-        assert set(pictures(one["pixels"])) < set(pictures(two["pixels"]))
+        assert set(bytes_of(one["pixels"])) < set(bytes_of(two["pixels"]))
 
 
 def test_every_repeat_is_reported(

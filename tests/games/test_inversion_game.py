@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from barrier import bytes_of
 from inversion_scene import (
     CLASSES,
     CURVE_STARTS,
@@ -24,7 +25,6 @@ from inversion_scene import (
     experiment,
     game,
     linear,
-    pictures,
     run,
     suspect,
     told,
@@ -56,19 +56,19 @@ def answer(model: Classifier, image: Tensor) -> int:
 def test_starts_are_trusted_images_of_other_classes() -> None:
     splits, scenes = experiment().splits, [view(seed) for seed in range(4)]
     labels = splits.trusted.labels.tolist()
-    there = dict(zip(pictures(splits.trusted.pixels), labels, strict=True))
-    judging = {*pictures(splits.validation.pixels), *pictures(splits.test.pixels)}
+    there = dict(zip(bytes_of(splits.trusted.pixels), labels, strict=True))
+    judging = {*bytes_of(splits.validation.pixels), *bytes_of(splits.test.pixels)}
     for found in scenes:
         assert len(found.starts) == STARTS
         assert TARGET not in found.starts.labels.tolist()
-        kept = pictures(found.starts.pixels)
+        kept = bytes_of(found.starts.pixels)
         assert [there[one] for one in kept] == found.starts.labels.tolist()
         assert not set(kept) & judging
-        assert pictures(found.selection.pixels) == pictures(splits.validation.pixels[:SELECTION])
-        assert pictures(found.evaluation.pixels) == pictures(splits.test.pixels[:EVALUATION])
-    assert len({tuple(pictures(found.starts.pixels)) for found in scenes}) == 4
+        assert bytes_of(found.selection.pixels) == bytes_of(splits.validation.pixels[:SELECTION])
+        assert bytes_of(found.evaluation.pixels) == bytes_of(splits.test.pixels[:EVALUATION])
+    assert len({tuple(bytes_of(found.starts.pixels)) for found in scenes}) == 4
     again = view.__wrapped__(0)
-    assert pictures(again.starts.pixels) == pictures(scenes[0].starts.pixels)
+    assert bytes_of(again.starts.pixels) == bytes_of(scenes[0].starts.pixels)
 
 
 def test_the_scale_is_the_mean_norm_of_what_the_trigger_changes() -> None:
@@ -143,13 +143,13 @@ def test_selection_images_alone_decide_which_run_is_chosen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of two runs one works on the selection and the other on the evaluation images."""
-    sets = [set(pictures(data.pixels)) for data in (view().selection, view().evaluation)]
+    sets = [set(bytes_of(data.pixels)) for data in (view().selection, view().evaluation)]
 
     def picky(self: Additive, images: Tensor) -> Tensor:
         """Whiten the corner of the images of one set, whose number the trigger holds."""
         found = images.repeat(len(self.sum), 1, 1, 1, 1)
         for row, number in enumerate(self.sum[:, 0, 0, 0].int().tolist()):
-            for column, picture in enumerate(pictures(to_bytes(images))):
+            for column, picture in enumerate(bytes_of(to_bytes(images))):
                 if picture in sets[number]:
                     found[row, column, :, :2, :2] = 1
         return found

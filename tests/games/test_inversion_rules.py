@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from barrier import bytes_of
 from inversion_scene import (
     CLASSES,
     CURVE_STARTS,
@@ -19,7 +20,6 @@ from inversion_scene import (
     Own,
     Random,
     game,
-    pictures,
     run,
     suspect,
     told,
@@ -162,7 +162,7 @@ def test_randomness_is_that_of_names_and_no_two_runs_share_it() -> None:
         states = [run[part].numpy().tobytes() for run in (*first, *second, *third)]
         assert states[:5] == states[5:10]
         assert len(set(states)) == 10
-    assert pictures(view(0).starts.pixels) != pictures(view(1).starts.pixels)
+    assert bytes_of(view(0).starts.pixels) != bytes_of(view(1).starts.pixels)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 8, 11])

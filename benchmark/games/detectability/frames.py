@@ -17,6 +17,7 @@ from benchmark.games.columns import (
     HANDED_IN,
     KEYS,
     TRUSTED,
+    WORKED,
     Column,
     Unit,
     attack_label,
@@ -221,7 +222,6 @@ the same examinations."""
 
 CURVES = "How well attacks work, and how well they are found, over the number of poisoned images."
 
-_WORKED = Column("worked", "worked", Unit.YES_NO, "whether the attack worked undefended")
 _AUC = Column("auc", "AUC", Unit.AREA, "ROC AUC", interval=True, brief=True, favours="defender")
 COLUMNS = (
     *ATTACK,
@@ -229,7 +229,7 @@ COLUMNS = (
     TRUSTED,
     Column("reading", "reading", Unit.TEXT, "which score of the examination", brief=True,
            menu=True),
-    _WORKED,
+    WORKED,
     MODELS,
     FAILED,
     *HANDED_IN,
@@ -283,7 +283,7 @@ CHAPTER = Chapter(
             curves,
             tuple(
                 replace(column, hidden=True)
-                for column in (*ATTACK, _WORKED, DETECTOR, _AUC, replace(_AUC, key="asr"))
+                for column in (*ATTACK, WORKED, DETECTOR, _AUC, replace(_AUC, key="asr"))
             ),
             plot=Plot(
                 "m", lambda row: str(row["attack"]),

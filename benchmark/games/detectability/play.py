@@ -1,7 +1,7 @@
 """The detectability game (Pick your Poison, Alg. 2): one suspect model, one detector.
 
 A population is made of many such examinations. Its ROC AUC and the literal game, in which a
-fair coin chooses the model, follow from the scores; see `benchmark.games.detectability.classes`.
+fair coin chooses the model, follow from the scores; see `benchmark.games.detectability.frames`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from benchmark.games.evaluation import narrow
 from benchmark.games.inversion.play import Outcome
 from benchmark.images import to_bytes
 
@@ -39,9 +40,9 @@ def arrays(outcome: Outcome) -> dict[str, np.ndarray]:
         "starts": data.starts.pixels.cpu().numpy(),
         "inverted": to_bytes(outcome.inverted).cpu().numpy(),
         "triggered": to_bytes(data.triggered_starts).cpu().numpy(),
-        "labels_starts": _labels(data.starts.labels),
-        "labels_selection": _labels(data.selection.labels),
-        "labels_evaluation": _labels(data.evaluation.labels),
+        "labels_starts": narrow(data.starts.labels),
+        "labels_selection": narrow(data.selection.labels),
+        "labels_evaluation": narrow(data.evaluation.labels),
     }
     if data.source is not None:
         found["source"] = np.array(data.source, np.int16)
@@ -49,11 +50,6 @@ def arrays(outcome: Outcome) -> dict[str, np.ndarray]:
         found["sigmas"] = np.array(list(outcome.smoothed))
         found["smoothed"] = np.stack(list(outcome.smoothed.values()))
     return found | {name: np.packbits(hits, axis=-1) for name, hits in bits.items()}
-
-
-def _labels(labels: Tensor) -> np.ndarray:
-    narrow: np.ndarray = labels.cpu().numpy().astype(np.int16)
-    return narrow
 
 
 def picture(outcome: Outcome) -> bytes:

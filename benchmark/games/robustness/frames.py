@@ -10,7 +10,17 @@ from typing import Any
 import pandas as pd
 
 from benchmark import metrics
-from benchmark.games.columns import ATTACK, FAILED, HANDED_IN, KEYS, TRUSTED, Column, Row, Unit
+from benchmark.games.columns import (
+    ATTACK,
+    FAILED,
+    HANDED_IN,
+    KEYS,
+    TRUSTED,
+    WORKED,
+    Column,
+    Row,
+    Unit,
+)
 from benchmark.games.frames import MAGNIFIED, Chapter, Frame, Grid, Sources
 from benchmark.games.means import (
     attack_columns,
@@ -109,9 +119,10 @@ def repairs(sources: Sources) -> pd.DataFrame:
                 ),
                 f"untouched_{reading}": sum(one.stage == "victim" for one in chosen),
             }
-        guards = (one.metrics.guard for one in group if one.metrics)
+        guards = [one.metrics.guard for one in group if one.metrics and one.metrics.guard]
         row |= {
-            "guard_auc": average(guard.auc for guard in guards if guard),
+            "guard_auc": average(guard.auc for guard in guards),
+            "guard_far": average(guard.far_at_1_frr.value for guard in guards),
             "seconds": seconds_of(group),
         }
         found.append(row)
@@ -166,7 +177,6 @@ _DEFENSE = Column(
     brief=True, menu=True, names="defender", share="trusted_share",
 )  # fmt: skip
 _SEEDS = Column("seeds", "seeds", Unit.COUNT, "repetitions that the means are taken over")
-_WORKED = Column("worked", "worked", Unit.YES_NO, "whether the attack worked undefended")
 
 
 def _readings(key: str, title: str, unit: Unit, doc: str, **options: Any) -> tuple[Column, Column]:
@@ -191,7 +201,7 @@ VICTIM_COLUMNS = (
            favours="attacker"),
     Column("asr_clean", "ASR on clean model", Unit.RATE,
            "what the same trigger does to a clean model", interval=True, brief=True),
-    replace(_WORKED, brief=True),
+    replace(WORKED, brief=True),
     Column("asr_game", "ASR as in the game", Unit.RATE,
            "the literal value of the game, which counts images of the target class, too"),
     Column("target_confidence", "target confidence", Unit.AREA,
@@ -203,7 +213,7 @@ REPAIR_COLUMNS = (
     *ATTACK,
     _DEFENSE,
     TRUSTED,
-    _WORKED,
+    WORKED,
     _SEEDS,
     FAILED,
     *HANDED_IN,
@@ -220,6 +230,8 @@ REPAIR_COLUMNS = (
                "seeds whose chosen model is the victim as it was"),
     Column("guard_auc", "AUC of the guard", Unit.AREA,
            "ROC AUC of a guard's score, triggered against clean images"),
+    Column("guard_far", "passed by the guard", Unit.RATE,
+           "triggered images that pass where 1 % of clean ones are turned away"),
     Column("seconds", "seconds", Unit.SECONDS, "of one cell"),
 )  # fmt: skip
 

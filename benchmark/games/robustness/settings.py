@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, get_args
 
 from pydantic import Field, model_validator
 
 from benchmark.games.settings import AttackEntry, Fraction, Natural, Part, Setting, Whole
+from benchmark.hooks import Threat
 
 #: A defender's search tries at least this many settings (Pick your Poison, Sec. V).
 LEAST_POINTS = 20
@@ -29,13 +30,13 @@ class Robustness(Part):
     shares: Annotated[tuple[Fraction, ...], Field(min_length=1)]
     interval: Natural
     seeds: Natural
-    default_m: dict[Literal["poison-label", "clean-label", "code"], Whole]
+    default_m: dict[Threat, Whole]
     attacks: tuple[AttackEntry, ...]
     defenses: tuple[str, ...]
 
     @model_validator(mode="after")
     def _m_for_every_threat(self) -> Robustness:
-        if missing := {"poison-label", "clean-label", "code"} - self.default_m.keys():
+        if missing := set(get_args(Threat)) - self.default_m.keys():
             raise ValueError(f"default_m lacks {', '.join(sorted(missing))}")
         return self
 

@@ -65,7 +65,7 @@ class OwnBackdoor:
         suspect: the model's answers before it was poisoned, which the budget refers to, and
             what was left then.
         before: what he reached before any repair.
-        learning_rate, steps: of the self-poisoning that was gentle enough.
+        learning_rate: of the self-poisoning that was gentle enough.
     """
 
     model: Classifier
@@ -75,7 +75,6 @@ class OwnBackdoor:
     suspect: Left
     before: Left
     learning_rate: float
-    steps: int
 
     def try_repair(self, experiment: Experiment, repair: Repair, *names: object) -> Left:
         """What is left at the last point of the repair's curve that was within budget.
@@ -151,9 +150,7 @@ def self_poison(
                 Left(base, unseen(experiment, suspect)),
                 Left(point, unseen(experiment, model)),
             )
-            return OwnBackdoor(
-                model.eval(), learning, evaluation_set, answers, before, after, rate, point.step
-            )
+            return OwnBackdoor(model.eval(), learning, evaluation_set, answers, before, after, rate)
         rate /= 2
     said = "; ".join(
         f"ASR {point.asr.value:.0%} for {base.held_out.value - point.held_out.value:.1%} of "
