@@ -78,8 +78,10 @@ def build_board(
 
 def _check_built(found: Sequence[Path], folders: Sequence[Path]) -> NoReturn:
     for path in found:
+        # The list of all boards has no records of its own.
+        place = f" {path.parent}" if path.parent in folders else ""
         err.print(
-            f"{path} is not what the records make; run `poisongames board build {path.parent}`",
+            f"{path} is not what the records make; run `poisongames board build{place}`",
             soft_wrap=True,
         )
     for folder in folders:
@@ -196,7 +198,8 @@ def submit(
         names = ", ".join(taken.sender.authors)
         say(f"they came with {taken.sender.title!r} by {names}")
     out.print(
-        f"next: `poisongames board build {done.folder}`, then commit the folder", soft_wrap=True
+        f"next: `poisongames board build {done.folder}`, then commit {done.folder.parent}",
+        soft_wrap=True,
     )
 
 

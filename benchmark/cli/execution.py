@@ -116,6 +116,7 @@ def execute_plan(
     from benchmark.progress import Display
     from benchmark.records.cell import Cell
     from benchmark.records.store import Store
+    from benchmark.runs.done import record_of
     from benchmark.runs.execute import execute
     from benchmark.runs.local import LocalExecutor
     from benchmark.runs.on_ray import RayExecutor
@@ -143,9 +144,18 @@ def execute_plan(
         f"see {results or setup.root / 'records'}",
         soft_wrap=True,
     )
-    if display.failed:
-        hint = "" if results else f"; `poisongames board build {setup.root}` lists them"
-        out.print(f"{display.failed} {what} failed{hint}")
+    store = Store(setup.root)
+    there = [record_of(task, store) for task in tasks if isinstance(task, Cell)]
+    # Also those of an earlier call, which this one has not played again.
+    failed = sum(record is not None and record.status == "failed" for record in there)
+    if failed:
+        out.print(
+            f"{failed} {what} failed; `poisongames board build {setup.root}` lists them. To play "
+            f"one again, delete its record in {setup.root / 'records'}",
+            soft_wrap=True,
+        )
+    elif display.failed:
+        out.print(f"{display.failed} {what} failed")
     if results is None and shown:
         show_results(setup.root, [task for task in tasks if isinstance(task, Cell)])
     if summary.why:

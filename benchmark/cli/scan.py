@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +77,8 @@ def scan(
         from benchmark.suspect.settings import create, defaults
         from benchmark.suspect.suspect import narrowed
 
+        to = to or Path("scans") / Path(model.partition(":")[0]).stem
+        _check_folder(to)
         registry = load_registry(plugin)
         chosen = [create(registry, Detector, spec) for spec in detector or ()]
         suspect, _ = read_suspect(
@@ -110,10 +113,21 @@ def scan(
             )
         for finding in found.findings:
             out.print(escape(finding.sentence), soft_wrap=True, highlight=False)
-        page, written = save(found, to or Path("scans") / Path(model.partition(":")[0]).stem)
+        page, written = save(found, to)
         out.print(f"report: {page} and {written.name}", soft_wrap=True, highlight=False)
         out.print(f"[b]{escape(found.answer)}[/b]", soft_wrap=True)
     raise typer.Exit({False: 0, True: 1, None: 2}[found.found])
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a place where nothing can be written, before the work is done.
+
+    Raises:
+        UserError: it lies in or is something else than a folder, or may not be written to.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"--out: {there} is no folder that can be written to; choose another place")
 
 
 def repair(
@@ -159,6 +173,10 @@ def repair(
 
         if to.suffix not in (".safetensors", ".pt", ".pth"):
             raise ModelError(f"--out {to} is not allowed; end its name in .safetensors or .pt")
+        _check_folder(to.parent)
+        given_file = Path(model.partition(":")[0])
+        if to.exists() and given_file.exists() and to.samefile(given_file):
+            raise ModelError(f"--out {to} is the model that is to be repaired; choose another name")
         if (triggered is None) != (target is None):
             raise ModelError("--triggered and --target belong together; say both or none")
         registry = load_registry(plugin)

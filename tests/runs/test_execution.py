@@ -228,6 +228,10 @@ def test_a_plugin_that_raises_costs_its_own_cells_only(tiny_file: Path, tmp_path
     words += ["--defense", "raises", "--defense", "weight-decay", "--plugin", str(broken)]
     done = run(tiny_file, "--out", tmp_path / "run", "--workers", "1", *words)
     assert done.returncode == 0, done.stderr
+    again = run(tiny_file, "--out", tmp_path / "run", "--workers", "1", *words)
+    for said in (done.stdout, again.stdout):
+        assert "cells failed" in said
+        assert "To play one again, delete its record" in said
     found = list(records(tmp_path / "run").values())
     outcome = {(r["attack"]["name"], r["defense"]["name"]): r for r in found}
     assert outcome["badnets", "weight-decay"]["status"] == "ok"

@@ -106,6 +106,8 @@ def test_from_python_a_repair_measures_a_known_trigger(poisoned: Any, folder: Pa
         (["--out", "a.pt", "--budget", "2"], "a budget of 2 is not allowed; say a share"),
         (["--out", "a.pt", "--triggered", "x"], "--triggered and --target belong together"),
         (["--out", "a.pt", "--method", "strip"], "strip is no repair; there are anp, fine-pruning"),
+        (["--out", "WEIGHTS"], "is the model that is to be repaired; choose another name"),
+        (["--out", "WEIGHTS/a.pt"], "is no folder that can be written to"),
     ],
 )
 def test_a_misuse_gets_one_sentence(
@@ -113,7 +115,8 @@ def test_a_misuse_gets_one_sentence(
 ) -> None:
     method = [] if "--method" in words else ["--method", METHOD]
     options = ["--arch", architecture, "--data", folder, "--mean", "0", *method]
-    done = invoke("repair", weights, *options, *words)
+    own = [word.replace("WEIGHTS", str(weights)) for word in words]
+    done = invoke("repair", weights, *options, *own)
     assert done.exit_code == 2
     assert sentence in done.output
 
