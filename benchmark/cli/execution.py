@@ -126,12 +126,12 @@ def execute_plan(
         executor = RayExecutor(setup, workers or 1)
     else:
         executor = LocalExecutor(setup, workers or workers_for(setup.device))
-    limit = seconds_of(time_limit)
+    limit, store = seconds_of(time_limit), Store(setup.root)
     name = setup.protocol.name
     cell_seconds = seconds_of(cell_time_limit)
     with Display(err, f"{name} on {setup.device}") as display:
         summary = execute(
-            Store(setup.root),
+            store,
             tasks,
             executor,
             cell_seconds=cell_seconds,
@@ -144,8 +144,8 @@ def execute_plan(
         f"see {results or setup.root / 'records'}",
         soft_wrap=True,
     )
-    store = Store(setup.root)
-    there = [record_of(task, store) for task in tasks if isinstance(task, Cell)]
+    cells = [task for task in tasks if isinstance(task, Cell)]
+    there = [record_of(cell, store) for cell in cells]
     # Also those of an earlier call, which this one has not played again.
     failed = sum(record is not None and record.status == "failed" for record in there)
     if failed:
@@ -157,7 +157,7 @@ def execute_plan(
     elif display.failed:
         out.print(f"{display.failed} {what} failed")
     if results is None and shown:
-        show_results(setup.root, [task for task in tasks if isinstance(task, Cell)])
+        show_results(setup.root, cells)
     if summary.why:
         reason = "time limit reached" if summary.why == "time" else "interrupted"
         out.print(f"{reason}; the same command continues")

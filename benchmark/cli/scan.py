@@ -77,7 +77,7 @@ def scan(
         from benchmark.suspect.settings import create, defaults
         from benchmark.suspect.suspect import narrowed
 
-        to = to or Path("scans") / Path(model.partition(":")[0]).stem
+        to = to or Path("scans") / _file_of(model).stem
         _check_folder(to)
         registry = load_registry(plugin)
         chosen = [create(registry, Detector, spec) for spec in detector or ()]
@@ -117,6 +117,11 @@ def scan(
         out.print(f"report: {page} and {written.name}", soft_wrap=True, highlight=False)
         out.print(f"[b]{escape(found.answer)}[/b]", soft_wrap=True)
     raise typer.Exit({False: 0, True: 1, None: 2}[found.found])
+
+
+def _file_of(model: str) -> Path:
+    """The file of a model, which may be FILE:FUNCTION."""
+    return Path(model.partition(":")[0])
 
 
 def _check_folder(folder: Path) -> None:
@@ -174,8 +179,7 @@ def repair(
         if to.suffix not in (".safetensors", ".pt", ".pth"):
             raise ModelError(f"--out {to} is not allowed; end its name in .safetensors or .pt")
         _check_folder(to.parent)
-        given_file = Path(model.partition(":")[0])
-        if to.exists() and given_file.exists() and to.samefile(given_file):
+        if to.exists() and (file := _file_of(model)).exists() and to.samefile(file):
             raise ModelError(f"--out {to} is the model that is to be repaired; choose another name")
         if (triggered is None) != (target is None):
             raise ModelError("--triggered and --target belong together; say both or none")

@@ -40,7 +40,9 @@ def agrees(shown: str, row: dict[str, Any], key: str) -> bool:
     if isinstance(value, bool):
         return shown == ("yes" if value else "no")
     if isinstance(value, str):
-        return shown.startswith(value) or (value == "none" and shown.startswith("clean models"))
+        recipe = row.get("recipe", "standard")
+        clean = "clean models" if recipe == "standard" else f"clean models ({recipe})"
+        return shown.startswith(value) or (value, shown) == ("none", clean)
     bounds = [row[key + end] for end in ("_low", "_high") if key + end in row]
     texts = shown.replace("[", "").replace("]", "").replace(",", "").split()
     return len(texts) in (1, 1 + len(bounds)) and any(
