@@ -38,12 +38,24 @@ def begin(parent: int) -> None:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let signals that ask for an end wait. A process that is begun here inherits that."""
+    """Let signals that ask for an end wait. A process that is begun here inherits that.
+
+    Blocked in this thread, one may still reach another thread of a library, upon which Python would
+    interrupt this one; so the handlers wait as well.
+    """
+    came: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    wait = {number: lambda number, _: came.append(number) for number in _ASKING if main}
+    handlers = {number: signal.signal(number, handler) for number, handler in wait.items()}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 @contextmanager

@@ -56,10 +56,10 @@ def examine(spec: str, files: Sequence[Path], seconds: float) -> Iterator[Verdic
     pipe, other = context.Pipe(duplex=False)
     process = context.Process(target=_examine, args=(spec, tuple(files), seconds, other))
     resource_tracker.ensure_running()  # which would let signals through
-    with processes.undisturbed():  # until it knows what to do with them
-        process.start()
-    other.close()
     try:
+        with processes.undisturbed():  # until it knows what to do with them
+            process.start()
+        other.close()
         while not isinstance(said := pipe.recv(), str | None):
             yield Verdict(*said)
         if said is not None:
@@ -68,8 +68,9 @@ def examine(spec: str, files: Sequence[Path], seconds: float) -> Iterator[Verdic
         raise ExaminerDied(f"the process that examines {spec} was killed") from None
     finally:
         with processes.undisturbed():
-            process.kill()
-            process.join()
+            if process.pid is not None:
+                process.kill()
+                process.join()
 
 
 def _examine(spec: str, files: tuple[Path, ...], seconds: float, pipe: Connection) -> None:
