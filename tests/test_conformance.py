@@ -731,8 +731,31 @@ def test_unknown_names_and_settings(spec: str, message: str, registry: Registry)
 def test_a_file_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("import nothing_of_that_name")
-    with pytest.raises(RegistryError, match=r"mine could not be loaded: .*nothing_of_that_name"):
+    with pytest.raises(RegistryError, match=r"mine\.py could not be loaded: .*nothing_of_that_name"):
         checks("mine", Registry([path]))
+
+
+def test_a_file_of_a_taken_name_is_not_passed_over(tmp_path: Path) -> None:
+    made("attack", "", tmp_path)
+    path = tmp_path / "sound.py"
+    path.write_text(path.read_text().replace('"sound"', '"badnets"'))
+    with pytest.raises(RegistryError, match=r"the name 'badnets' is taken by a plugin of .*choose"):
+        checks("badnets", Registry([path]))
+
+
+def test_what_a_plugin_raises_is_said_with_its_line(tmp_path: Path) -> None:
+    body = "def trigger(self, images, rng):\n    return images[99999]"
+    found = failures(quick(made("attack", body, tmp_path)))["plays"]
+    path = tmp_path / "sound.py"
+    line = path.read_text().splitlines().index("        return images[99999]") + 1
+    assert f"({path.name}, line {line}); mend that, or choose settings" in found
+    assert "grey images of 16x16 pixels" in found
+
+
+def test_a_method_that_nobody_wrote_is_not_named(tmp_path: Path) -> None:
+    body = "def trigger(self, images, rng):\n    return images[:, :, 1:]"
+    found = failures(quick(made("attack", body, tmp_path)))["plays"]
+    assert found.startswith("sound.trigger must return images of shape")
 
 
 @pytest.mark.parametrize(

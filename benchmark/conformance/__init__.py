@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from unittest import SkipTest
 
 import torch
@@ -82,7 +83,7 @@ class Check:
             raise
         except Exception as error:
             raise ConformanceError(
-                f"{type(error).__name__}: {error}; the plugin raised this, where it should not"
+                f"{self.subject.told(error)}; the plugin raised this, where it should not"
             ) from error
         finally:
             torch.set_num_threads(threads)
@@ -96,9 +97,13 @@ def checks(spec: str, registry: Registry | None = None) -> list[Check]:
         registry: where it is looked up; what is installed by default.
 
     Raises:
-        RegistryError: no such plugin or setting, or two plugins of that name.
+        RegistryError: no such plugin or setting, two plugins of that name, or a file of the
+            registry that could not be loaded.
     """
     registry = Registry() if registry is None else registry
+    for failure in registry.failures:
+        if Path(failure.origin) in registry.paths:  # else one that is installed might be examined
+            raise RegistryError(f"{failure.origin} could not be loaded: {failure.error}")
     name, _ = parse(spec)
     entries = {entry.kind: entry for entry in registry.entries if entry.plugin.name == name}
     if not entries:

@@ -187,8 +187,8 @@ def plays(subject: Subject) -> None:
         raise ConformanceError(str(error)) from error
     except Exception as error:
         raise ConformanceError(
-            f"a round of the game fails with {type(error).__name__}: {error}; make it play on "
-            "grey images of 16x16 pixels, or choose settings with which it does"
+            f"a round of the game fails with {subject.told(error)}; mend that, or choose settings "
+            "that suit the grey images of 16x16 pixels on which it is played"
         ) from error
 
 

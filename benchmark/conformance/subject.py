@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import io
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
@@ -194,6 +197,14 @@ class Subject:
             raise
         except Exception:
             raise DoesNotApply("it cannot play a round, see there") from None
+
+    def told(self, error: Exception) -> str:
+        """What was raised, with the last line of the plugin's own files that it came through."""
+        folder, place = Path(inspect.getfile(self.entry.plugin)).parent, ""
+        for frame in traceback.extract_tb(error.__traceback__):
+            if Path(frame.filename).is_relative_to(folder):
+                place = f" ({Path(frame.filename).name}, line {frame.lineno})"
+        return f"{type(error).__name__}: {error}{place}"
 
     def repeatable(self) -> Round:
         """A round whose outputs mean something when compared.

@@ -56,7 +56,9 @@ def collect(
         rows = candidates[order[:m]]
         images, labels = to_unit(data.pixels[rows]), data.labels[rows]
         new_images, new_labels = attack.poison(images.clone(), labels.clone(), rng)
-        new_images = checks.images(new_images, images, f"{attack.name}.poison")
+        own = type(attack).poison is not PoisoningAttack.poison
+        who = f"{attack.name}.{'poison' if own else 'trigger'}"
+        new_images = checks.images(new_images, images, who)
         new_labels = checks.labels(new_labels, labels, attack, len(experiment.class_names))
         data = data.replace(rows, to_bytes(new_images), new_labels)
         poisoned[rows] = True

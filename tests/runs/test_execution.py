@@ -244,7 +244,7 @@ def test_a_plugin_that_raises_costs_its_own_cells_only(tiny_file: Path, tmp_path
     for defense in ("none", "raises", "weight-decay"):
         error = outcome["outside", defense]["error"]
         assert error["kind"] == "RuleViolation"
-        assert "outside.poison must return values in [0, 1]" in error["message"]
+        assert "outside.trigger must return values in [0, 1]" in error["message"]
     # What is no number harms no record; such a victim answers with one class.
     diverged = outcome["diverges", "none"]
     assert (diverged["status"], diverged["reason"]) == ("invalid", "near-chance")
