@@ -731,7 +731,9 @@ def test_unknown_names_and_settings(spec: str, message: str, registry: Registry)
 def test_a_file_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("import nothing_of_that_name")
-    with pytest.raises(RegistryError, match=r"mine\.py could not be loaded: .*nothing_of_that_name"):
+    with pytest.raises(
+        RegistryError, match=r"mine\.py could not be loaded: .*nothing_of_that_name"
+    ):
         checks("mine", Registry([path]))
 
 

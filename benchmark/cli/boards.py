@@ -21,6 +21,7 @@ from benchmark.cli.shared import (
     out,
     say,
 )
+from benchmark.errors import UserError
 
 if TYPE_CHECKING:
     from benchmark.records.strict import Finding
@@ -116,12 +117,13 @@ def verify(
     them. A replay trains the models of a few cells anew; it needs the plugins and the data.
     """
     with one_sentence(), counting("verifying") as progress:
+        from benchmark.games.columns import counted
         from benchmark.verification.verify import verify as check
 
         found = check(folder, load_registry(plugin), progress)
     _print(found.findings)
     if found.findings:
-        out.print(f"{folder}: {len(found.findings)} findings", soft_wrap=True)
+        out.print(f"{folder}: {counted(len(found.findings), 'finding')}", soft_wrap=True)
         raise typer.Exit(1)
     out.print(f"{folder}: {len(found.records)} records hold", soft_wrap=True)
     if replay:
@@ -166,6 +168,11 @@ def submit(
     from benchmark.verification.submit import Rejected, review
 
     with one_sentence():
+        if boards == BOARDS and not boards.is_dir():
+            raise UserError(
+                f"there is no {boards}/ here; submit in a checkout of the repository, or name the "
+                "folder of your own boards by --boards"
+            )
         try:
             with counting("verifying") as progress:
                 registry = load_registry(plugin)

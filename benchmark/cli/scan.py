@@ -165,7 +165,7 @@ def repair(
     """Repair a model that somebody gave you, and save its weights by their own names.
 
     A fifth of the images judges: the last step that costs no more of the
-    accuracy on them than the budget is kept. For example:
+    accuracy on them than the budget is kept, and nothing is saved where none is. For example:
 
     poisongames repair weights.pt --arch resnet18 --data photos/
     --method neural-cleanse-repair --out fixed.pt
@@ -227,7 +227,10 @@ def repair(
                 highlight=False,
             )
         if not fixed.chosen:
-            out.print("[yellow]no step was within the budget: the weights are unchanged[/yellow]")
+            raise ModelError(
+                f"no step was within the budget of {budget:g}, so nothing was repaired and nothing "
+                "saved; try a smaller learning_rate in --method, or a larger --budget"
+            )
         state = {given.prefix + name: value for name, value in fixed.model.state_dict().items()}
         save_state(state, to)
         load = "load_file" if to.suffix == ".safetensors" else "torch.load"

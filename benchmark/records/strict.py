@@ -283,4 +283,4 @@ def strangers(folder: Path, allowed: set[str], place: str = "") -> Iterator[Find
         left_over = path.name.startswith(".") and path.name.endswith(".tmp")
         if path.name not in allowed and not left_over:
             shown = path.name.encode("unicode_escape").decode()[:80]
-            yield Finding(f"{place}{shown}", "file", "belongs to no record; remove it")
+            yield Finding(f"{place}{shown}", "file", "belongs to no record; move it elsewhere")

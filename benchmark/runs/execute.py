@@ -63,8 +63,9 @@ def execute(
     Args:
         store: where records are kept.
         executor: what plays; it is closed at the end.
-        cell_seconds: how long one task may take; by default a cell or a poisoned victim has 100
-            times what the training of its clean model took, and at least ten minutes.
+        cell_seconds: how long one task may take, clean models aside; by default a cell or a
+            poisoned victim has 100 times what the training of its clean model took, and at least
+            ten minutes.
         deadline: `time.monotonic()` at which to stop.
 
     Raises:
@@ -132,14 +133,16 @@ class _Run:
     def _seconds(self, task: Task) -> float | None:
         """How long a task may take; None where nobody knows it.
 
-        Of searches and of clean models nobody ever does, of what plays beside its clean model not
-        yet; see `_finish`.
+        Of searches nobody ever does, of what plays beside its clean model not yet; see `_finish`.
+        A clean model has no limit: no defense shall have failed on one that was not trained.
         """
-        if self._cell_seconds is not None or isinstance(task, Tune):
+        if isinstance(task, Tune):
             return self._cell_seconds
         clean = (task if isinstance(task, Victim) else task.victim).clean
-        if task.key == clean.key or not self._store.victims.has(clean.key):
+        if task.key == clean.key:
             return None
+        if self._cell_seconds is not None or not self._store.victims.has(clean.key):
+            return self._cell_seconds
         training: float = self._store.victims.facts(clean.key)["seconds"]
         return max(AT_LEAST, TIMES_TRAINING * training)
 

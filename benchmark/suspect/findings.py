@@ -15,6 +15,8 @@ from benchmark.suspect.population import Comparison
 TINY = 0.4
 #: One that a detector flags is not suspected if its trigger is larger than this share.
 USUAL = 2 / 3
+#: A trigger of more of the image says nothing: as large a change would fool any model.
+MOST = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,14 @@ class Finding:
         """
         if self.flagged is None or self.relative is None:
             return self.flagged
+        if self.too_large:
+            return None
         return self.relative < TINY or (self.flagged and self.relative < USUAL)
+
+    @property
+    def too_large(self) -> bool:
+        """Whether even the smallest trigger that it reversed covers most of an image."""
+        return self.size is not None and self.size > MOST
 
     @property
     def sentence(self) -> str:
@@ -73,7 +82,11 @@ class Finding:
             None: f"gives a score, highest for class {self.suspect_class}, and no verdict",
         }
         verdict = verdicts[self.suspicious]
-        if self.suspicious and not self.flagged:
+        if self.too_large:
+            verdict = (
+                "reverses no trigger that leaves most of an image as it is, so gives no verdict"
+            )
+        elif self.suspicious and not self.flagged:
             verdict = (
                 f"does not flag the model itself, but its trigger for class {self.suspect_class} "
                 "is suspiciously small"

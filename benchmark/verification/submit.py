@@ -241,22 +241,36 @@ def _other_sender(folder: Path, sender: Credits | None) -> Iterator[Finding]:
 def _rows(
     run: Checked, board: Checked, protocol: Protocol
 ) -> Iterator[tuple[str, set[int], set[int]]]:
-    """For every defended record of a run the seeds that its row has to have, and those it has."""
+    """For every record of a run the seeds that its row has to have, and those it has.
+
+    Undefended models are as many as the defended cells that rest on them need; those that none
+    rests on are a row of their own. Clean ones are there for others.
+    """
     seeds: defaultdict[str, set[int]] = defaultdict(set)
+    defended: set[str] = set()
     for cell in (*run.records.values(), *board.records.values()):
         seeds[cell.row].add(cell.victim.seed)
+        defended |= {_undefended(cell).row} if cell.defense.stages else set()
     for file, cell in run.records.items():
+        wanted = set(range(GAMES[cell.game].repetitions(protocol)))
         if cell.defense.stages:
-            repetitions = GAMES[cell.game].repetitions(protocol)
-            yield file, set(range(repetitions)), seeds[cell.row]
+            yield file, wanted, seeds[cell.row]
+        elif cell.row not in defended and cell.victim.attack.threat != NONE:
+            yield file, wanted, seeds[cell.row] & wanted  # a population may have had more
+
+
+def _undefended(cell: Cell) -> Cell:
+    return Cell(UNDEFENDED, cell.victim, NO_DEFENSE, None)
 
 
 def _leave_out_unfinished(run: Checked, board: Checked, protocol: Protocol) -> int:
     """Forget the records of rows that lack a seed; how many they were."""
-    unfinished = {file for file, wanted, there in _rows(run, board, protocol) if wanted - there}
-    run.records = {file: cell for file, cell in run.records.items() if file not in unfinished}
-    run.files = {file: sha for file, sha in run.files.items() if not _is_of(file, unfinished)}
-    return len(unfinished)
+    before = len(run.records)
+    # Without the cells that rested on them, undefended models are rows of their own.
+    while unfinished := {file for file, want, has in _rows(run, board, protocol) if want - has}:
+        run.records = {file: cell for file, cell in run.records.items() if file not in unfinished}
+        run.files = {file: sha for file, sha in run.files.items() if not _is_of(file, unfinished)}
+    return before - len(run.records)
 
 
 def _incomplete(run: Checked, board: Checked, protocol: Protocol) -> Iterator[Finding]:
@@ -268,7 +282,7 @@ def _incomplete(run: Checked, board: Checked, protocol: Protocol) -> Iterator[Fi
         if more := there - wanted:
             yield Finding(file, "seed", f"{_listed(more)} is more than the {len(wanted)} seeds")
         cell = run.records[file]
-        undefended = Cell(UNDEFENDED, cell.victim, NO_DEFENSE, None)
+        undefended = _undefended(cell)
         clean = replace(undefended, victim=cell.victim.clean)
         for base, which in ((undefended, "undefended"), (clean, "clean")):
             if base.key not in keys:

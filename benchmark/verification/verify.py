@@ -102,6 +102,10 @@ def verify_records(
     if linked:
         reason = "is a link; a board has folders of its own"
         return Checked([Finding(name, "file", reason) for name in linked])
+    inside = sorted(path.parent for path in folder.glob("*/records") if path.is_dir())
+    if inside and not (folder / "records").exists():
+        reason = f"there are none; verify the folders in it one by one, such as {inside[0]}"
+        return Checked([Finding("records", "file", reason)])
     found = Checked()
     if (folder / "artifacts").exists() and has_index(folder.parent):
         reason = "is a run's; a board has none, remove it"

@@ -88,6 +88,16 @@ def test_what_plays_beside_its_clean_model_has_its_limit_once_that_is_known(
     assert limits == [None, None] + [expected] * len(cells)
 
 
+def test_a_clean_model_has_no_limit_that_a_defense_would_pay_for(
+    store: Store, cells: list[Cell]
+) -> None:
+    executor = Pretended(store, lambda job: Ended(), 1)
+    execute(store, cells, executor, cell_seconds=1)
+    limits = {str(job.task): job.seconds for job in executor.submitted}
+    assert limits.pop(str(cells[0].victim.clean)) is None
+    assert set(limits.values()) == {1}
+
+
 def test_many_cells_may_find_the_same_damage(store: Store, cells: list[Cell]) -> None:
     clean, damaged = cells[0].victim, set()
 

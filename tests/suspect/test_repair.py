@@ -99,6 +99,17 @@ def test_from_python_a_repair_measures_a_known_trigger(poisoned: Any, folder: Pa
     assert fixed.success[fixed.chosen].hits == int((found == TARGET).sum())
 
 
+def test_nothing_is_saved_where_nothing_was_repaired(
+    weights: Path, architecture: str, folder: Path
+) -> None:
+    words = ["repair", weights, "--arch", architecture, "--data", folder, "--mean", "0"]
+    words += ["--method", "fine-pruning:steps=3,learning_rate=1000", "--out", "fixed.pt"]
+    done = invoke(*words)
+    assert done.exit_code == 2
+    assert "no step was within the budget of 0.02, so nothing was repaired" in done.output
+    assert not Path("fixed.pt").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -29,7 +29,7 @@ from benchmark.registry import Registry
 from benchmark.suspect import estimate
 from benchmark.suspect.adapter import ModelError
 from benchmark.suspect.estimate import passes
-from benchmark.suspect.findings import Finding
+from benchmark.suspect.findings import MOST, Finding
 from benchmark.suspect.images import read_folder
 from benchmark.suspect.population import compare
 from benchmark.suspect.scan import album_of
@@ -114,13 +114,15 @@ def test_an_error_of_ours_is_no_finding(
 
 def test_it_leaves_a_page_and_numbers(weights: Path, architecture: str, folder: Path) -> None:
     found = invoke("scan", weights, "--arch", architecture, "--data", folder, "--detector", CHEAP)
-    assert found.exit_code in (0, 1), found.output
     assert "200 images of 10 classes, 8x8; the model is right on 1" in found.output
     assert "no --mean and --std were given; with pixels from 0 to 1" in found.output
     assert "`--population` names a board" in found.output
     written = json.loads(Path("scans/weights/scan.json").read_text())
-    assert written["found"] is bool(found.exit_code)
     (finding,) = written["findings"]
+    # So few steps reverse no small trigger, which is no verdict.
+    assert finding["size"] > MOST
+    assert (written["found"], finding["suspicious"], found.exit_code) == (None, None, 2)
+    assert "reverses no trigger that leaves most of an image as it is" in found.output
     assert finding["detector"] == CHEAP
     scores = finding["class_scores"]
     assert max(scores, key=lambda name: scores[name]) == finding["suspect_class"]
@@ -183,7 +185,6 @@ def test_the_defaults_of_large_images_send_few_of_them_through(registry: Registr
 def test_some_classes_alone(poisoned: Any, weights: Path, architecture: str, folder: Path) -> None:
     options = ["--arch", architecture, "--data", folder, "--mean", "0", "--detector", CHEAP]
     done = invoke("scan", weights, *options, "--only", "digit7,digit2,digit3")
-    assert done.exit_code in (0, 1), done.output
     assert "examined as a classifier of 3 of its 10 classes" in done.output
     written = json.loads(Path("scans/weights/scan.json").read_text())
     assert list(written["findings"][0]["class_scores"]) == ["digit7", "digit2", "digit3"]

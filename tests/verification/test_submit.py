@@ -349,3 +349,48 @@ def test_of_a_run_that_was_cut_short_whole_rows_are_taken(played: Path, tmp_path
     edit(record_of(played, REPAIRED), at("metrics.paper.step", 1))
     with pytest.raises(Rejected):
         submit(played, boards, whole_rows=True)
+
+
+def undefended_alone(played: Path) -> None:
+    """Leave the undefended and clean models of a run."""
+    for path in [*played.rglob("*pivotal-tuning*"), *played.rglob("*strip*")]:
+        path.unlink()
+
+
+def test_undefended_models_alone_are_whole_rows_too(played: Path, tmp_path: Path) -> None:
+    undefended_alone(played)
+    for path in played.rglob("*badnets-m40-none-s1*"):
+        path.unlink()
+    boards = tmp_path / "boards"
+    boards.mkdir()
+    lines = refused(played, boards)
+    assert len(lines) == 2
+    assert all("of 3 seeds 1 is missing" in line for line in lines)
+    done = submit(played, boards, whole_rows=True)
+    assert (done.new, done.left_out) == (3, 2)  # clean ones are there for others
+
+
+def test_undefended_models_stay_where_a_board_rests_on_them(played: Path, tmp_path: Path) -> None:
+    boards = tmp_path / "boards"
+    submit(played, boards)
+    undefended_alone(played)
+    for path in played.rglob("*badnets-m40-none-s1*"):
+        path.unlink()
+    assert submit(played, boards).new == 0
+
+
+def test_nobody_founds_a_board_where_there_is_no_checkout(
+    played: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["submit", str(played), "--no-replay"], env={"COLUMNS": "300"})
+    assert done.exit_code == 2
+    assert "there is no leaderboards/ here; submit in a checkout" in done.output
+    assert not (tmp_path / "leaderboards").exists()
+
+
+def test_the_folder_of_all_boards_is_no_board(played: Path, tmp_path: Path) -> None:
+    boards = tmp_path / "boards"
+    submit(played, boards)
+    (finding,) = verify(boards).findings
+    assert finding.reason.endswith(f"such as {boards / 'small-v1'}")
