@@ -1,4 +1,4 @@
-"""Which characters a text may have that strangers write and everybody reads."""
+"""Texts that strangers write and everybody reads: their characters, their lines."""
 
 from __future__ import annotations
 
@@ -39,3 +39,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'this'?`` where a known name is near, else nothing."""
     close = difflib.get_close_matches(name, sorted(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def flowing(text: str) -> str:
+    """The paragraphs of a docstring, each in one line, so that any width can break them."""
+    return "\n\n".join(" ".join(part.split()) for part in text.strip().split("\n\n"))

@@ -64,7 +64,7 @@ def _write(name: str, kind: Kind, parent: Path) -> None:
         f"poisongames check {name}",
         f"python -m pytest {folder}",
         f"poisongames run digits-v3 --{'attack' if kind in get_args(Threat) else 'defense'} {name} "
-        "--seeds 1",
+        "--seeds 1   # a first look; to submit it, leave --seeds out",
     ):
         say(f"  {command}")
     out.print(f"\n{folder}/README.md says how to play and submit it.", soft_wrap=True, markup=False)

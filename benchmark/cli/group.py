@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import getdoc
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +14,7 @@ from typer.core import TyperGroup
 from benchmark import processes
 from benchmark.cli.shared import err
 from benchmark.errors import UserError
+from benchmark.texts import flowing
 
 #: The core's commands and groups of such, as they are listed, and the modules that have them.
 OWN = {
@@ -75,6 +77,8 @@ class Commands(TyperGroup):
             cli.add_typer(found, name=name)
         else:
             cli.command()(found)
+        for command in (found if isinstance(found, typer.Typer) else cli).registered_commands:
+            command.help = flowing(getdoc(command.callback) or "")
         self.commands.update(typer.main.get_group(cli).commands)
 
     def _ask_all(self) -> None:
