@@ -102,7 +102,9 @@ def load_registry(files: list[Path] | None) -> Registry:
 
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-DataDir = Annotated[Optional[Path], typer.Option(help="Folder that holds data sets; docs/play.md says how.")]
+DataDir = Annotated[
+    Optional[Path], typer.Option(help="Folder that holds data sets; docs/play.md says how.")
+]
 
 
 def choose_device(wanted: str) -> str:

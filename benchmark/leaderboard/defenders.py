@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from benchmark.games.columns import KEYS, TRUSTED, Column, Unit, attack_label
-from benchmark.games.detectability.frames import DETECTORS, scored
 from benchmark.games.detectability.game import DetectabilityGame
+from benchmark.games.detectability.shown import DETECTORS, scored
 from benchmark.games.frames import Frame, Sources
 from benchmark.games.robustness.game import RobustnessGame
 from benchmark.leaderboard.fronts import ASR, AUC, DEPLOYABLE, that_worked

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark.games.columns import ATTACK, KEYS, TRUSTED, Column, Unit, attack_label, joined
-from benchmark.games.detectability.frames import DETECTORS, scored
+from benchmark.games.detectability.shown import DETECTORS, scored
 from benchmark.games.frames import Sources
 
 #: Attackers who own the training can do more, so that they have a front of their own.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from benchmark.games.columns import ATTACK, TRUSTED, Column, Unit
-from benchmark.games.detectability.frames import DETECTORS, scored
+from benchmark.games.detectability.shown import DETECTORS, scored
 from benchmark.games.frames import Frame, Sources
 from benchmark.games.means import settings
 from benchmark.games.robustness.searches import Chosen

@@ -101,7 +101,26 @@ def test_the_best_detector_is_judged_in_its_worst_case_by_its_own_score() -> Non
     )
     *_, said = sentences({"victims": victims(one=True), "detectability": frame})
     assert said == (
-        "steady r=5% detects best: its lowest AUC is 0.75 [0.55, 1.00], against two (m=50)."
+        "steady r=5% detects best: the lowest AUC is 0.75 [0.55, 1.00], against two (m=50)."
+    )
+
+
+def test_detectors_that_are_equal_in_what_is_shown_are_all_named() -> None:
+    frame = pd.DataFrame(
+        [detector("one", "a", 0.801), detector("one", "b", 0.799), detector("one", "c", 0.79)]
+    )
+    *_, said = sentences({"victims": victims(one=True), "detectability": frame})
+    assert said == (
+        "a r=5% and b r=5% detect best: the lowest AUC is 0.80 [0.60, 1.00], against one (m=50)."
+    )
+
+
+def test_a_best_detector_that_may_be_guessing_finds_not_every_attack() -> None:
+    frame = pd.DataFrame([detector("one", "a", 0.69)])
+    *_, said = sentences({"victims": victims(one=True), "detectability": frame})
+    assert said == (
+        "No detector finds every attack; a r=5% comes closest: the lowest AUC is "
+        "0.69 [0.49, 1.00], against one (m=50)."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,9 +20,6 @@ from benchmark.games.columns import (
     WORKED,
     Column,
     Unit,
-    attack_label,
-    defender_label,
-    written,
 )
 from benchmark.games.detectability.classes import (
     DETECTOR,
@@ -33,15 +30,11 @@ from benchmark.games.detectability.classes import (
     scores_of_classes,
 )
 from benchmark.games.detectability.record import DetectabilityRecord
+from benchmark.games.detectability.shown import DETECTORS, SCORE, scored, verdict
 from benchmark.games.detectability.worst import worst_cases
 from benchmark.games.frames import Chapter, Frame, Grid, Line, Plot, Sources
 from benchmark.games.means import attack_columns, average, judged, mean_columns, unplayed
 from benchmark.protocol import named_seed
-
-#: The detector's own score; others are readings of the same examinations.
-SCORE = "score"
-#: The name of the frame that says how well detectors tell models apart.
-DETECTORS = "detectability"
 
 
 def detectability(sources: Sources) -> pd.DataFrame:
@@ -182,26 +175,6 @@ def curves(sources: Sources) -> pd.DataFrame:
     wanted = [*KEYS, "threat", "worked", "detector", "auc", "auc_low", "auc_high"]
     asr = sources.frames["victims"][[*KEYS, "asr", "asr_low", "asr_high"]]
     return own[wanted].merge(asr, on=KEYS, how="left")
-
-
-def scored(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of "detectability" that are a detector's own score."""
-    return frame if frame.empty else frame[frame.reading == SCORE]
-
-
-def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
-    """Whose lowest AUC is highest, among those who met most attacks."""
-    frame = scored(frames.get(DETECTORS, pd.DataFrame()))
-    frame = frame if frame.empty else frame[frame.worked].dropna(subset="auc")
-    if frame.empty:
-        return
-    groups = [own for _, own in frame.groupby(["detector", "trusted_share"], dropna=False)]
-    most = max(map(len, groups))
-    best = max((own for own in groups if len(own) == most), key=lambda own: own.auc.min())
-    worst = best.loc[best.auc.idxmin()].to_dict()
-    who = defender_label(worst["detector"], worst["trusted_share"])
-    lowest = written(worst, "auc", Unit.AREA)
-    yield f"{who} detects best: its lowest AUC is {lowest}, against {attack_label(worst)}."
 
 
 HOW = """\

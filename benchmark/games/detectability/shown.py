@@ -1,0 +1,35 @@
+"""What a board says of detectors in a sentence, and which of their scores it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+
+from benchmark.games.columns import Unit, attack_label, defender_label, joined, written
+
+#: The detector's own score; others are readings of the same examinations.
+SCORE = "score"
+#: The name of the frame that says how well detectors tell models apart.
+DETECTORS = "detectability"
+
+
+def scored(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of "detectability" that are a detector's own score."""
+    return frame if frame.empty else frame[frame.reading == SCORE]
+
+
+def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+    """Whose lowest AUC is highest, among those who met most attacks, and whether it is a guess."""
+    frame = scored(frames.get(DETECTORS, pd.DataFrame()))
+    if frame.empty or (frame := frame[frame.worked].dropna(subset="auc")).empty:
+        return
+    groups = frame.groupby(["detector", "trusted_share"], dropna=False).auc
+    least = frame.loc[groups.idxmin()[groups.size() == groups.size().max()]]
+    best = least[least.auc.round(2) == least.auc.max().round(2)]  # as two digits are shown
+    who = joined([*map(defender_label, best.detector, best.trusted_share)], "detector")
+    worst, s = best.iloc[0].to_dict(), "s" if len(best) == 1 else ""
+    guess, auc = worst["auc_low"] <= 0.5, written(worst, "auc", Unit.AREA)
+    none = f"No detector finds every attack; {who} come{s} closest"
+    said = f"{none if guess else f'{who} detect{s} best'}: the lowest AUC is {auc}"
+    yield f"{said}, against {attack_label(worst)}."
