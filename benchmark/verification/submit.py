@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmark.games.all import GAMES, UNDEFENDED, read
-from benchmark.protocol import Protocol
+from benchmark.games.all import GAMES, read
 from benchmark.records import credits
-from benchmark.records.cell import NO_DEFENSE, Cell
+from benchmark.records.cell import Cell
 from benchmark.records.credits import Credits
 from benchmark.records.files import StoreError, sha256, write_whole
 from benchmark.records.record import NONE, Record
 from benchmark.records.replays import FILE, Replay, add
 from benchmark.records.strict import EVIDENCE_LIMIT, Finding, Refused, regular
 from benchmark.registry import Registry
+from benchmark.verification.rows import incomplete, is_of, leave_out_unfinished
 from benchmark.verification.verify import Checked, Progress, verify_records
 
 
@@ -106,7 +106,7 @@ class Reviewed:
         Raises:
             StoreError: the folder cannot be written.
         """
-        new = [file for file in sorted(self.found.files) if not _is_of(file, self.known)]
+        new = [file for file in sorted(self.found.files) if not is_of(file, self.known)]
         there = {*self.found.files.values(), *self.there.files.values()}
         # Replays come first: a submission that is interrupted starts anew, and plays all again.
         add(self.folder, replays, there)
@@ -152,14 +152,14 @@ def review(
         kept = [one for one in there.findings if one.file not in again]
         if kept:
             raise Rejected([one._replace(file=f"{folder}/{one.file}") for one in kept])
-    left_out = _leave_out_unfinished(found, there, found.protocol) if whole_rows else 0
+    left_out = leave_out_unfinished(found, there, found.protocol) if whole_rows else 0
     known = found.records.keys() & there.records.keys()
     wrong = [
         *_other_results(run, folder, sorted(known)),
         *found.claims.contradictions(there.claims),
         *found.likeness.findings(there.likeness),
     ]
-    wrong += [*_incomplete(found, there, found.protocol), *_other_models(run, found)]
+    wrong += [*incomplete(found, there, found.protocol), *_other_models(run, found)]
     wrong += _other_sender(folder, sender)
     if wrong:
         raise Rejected(wrong)
@@ -177,11 +177,6 @@ def _labels(of: Record | Cell) -> tuple[str, ...]:
 
 def _read(folder: Path, files: Iterable[str]) -> dict[str, Record]:
     return {file: read((folder / file).read_bytes()) for file in sorted(files)}
-
-
-def _is_of(file: str, records: Collection[str]) -> bool:
-    """Whether a file belongs to one of the records."""
-    return f"records/{Path(file).stem}.json" in records
 
 
 def _other_results(run: Path, folder: Path, known: list[str]) -> Iterator[Finding]:
@@ -236,61 +231,6 @@ def _other_sender(folder: Path, sender: Credits | None) -> Iterator[Finding]:
         if value != there[field]:
             reason = f"is another one in {path}, which has this title; choose another title"
             yield Finding(credits.FILE, field, reason)
-
-
-def _rows(
-    run: Checked, board: Checked, protocol: Protocol
-) -> Iterator[tuple[str, set[int], set[int]]]:
-    """For every record of a run the seeds that its row has to have, and those it has.
-
-    Undefended models are as many as the defended cells that rest on them need; those that none
-    rests on are a row of their own. Clean ones are there for others.
-    """
-    seeds: defaultdict[str, set[int]] = defaultdict(set)
-    defended: set[str] = set()
-    for cell in (*run.records.values(), *board.records.values()):
-        seeds[cell.row].add(cell.victim.seed)
-        defended |= {_undefended(cell).row} if cell.defense.stages else set()
-    for file, cell in run.records.items():
-        wanted = set(range(GAMES[cell.game].repetitions(protocol)))
-        if cell.defense.stages:
-            yield file, wanted, seeds[cell.row]
-        elif cell.row not in defended and cell.victim.attack.threat != NONE:
-            yield file, wanted, seeds[cell.row] & wanted  # a population may have had more
-
-
-def _undefended(cell: Cell) -> Cell:
-    return Cell(UNDEFENDED, cell.victim, NO_DEFENSE, None)
-
-
-def _leave_out_unfinished(run: Checked, board: Checked, protocol: Protocol) -> int:
-    """Forget the records of rows that lack a seed; how many they were."""
-    before = len(run.records)
-    # Without the cells that rested on them, undefended models are rows of their own.
-    while unfinished := {file for file, want, has in _rows(run, board, protocol) if want - has}:
-        run.records = {file: cell for file, cell in run.records.items() if file not in unfinished}
-        run.files = {file: sha for file, sha in run.files.items() if not _is_of(file, unfinished)}
-    return before - len(run.records)
-
-
-def _incomplete(run: Checked, board: Checked, protocol: Protocol) -> Iterator[Finding]:
-    """Nobody chooses the seeds that are shown, or leaves out what a number is compared with."""
-    keys = {cell.key for cell in (*run.records.values(), *board.records.values())}
-    for file, wanted, there in _rows(run, board, protocol):
-        if missing := wanted - there:
-            yield Finding(file, "seed", f"of {len(wanted)} seeds {_listed(missing)} is missing")
-        if more := there - wanted:
-            yield Finding(file, "seed", f"{_listed(more)} is more than the {len(wanted)} seeds")
-        cell = run.records[file]
-        undefended = _undefended(cell)
-        clean = replace(undefended, victim=cell.victim.clean)
-        for base, which in ((undefended, "undefended"), (clean, "clean")):
-            if base.key not in keys:
-                yield Finding(file, "attack", f"the cell of its {which} model is missing")
-
-
-def _listed(seeds: set[int]) -> str:
-    return ", ".join(map(str, sorted(seeds)))
 
 
 def _checked(path: Path, digest: str) -> bytes:
