@@ -212,8 +212,8 @@ def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     pairs = frames.get("comparisons", pd.DataFrame())
     pairs = pairs.dropna(subset="difference_low") if len(pairs) else pairs
     if len(pairs):  # met by enough attacks to tell an order
-        told = int(pairs.holds.sum())
-        yield f"Of {len(pairs)} pairs of defenses {told} can be told apart by the ASR they leave."
+        of = f"Of {counted(len(pairs), 'pair')} of defenses {int(pairs.holds.sum())}"
+        yield f"{of} can be told apart by the ASR they leave."
 
 
 def _listed(frame: pd.DataFrame) -> str:
