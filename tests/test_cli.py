@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 
 from benchmark import protocol as protocols
 from benchmark.cli import app
-from benchmark.cli.results import show_results
+from benchmark.cli.results import LONG, below_names, narrow, show_results
 from benchmark.cli.shared import seconds_of
 from benchmark.games.all import records
 from benchmark.records.cell import Cell
@@ -147,6 +147,23 @@ def test_no_name_is_broken_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> Non
     defenses |= {*pd.read_csv(folder / "detectability.csv").detector}
     assert "calibrated-trigger-inversion" in defenses
     assert defenses <= found
+
+
+def test_a_long_name_is_broken_behind_its_settings_alone() -> None:
+    name = "lsp:base=wanet,base.clean_label=False,rate=2.3 (m=5000)"
+    lines = narrow(name).split("\n")
+    assert lines == ["lsp:base=wanet,", "base.clean_label=False,", "rate=2.3 (m=5000)"]
+    assert max(map(len, lines)) <= LONG
+    assert narrow("badnets (m=50)") == "badnets (m=50)"
+    assert narrow("calibrated-trigger-inversion r=5%") == "calibrated-trigger-inversion\nr=5%"
+
+
+def test_lines_stand_below_their_name_which_is_said_once() -> None:
+    console = Console(width=80, file=io.StringIO())
+    lines = [("one", "nc", "1"), ("one", "abs", "2"), ("two", "nc", "3")]
+    console.print(below_names(["detector", "AUC"], lines))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.split() == "detector AUC one nc 1 abs 2 two nc 3".split()
 
 
 def test_names_are_completed_without_torch() -> None:

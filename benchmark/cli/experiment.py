@@ -22,6 +22,7 @@ from benchmark.cli.play import (
     check_cells,
     without_those_of,
 )
+from benchmark.cli.results import below_names, narrow
 from benchmark.cli.shared import DataDir, Device, PluginFiles, one_sentence, out, say
 
 if TYPE_CHECKING:
@@ -123,9 +124,12 @@ def _show(chosen: PaperExperiment, root: Path, done: Path | None, keys: set[str]
 
 
 def _table(lines: list[dict[str, str]]) -> Table:
+    titles, texts = [*lines[0]], [[*line.values()] for line in lines]
+    if len({name for name, *_ in texts}) < len(texts):
+        return below_names(titles[1:], texts)
     table = Table(box=None, pad_edge=False)
-    for title in lines[0]:
-        table.add_column(escape(title), overflow="fold")
-    for line in lines:
-        table.add_row(*map(escape, line.values()))
+    for number, title in enumerate(titles):
+        table.add_column(escape(title), overflow="fold", no_wrap=not number)
+    for name, *others in texts:
+        table.add_row(*map(escape, [narrow(name), *others]))
     return table

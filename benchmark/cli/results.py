@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from benchmark.games.frames import Frame
     from benchmark.records.cell import Cell
 
-#: Of a longer name what follows the first space has a line of its own.
+#: Longer names take several lines.
 LONG = 24
 #: So many rows are printed; all of them are on a board.
 ROWS = 40
@@ -58,25 +59,36 @@ def _headlines(folder: Path, keys: Collection[str]) -> Iterator[tuple[Frame, pd.
 
 
 def _table(frame: Frame, rows: pd.DataFrame) -> Table:
-    """A line for each row, below the name of its attack; no name of a plugin is broken."""
+    """A line for each row, below the name of its attack."""
     from benchmark.games.frames import LOOKS
 
     attack, *columns = [column for column in frame.shown(rows) if column.brief]
-    table = Table(box=None, pad_edge=False)
     titles = [*(column.title for column in columns), *([""] if frame.grid else [])]
+    lines = []
+    for row in rows.to_dict("records"):
+        look = [LOOKS[frame.grid.look(row, frame.grid.readings[0][1])[0]]] if frame.grid else []
+        lines.append([attack.short(row), *(column.short(row) for column in columns), *look])
+    return below_names(titles, lines)
+
+
+def below_names(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    """A table of lines below their first text, where that changes; no name is broken."""
+    table, last = Table(box=None, pad_edge=False), ""
     for number, title in enumerate(titles):
         table.add_column(escape(title), overflow="fold", no_wrap=not number)
-    last = ""
-    for row in rows.to_dict("records"):
-        if (name := attack.short(row)) != last:
-            table.add_row(f"[b]{escape(_narrow(name))}[/b]")
+    for name, who, *texts in lines:
+        if name != last:
+            table.add_row(f"[b]{escape(narrow(name))}[/b]")
         last = name
-        look = [LOOKS[frame.grid.look(row, frame.grid.readings[0][1])[0]]] if frame.grid else []
-        who, *texts = (column.short(row) for column in columns)
-        table.add_row(*map(escape, [_narrow(who), *texts, *look]))
+        table.add_row(*map(escape, [narrow(who), *texts]))
     return table
 
 
-def _narrow(name: str) -> str:
-    """A name in the lines that it takes so that no other column is squeezed."""
-    return name if len(name) <= LONG else name.replace(" ", "\n", 1)
+def narrow(name: str) -> str:
+    """A name in lines that squeeze no other column, broken behind commas and at spaces."""
+    lines = [""]
+    for part in re.findall(r"[^, ]*[, ]*", name):
+        if lines[-1] and len(lines[-1] + part.rstrip()) > LONG:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(map(str.rstrip, lines))
