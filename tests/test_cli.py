@@ -163,7 +163,7 @@ def test_lines_stand_below_their_name_which_is_said_once() -> None:
     lines = [("one", "nc", "1"), ("one", "abs", "2"), ("two", "nc", "3")]
     console.print(below_names(["detector", "AUC"], lines))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert shown.split() == "detector AUC one nc 1 abs 2 two nc 3".split()
+    assert shown.split() == ["detector", "AUC", "one", "nc", "1", "abs", "2", "two", "nc", "3"]
 
 
 def test_names_are_completed_without_torch() -> None:
