@@ -11,16 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Generator
+from seeds import rng
 
 from benchmark import images
 from benchmark.images import ImageSet, TrustedData, augment, in_batches, one_hot, to_bytes, to_unit
 
 Move = tuple[int, int, bool]
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def coordinates(batch: int, height: int, width: int) -> torch.Tensor:

@@ -12,8 +12,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from seeds import rng
 from stand_ins import STAND_INS
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from benchmark import inversion
 from benchmark.api import Architecture
@@ -40,10 +41,6 @@ ARCHITECTURES = [
     if entry.kind is Architecture and entry.origin.startswith("poisongames ")
 ]
 SHAPE, CLASSES = (3, 16, 16), 7
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def shaken(model: Classifier) -> Classifier:

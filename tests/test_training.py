@@ -11,7 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Generator, nn
+from seeds import rng
+from torch import nn
 
 from benchmark.classifier import Classifier
 from benchmark.images import ImageSet
@@ -19,10 +20,6 @@ from benchmark.protocol import Augmentation, Recipe
 from benchmark.training import Trainer, mixed_precision, rate_at
 
 PLAIN = Augmentation()
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def recipe(**settings: Any) -> Recipe:

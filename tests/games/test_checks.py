@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from barrier import reachable
+from seeds import rng
 from torch import Generator, Tensor, nn
 
 from benchmark.api import (
@@ -87,10 +88,6 @@ def experiment() -> Experiment:
     assert len(pixels.flatten(1).unique(dim=0)) == total
     source = Source(ImageSet(pixels, torch.arange(total) % CLASSES), None, tuple("abcd"))
     return Experiment(protocol, source, cast(Registry, OnlyTiny()))
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 # What an attack may return.

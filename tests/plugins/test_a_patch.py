@@ -12,17 +12,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Generator, Tensor
+from seeds import rng
+from torch import Tensor
 
 from backdoor_attacks.a_patch import APatch
 from backdoor_attacks.badnets import BadNets
 
 TARGET = 1
 Shape = tuple[int, int, int]
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def mounted(shape: Shape, **settings: Any) -> APatch:

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from seeds import rng
+from torch import Tensor, nn
 
 from backdoor_defenses.abs import ABS
 from backdoor_defenses.stimulation import activation_weights, choose, margins, stimulate
@@ -23,10 +24,6 @@ from benchmark.registry import Registry
 from benchmark.triggers import Patch
 
 SIDE, CLASSES, PLANTED = 8, 5, 3
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def settled(side: int = 8, classes: int = 4) -> tuple[Classifier, TrustedData]:

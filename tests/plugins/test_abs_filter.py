@@ -6,8 +6,9 @@ from itertools import product
 
 import pytest
 import torch
+from seeds import rng
 from test_abs import SIDE, by_rows
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from backdoor_defenses.abs_filter import Filter, FilterABS
 from backdoor_defenses.similarity import structural_similarity
@@ -17,10 +18,6 @@ from benchmark.images import TrustedData
 from benchmark.inversion import FrozenClassifier
 
 CLASSES, TARGET = 4, 2
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize(("channels", "window"), [(3, 1), (3, 4), (1, 5), (2, 12)])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from seeds import rng
 from torch import Generator, nn
 
 from backdoor_defenses.activation_clustering import ActivationClustering, reduced, smaller_cluster
@@ -16,10 +17,6 @@ from benchmark.classifier import Classifier
 from benchmark.images import ImageSet
 
 PIXELS = 12
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def passing(data: ImageSet, rng: Generator) -> Classifier:

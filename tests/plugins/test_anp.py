@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from seeds import rng
 from torch import Generator, Tensor, nn
 
 from backdoor_defenses import anp
@@ -15,10 +16,6 @@ from benchmark.classifier import Classifier
 from benchmark.images import TrustedData
 
 CLASSES, WIDTH, SIDE = 3, 4, 6
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def trusted(count: int = 24) -> TrustedData:

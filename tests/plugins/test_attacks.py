@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from seeds import rng
 from torch import Generator, Tensor, nn
 
 from backdoor_attacks import perturbing
@@ -34,10 +35,6 @@ from benchmark.training import Trainer
 
 REGISTRY = Registry()
 SHAPE, CLASSES, TARGET = (3, 32, 32), 5, 1
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def convolutional(rng: Generator, shape: tuple[int, int, int] = SHAPE) -> Classifier:

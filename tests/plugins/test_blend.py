@@ -8,15 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Generator
+from seeds import rng
 
 from backdoor_attacks.blend import Blend
 
 TARGET, SHAPE = 1, (3, 7, 5)
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def mounted(seed: int = 0, **settings: Any) -> Blend:

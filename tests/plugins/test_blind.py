@@ -11,7 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Generator, Tensor, nn
+from seeds import rng
+from torch import Tensor, nn
 
 from backdoor_attacks.blind import (
     AdaptiveBlindPattern,
@@ -29,10 +30,6 @@ from benchmark.protocol import Augmentation, Recipe
 from benchmark.training import Trainer
 
 ALL = [BlindPattern, BlindPixel, BlindGaussian, AdaptiveBlindPattern, AdaptiveBlindPixel]
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def mounted(attack: Blind, shape: tuple[int, int, int] = (1, 28, 28), target: int = 2) -> Blind:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from seeds import rng
 from torch import Generator, Tensor, nn
 
 from backdoor_defenses import calibrated_trigger_inversion
@@ -24,10 +25,6 @@ from benchmark.triggers import Patch
 SIDE, CLASSES, PLANTED = 6, 5, 3
 Kind = Literal["additive", "mask"]
 KINDS: tuple[Kind, Kind] = ("additive", "mask")
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def planted() -> Classifier:

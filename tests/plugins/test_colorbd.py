@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import uniform_filter
+from seeds import rng
 from torch import Generator, Tensor, nn
 
 from backdoor_attacks import colorbd
@@ -27,10 +28,6 @@ from benchmark.training import Trainer
 
 TARGET, CLASSES, SHAPE = 1, 3, (3, 12, 9)
 UNIT = st.floats(0, 1, width=32)
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def pixel(*colour: float) -> Tensor:

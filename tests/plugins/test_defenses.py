@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretended_gpu import pretended_gpu
+from seeds import rng
 from torch import Generator, Tensor, nn
 
 from backdoor_defenses import fine_pruning, fine_tuning, pivotal_tuning, spectral_signatures, strip
@@ -31,10 +32,6 @@ from benchmark.images import ImageSet, TrustedData, to_bytes
 from benchmark.models import SmallResNet
 from benchmark.registry import Registry
 from benchmark.training import mixed_precision
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 @pytest.fixture

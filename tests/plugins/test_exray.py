@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from seeds import rng
 from torch import Generator, Tensor, nn
 
 from backdoor_defenses.abs import ABS
@@ -23,10 +24,6 @@ from benchmark.triggers import Additive, Patch, Trigger
 SIDE, CLASSES, TARGET = 3, 4, 2
 #: A dark pixel that no image uses, and that the model puts into the target class.
 PLANTED = 8
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def planted() -> Classifier:

@@ -6,8 +6,9 @@ import copy
 
 import pytest
 import torch
+from seeds import rng
 from sklearn.datasets import load_digits
-from torch import Generator, Tensor
+from torch import Tensor
 
 from backdoor_attacks.badnets import BadNets
 from backdoor_defenses.fine_pruning import FinePruning, Scope
@@ -18,10 +19,6 @@ from benchmark.protocol import Augmentation, Recipe
 from benchmark.training import Trainer
 
 TARGET = 0
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def stamped(images: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from seeds import rng
 from torch import Generator, Tensor, nn
 
 from backdoor_attacks import htba
@@ -21,10 +22,6 @@ from benchmark.classifier import Classifier
 from benchmark.images import ImageSet, to_bytes, to_unit
 
 SHAPE, CLASSES, TARGET, SOURCE = (2, 6, 5), 4, 1, 3
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def linear(rng: Generator) -> Classifier:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from seeds import rng
 from torch import Generator, Tensor, nn
 
 from backdoor_attacks import perturbing
@@ -22,10 +23,6 @@ from benchmark.protocol import Augmentation, Recipe
 from benchmark.training import Trainer
 
 SHAPE, CLASSES, TARGET = (2, 5, 4), 5, 1
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def linear(rng: Generator) -> Classifier:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from seeds import rng
 from torch import Generator, Tensor, nn
 
 from backdoor_defenses import fine_tuning, nad
@@ -24,10 +25,6 @@ from benchmark.images import TrustedData
 from benchmark.models import SmallResNet
 from benchmark.registry import Registry
 from benchmark.specs import RegistryError
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 @pytest.fixture

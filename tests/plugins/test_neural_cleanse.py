@@ -13,7 +13,8 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch import Generator, Tensor, nn
+from seeds import rng
+from torch import Tensor, nn
 
 from backdoor_defenses import neural_cleanse, neural_cleanse_additive
 from backdoor_defenses.neural_cleanse import CostSchedule, NeuralCleanse, anomaly_index, verdict
@@ -22,10 +23,6 @@ from benchmark.classifier import Classifier
 from benchmark.images import TrustedData
 from benchmark.inversion import FrozenClassifier, minimise
 from benchmark.triggers import Additive, Patch
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from seeds import rng
+from torch import Tensor, nn
 
 from backdoor_defenses.neural_cleanse_image import NeuralCleanseOnImage
 from benchmark import Starts
@@ -16,10 +17,6 @@ from benchmark.triggers import Patch, Trigger
 
 SIDE, CLASSES, PLANTED = 8, 4, 2
 CORNER = (slice(0, 2), slice(0, 2))
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def planted(weight: float = 8.0, channels: int = 1) -> Classifier:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from seeds import rng
 from torch import Generator, Tensor, nn
 
 from backdoor_defenses import fine_tuning
@@ -26,10 +27,6 @@ from benchmark.registry import Registry
 from benchmark.specs import RegistryError
 
 CLASSES, SIDE, TARGET = 4, 12, 2
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 @dataclass

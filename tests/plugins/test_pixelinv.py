@@ -8,7 +8,8 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from seeds import rng
+from torch import Tensor, nn
 
 from backdoor_defenses import pixelinv
 from backdoor_defenses.pixelinv import PixelInv, changed_pixels
@@ -18,10 +19,6 @@ from benchmark.inversion import FrozenClassifier
 from benchmark.triggers import Additive
 
 SIDE, CLASSES, PLANTED = 8, 4, 2
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 @pytest.fixture

@@ -11,15 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Generator, Tensor
+from seeds import rng
+from torch import Tensor
 
 from backdoor_attacks.polygon import Polygon, area_of, corners
 
 TARGET, SHAPE = 1, (3, 60, 100)
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def mounted(seed: int = 0, shape: tuple[int, int, int] = SHAPE, **settings: Any) -> Polygon:

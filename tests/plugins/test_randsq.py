@@ -8,15 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from seeds import rng
+from torch import Tensor
 
 from backdoor_attacks.randsq import RandSQ
 
 TARGET, SHAPE = 1, (3, 32, 32)
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def mounted(seed: int = 0, **settings: Any) -> RandSQ:

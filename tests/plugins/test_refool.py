@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import uniform_filter
-from torch import Generator, Tensor
+from seeds import rng
+from torch import Tensor
 
 from backdoor_attacks.refool import Refool
 from benchmark.images import ImageSet
@@ -26,10 +27,6 @@ from benchmark.images import ImageSet
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 TARGET, CLASSES = 1, 5
 Shape = tuple[int, int, int]
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def auxiliary(shape: Shape, count: int = 30, seed: int = 9) -> ImageSet:

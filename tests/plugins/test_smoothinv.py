@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Generator, Tensor, nn
+from seeds import rng
+from torch import Tensor, nn
 
 from backdoor_defenses import plainadv
 from backdoor_defenses.plainadv import PlainAdv
@@ -36,10 +37,6 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     frozen = partial(FrozenClassifier, precision="float32")
     monkeypatch.setattr(inverters, "FrozenClassifier", frozen)
     monkeypatch.setattr(plainadv, "FrozenClassifier", frozen)
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def small_model(seed: int = 0, classes: int = 3, sharpness: float = 1.0) -> Classifier:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Generator, Tensor
+from seeds import rng
+from torch import Tensor
 
 from backdoor_attacks.a_patch import APatch
 from backdoor_attacks.badnets import BadNets, CleanLabelBadNets
@@ -46,10 +47,6 @@ ANYWHERE = {
     "randsq": RandSQ,
     "randsq:per_image": lambda side: RandSQ(side, per_image=True),
 }
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def mounted(attack: Any, shape: tuple[int, int, int]) -> Any:

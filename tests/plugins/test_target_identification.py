@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from seeds import rng
 from torch import Generator, Tensor, nn
 
 from backdoor_defenses.plainadv import PlainAdv
@@ -20,10 +21,6 @@ from benchmark.inversion import FrozenClassifier
 from benchmark.triggers import Additive, Trigger
 
 SIDE, CLASSES, PLANTED = 6, 5, 3
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def suspect(strength: float) -> Classifier:

@@ -8,7 +8,8 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from seeds import rng
+from torch import Tensor, nn
 
 from backdoor_defenses import topoprior
 from backdoor_defenses.topoprior import TopoPrior, moved, one_piece, size_and_spread, topology_loss
@@ -16,10 +17,6 @@ from benchmark import Starts
 from benchmark.classifier import Classifier
 from benchmark.inversion import FrozenClassifier
 from benchmark.triggers import Patch
-
-
-def rng(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def critical(mask: Tensor) -> tuple[tuple[int, int], list[tuple[tuple[int, int], tuple[int, int]]]]:
