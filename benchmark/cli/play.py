@@ -67,8 +67,8 @@ Workers = Annotated[
 CellTimeLimit = Annotated[
     Optional[str],
     typer.Option(
-        help="Let one cell or poisoned model take no longer (90s, 9m, 1h); it has failed then. By "
-        "default 100 times what the training of its clean model took, and at least 10 minutes.",
+        help="Let one cell take no longer (90s, 9m, 1h); it has failed then. By default 100 "
+        "times what the training of its clean model took, and at least 10 minutes.",
     ),
 ]
 ProtocolName = Annotated[

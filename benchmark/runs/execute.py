@@ -63,14 +63,13 @@ def execute(
     Args:
         store: where records are kept.
         executor: what plays; it is closed at the end.
-        cell_seconds: how long one task may take, clean models aside; by default a cell or a
-            poisoned victim has 100 times what the training of its clean model took, and at least
-            ten minutes.
+        cell_seconds: how long one task may take; by default a cell or a poisoned victim has 100
+            times what the training of its clean model took, and at least ten minutes.
         deadline: `time.monotonic()` at which to stop.
 
     Raises:
         StoreError: the run's folder cannot be written.
-        WorkerDied: nothing can be played any more.
+        WorkerDied: nothing can be played any more, or a clean model took longer than it may.
     """
     waiting = [cell for cell in cells if not is_done(cell, store)]
     run = _Run(store, waiting, executor, cell_seconds, listener or Listener())
@@ -133,16 +132,14 @@ class _Run:
     def _seconds(self, task: Task) -> float | None:
         """How long a task may take; None where nobody knows it.
 
-        Of searches nobody ever does, of what plays beside its clean model not yet; see `_finish`.
-        A clean model has no limit: no defense shall have failed on one that was not trained.
+        Of searches and of clean models nobody ever does, of what plays beside its clean model not
+        yet; see `_finish`.
         """
-        if isinstance(task, Tune):
+        if self._cell_seconds is not None or isinstance(task, Tune):
             return self._cell_seconds
         clean = (task if isinstance(task, Victim) else task.victim).clean
-        if task.key == clean.key:
+        if task.key == clean.key or not self._store.victims.has(clean.key):
             return None
-        if self._cell_seconds is not None or not self._store.victims.has(clean.key):
-            return self._cell_seconds
         training: float = self._store.victims.facts(clean.key)["seconds"]
         return max(AT_LEAST, TIMES_TRAINING * training)
 
@@ -154,6 +151,9 @@ class _Run:
             self._train_again(task, ended.damaged)
         elif (ended.died or ended.overtime) and is_done(task, self._store):
             self._finish(task, None)  # it was killed just after its work
+        elif ended.overtime and isinstance(task, Victim) and task == task.clean:
+            # No attack or defense shall have failed where its clean model was not trained.
+            raise WorkerDied(f"{task} {ended.overtime.message}; nothing can be played without it")
         elif job.error is not None and ended.died:
             if self._store.note_death(task.key, f"{task}: {ended.died}") > 2 * DEATHS:
                 raise WorkerDied(f"what was to record {task} died again and again ({ended.died})")

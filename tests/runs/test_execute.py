@@ -16,7 +16,7 @@ from benchmark.records.record import Error
 from benchmark.records.store import Store
 from benchmark.registry import Registry
 from benchmark.runs.execute import AT_LEAST, TIMES_TRAINING, Listener, Summary, execute
-from benchmark.runs.executor import Ended, Job, Task, Tick
+from benchmark.runs.executor import Ended, Job, Task, Tick, WorkerDied
 from benchmark.runs.plan import plan
 
 #: What becomes of a job; None leaves it playing.
@@ -88,14 +88,16 @@ def test_what_plays_beside_its_clean_model_has_its_limit_once_that_is_known(
     assert limits == [None, None] + [expected] * len(cells)
 
 
-def test_a_clean_model_has_no_limit_that_a_defense_would_pay_for(
+def test_a_clean_model_that_takes_too_long_is_held_against_nobody(
     store: Store, cells: list[Cell]
 ) -> None:
-    executor = Pretended(store, lambda job: Ended(), 1)
-    execute(store, cells, executor, cell_seconds=1)
-    limits = {str(job.task): job.seconds for job in executor.submitted}
-    assert limits.pop(str(cells[0].victim.clean)) is None
-    assert set(limits.values()) == {1}
+    def late(job: Job) -> Ended:
+        error = Error(kind="TimeLimit", message="took longer than 1 s", where="")
+        return Ended(overtime=error)
+
+    with pytest.raises(WorkerDied, match=r"none .* took longer than 1 s; nothing can be played"):
+        execute(store, cells, Pretended(store, late, 1), cell_seconds=1)
+    assert not [*store.root.glob("records/*")]
 
 
 def test_many_cells_may_find_the_same_damage(store: Store, cells: list[Cell]) -> None:
