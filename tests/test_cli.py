@@ -135,6 +135,21 @@ def test_a_run_ends_with_the_table_that_was_asked_for(capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == "", "nothing was played there"
 
 
+def test_what_a_board_has_already_is_shown_with_what_was_played(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = ROOT / "leaderboards" / "digits-v3"
+    run = cut(board, ("*/*badnets-m50-abs-r*", "*/*badnets-m50-none-*"), tmp_path / "run")
+    cells = [Cell.of(record) for record in records(board, "*abs-r*")]
+    cells += [Cell.of(record) for record in records(board, "*-none-s*")]
+    show_results(run, cells)
+    assert "Detectors" not in capsys.readouterr().out, "there are no clean models"
+    show_results(run, cells, board)
+    shown = capsys.readouterr().out
+    assert "Detectors" in shown
+    assert "lsp" in shown
+
+
 def test_no_name_is_broken_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = ROOT / "leaderboards" / "digits-v3"
     console = Console(width=80, file=io.StringIO())

@@ -11,7 +11,7 @@ import typer
 from benchmark.cli.shared import choose_device, counting, err, load_registry, out, say, seconds_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from benchmark.api import Source
     from benchmark.protocol import Protocol
@@ -101,7 +101,7 @@ def execute_plan(
     workers: int | None,
     *,
     results: Path | None = None,
-    shown: bool = True,
+    show: Callable[[], None] = lambda: None,
     ray: bool = False,
     time_limit: str | None = None,
     cell_time_limit: str | None = None,
@@ -109,10 +109,9 @@ def execute_plan(
     """Work through a plan with progress bars, and say how it ended and what came out.
 
     Args:
-        results: where they are, if not in tables of the run's records.
-        shown: whether it ends with these tables.
+        results: where they are, if not among the run's records.
+        show: prints what came out, also where the time was too short for all.
     """
-    from benchmark.cli.results import show_results
     from benchmark.progress import Display
     from benchmark.records.cell import Cell
     from benchmark.records.store import Store
@@ -156,8 +155,7 @@ def execute_plan(
         )
     elif display.failed:
         out.print(f"{display.failed} {what} failed")
-    if results is None and shown:
-        show_results(setup.root, cells)
+    show()
     if summary.why:
         reason = "time limit reached" if summary.why == "time" else "interrupted"
         out.print(f"{reason}; the same command continues")

@@ -90,7 +90,7 @@ def experiment(
         if done is not None:
             cells = without_those_of(done, cells)
         check_cells(cells, setup, registry, source)
-        execute_plan(setup, cells, "cells", started, workers, time_limit=time_limit, shown=False)
+        execute_plan(setup, cells, "cells", started, workers, time_limit=time_limit)
         _show(chosen, setup.root, done, keys)
 
 

@@ -115,6 +115,7 @@ def run(
     """
     started = time.monotonic()
     with one_sentence():
+        from benchmark.cli.results import show_results
         from benchmark.games.robustness import searches as tuned
         from benchmark.protocol import load, tuned_folder
         from benchmark.runs.plan import plan
@@ -137,6 +138,7 @@ def run(
             )
         if attack or defense:
             say_what_is_played(cells, setup.protocol.name)
+        asked = cells
         if done is not None:
             cells = without_those_of(done, cells)
         check_cells(cells, setup, registry, source)
@@ -147,6 +149,7 @@ def run(
             "cells",
             started,
             workers,
+            show=lambda: show_results(setup.root, asked, done),
             ray=ray is not None,
             time_limit=time_limit,
             cell_time_limit=cell_time_limit,

@@ -24,16 +24,20 @@ LONG = 24
 ROWS = 40
 
 
-def show_results(folder: Path, cells: Sequence[Cell]) -> None:
-    """Print the headline tables of these cells, as far as there are records of them."""
+def show_results(folder: Path, cells: Sequence[Cell], beside: Path | None = None) -> None:
+    """Print the headline tables of these cells, as far as there are records of them.
+
+    Args:
+        beside: a board that has other cells of these rows; where the folder has none, nothing is
+            printed.
+    """
     from benchmark.records.store import Store
     from benchmark.runs.done import record_of
 
     store = Store(folder)
-    keys = {cell.key for cell in cells if record_of(cell, store) is not None}
-    if not keys:
+    if not any(record_of(cell, store) for cell in cells):
         return
-    for frame, rows in _headlines(folder, keys):
+    for frame, rows in _headlines(folder, beside, {cell.key for cell in cells}):
         out.print(f"\n[b]{escape(frame.title)}[/b]")
         out.print(_table(frame, rows.head(ROWS)))
         if len(rows) > ROWS:
@@ -44,13 +48,15 @@ def show_results(folder: Path, cells: Sequence[Cell]) -> None:
     )
 
 
-def _headlines(folder: Path, keys: Collection[str]) -> Iterator[tuple[Frame, pd.DataFrame]]:
+def _headlines(
+    folder: Path, beside: Path | None, keys: Collection[str]
+) -> Iterator[tuple[Frame, pd.DataFrame]]:
     """The frames that have a grid, or else that of attacks before any defense."""
     from benchmark.games.robustness.frames import UNDEFENDED
     from benchmark.leaderboard.board import read_board
     from benchmark.leaderboard.chapters import PLAYED
 
-    built = read_board(folder, only=keys).frames
+    built = read_board(folder, beside, keys).frames
     played = [frame for chapter in PLAYED for frame in chapter.frames if frame.grid]
     shown = [frame for frame in played if len(built.get(frame.name, ()))]
     for frame in shown or UNDEFENDED.frames:
