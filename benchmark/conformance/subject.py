@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import io
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -200,10 +200,14 @@ class Subject:
 
     def told(self, error: Exception) -> str:
         """What was raised, with the last line of the plugin's own files that it came through."""
-        folder, place = Path(inspect.getfile(self.entry.plugin)).parent, ""
+        module, place = sys.modules[self.entry.plugin.__module__], ""
+        package = (module.__package__ or "").partition(".")[0]
+        # A single file may lie beside anything, such as this package or an environment.
+        own = Path(sys.modules[package or module.__name__].__file__ or "")
         for frame in traceback.extract_tb(error.__traceback__):
-            if Path(frame.filename).is_relative_to(folder):
-                place = f" ({Path(frame.filename).name}, line {frame.lineno})"
+            file = Path(frame.filename)
+            if file == own or (package and file.is_relative_to(own.parent)):
+                place = f" ({file.name}, line {frame.lineno})"
         return f"{type(error).__name__}: {error}{place}"
 
     def repeatable(self) -> Round:
