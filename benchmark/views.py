@@ -64,7 +64,8 @@ class Detection:
             the detector's guess.
         flagged: the method's own yes or no, None where it has none.
         trigger: the reversed triggers of all K classes, None where none are reversed.
-        also: other published readings of the same scan, by name; they are reported apart.
+        also: other published readings of the same scan, by name, likewise higher where the model
+            is more suspicious; they are reported apart.
     """
 
     score: float

@@ -144,10 +144,33 @@ def test_what_a_board_has_already_is_shown_with_what_was_played(
     cells += [Cell.of(record) for record in records(board, "*-none-s*")]
     show_results(run, cells)
     assert "Detectors" not in capsys.readouterr().out, "there are no clean models"
-    show_results(run, cells, board)
-    shown = capsys.readouterr().out
-    assert "Detectors" in shown
-    assert "lsp" in shown
+    for folder, places in ((run, f"{run} {board}"), (tmp_path / "nothing", str(board))):
+        show_results(folder, cells, board)
+        shown = capsys.readouterr().out
+        assert "Detectors" in shown
+        assert "lsp" in shown
+        assert f"`poisongames board build {places}` makes" in shown.replace("\n", "")
+
+
+def test_some_cells_of_a_board_need_no_comparison_that_was_explained(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    board = ROOT / "leaderboards" / "cifar10-v3"
+    assert "a-blend" in (board / "explanations.csv").read_text()
+    cells = [Cell.of(record) for record in records(board, "*badnets-m50*")]
+    show_results(board, cells)
+    assert "Remaining ASR" in capsys.readouterr().out
+
+
+def test_what_is_done_elsewhere_has_to_be_of_the_protocol(tmp_path: Path) -> None:
+    words = ["run", "digits-v3", "--attack", "badnets", "--out", tmp_path / "run", "--done"]
+    other = invoke(*words, ROOT / "leaderboards" / "cifar10-v3")
+    assert other.exit_code == 2
+    assert "its records are of cifar10-v3" in " ".join(other.output.split())
+    (tmp_path / "empty" / "records").mkdir(parents=True)
+    empty = invoke(*words, tmp_path / "empty")
+    assert empty.exit_code == 2
+    assert "there are no records in" in " ".join(empty.output.split())
 
 
 def test_no_name_is_broken_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,6 +194,8 @@ def test_a_long_name_is_broken_behind_its_settings_alone() -> None:
     assert max(map(len, lines)) <= LONG
     assert narrow("badnets (m=50)") == "badnets (m=50)"
     assert narrow("calibrated-trigger-inversion r=5%") == "calibrated-trigger-inversion\nr=5%"
+    assert narrow("calibrated-trigger-inversion") == "calibrated-trigger-inversion"
+    assert narrow("") == ""
 
 
 def test_lines_stand_below_their_name_which_is_said_once() -> None:

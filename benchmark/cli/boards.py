@@ -125,7 +125,8 @@ def verify(
     if found.findings:
         out.print(f"{folder}: {counted(len(found.findings), 'finding')}", soft_wrap=True)
         raise typer.Exit(1)
-    out.print(f"{folder}: {len(found.records)} records hold", soft_wrap=True)
+    s = "s" if len(found.records) == 1 else ""
+    out.print(f"{folder}: {counted(len(found.records), 'record')} hold{s}", soft_wrap=True)
     if replay:
         from benchmark.cli.replays import play_again, show
         from benchmark.games.all import records
@@ -165,6 +166,7 @@ def submit(
     flatters most and another one are played again, and every cell that failed; numbers that
     differ refuse all. A file submission.toml in the folder says who sent the records.
     """
+    from benchmark.games.columns import counted
     from benchmark.verification.submit import Rejected, review
 
     with one_sentence():
@@ -198,9 +200,8 @@ def submit(
     known = f", {done.known} were there already" if done.known else ""
     left_out = f", {done.left_out} of unfinished rows were left out" if done.left_out else ""
     replayed = f", {len(replays)} were played again" if replays else ", none was played again"
-    out.print(
-        f"{done.new} records are new in {done.folder}{known}{left_out}{replayed}", soft_wrap=True
-    )
+    new = f"{counted(done.new, 'record')} {'is' if done.new == 1 else 'are'} new"
+    out.print(f"{new} in {done.folder}{known}{left_out}{replayed}", soft_wrap=True)
     if taken.sender and done.new:
         names = ", ".join(taken.sender.authors)
         say(f"they came with {taken.sender.title!r} by {names}")

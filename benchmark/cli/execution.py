@@ -157,6 +157,6 @@ def execute_plan(
         out.print(f"{display.failed} {what} failed")
     show()
     if summary.why:
-        reason = "time limit reached" if summary.why == "time" else "interrupted"
+        reason = "time limit reached" if summary.why == "time" else summary.why
         out.print(f"{reason}; the same command continues")
-        raise typer.Exit(3 if summary.why == "time" else 130)
+        raise typer.Exit({"time": 3, "interrupted": 130}.get(summary.why, 1))

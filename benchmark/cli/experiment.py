@@ -22,7 +22,7 @@ from benchmark.cli.play import (
     check_cells,
     without_those_of,
 )
-from benchmark.cli.results import below_names, narrow
+from benchmark.cli.results import below_names, holding, narrow
 from benchmark.cli.shared import DataDir, Device, PluginFiles, one_sentence, out, say
 
 if TYPE_CHECKING:
@@ -108,9 +108,7 @@ def _show(chosen: PaperExperiment, root: Path, done: Path | None, keys: set[str]
     from benchmark.experiments.shown import in_papers, tables, write
     from benchmark.leaderboard.board import read_board
 
-    # Where all was done elsewhere, nothing was played here.
-    elsewhere = done is not None and not any((root / "records").glob("*.json"))
-    board = read_board(done if done and elsewhere else root, None if elsewhere else done, keys)
+    board = read_board(*holding(root, done), only=keys)
     made = tables(chosen, board)
     for one in made:
         out.print(f"\n[b]{escape(one.frame.title)}[/b]")
@@ -125,7 +123,7 @@ def _show(chosen: PaperExperiment, root: Path, done: Path | None, keys: set[str]
 
 def _table(lines: list[dict[str, str]]) -> Table:
     titles, texts = [*lines[0]], [[*line.values()] for line in lines]
-    if len({name for name, *_ in texts}) < len(texts):
+    if titles[0] == "attack" and len({name for name, *_ in texts}) < len(texts):
         return below_names(titles[1:], texts)
     table = Table(box=None, pad_edge=False)
     for number, title in enumerate(titles):

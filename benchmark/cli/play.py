@@ -220,12 +220,17 @@ def _join(address: str, device: str) -> str:
 
 def without_those_of(board: Path, cells: Sequence[Cell]) -> list[Cell]:
     """The cells that a folder has no record of; it is said how many it has."""
+    from benchmark.games.all import records
     from benchmark.records.files import StoreError
     from benchmark.records.store import Store
     from benchmark.runs.done import record_of
 
-    if not (board / "records").is_dir():
-        raise StoreError(f"--done {board}: there is no folder {board / 'records'}")
+    there = next(records(board), None)
+    if there is None:
+        raise StoreError(f"--done {board}: there are no records in {board / 'records'}")
+    if any(cell.victim.protocol_sha256 != there.protocol.sha256 for cell in cells):
+        name = f"{there.protocol.name} {there.protocol.sha256[:12]}"
+        raise StoreError(f"--done {board}: its records are of {name}, another protocol")
     left = [cell for cell in cells if record_of(cell, Store(board)) is None]
     out.print(f"{len(cells) - len(left)} of {len(cells)} cells are in {board} already")
     return left

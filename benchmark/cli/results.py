@@ -28,35 +28,40 @@ def show_results(folder: Path, cells: Sequence[Cell], beside: Path | None = None
     """Print the headline tables of these cells, as far as there are records of them.
 
     Args:
-        beside: a board that has other cells of these rows; where the folder has none, nothing is
-            printed.
+        beside: a board that has others of these cells.
     """
     from benchmark.records.store import Store
     from benchmark.runs.done import record_of
 
-    store = Store(folder)
-    if not any(record_of(cell, store) for cell in cells):
+    places = holding(folder, beside)
+    if not any(record_of(cell, Store(place)) for place in places for cell in cells):
         return
-    for frame, rows in _headlines(folder, beside, {cell.key for cell in cells}):
+    for frame, rows in _headlines(places, {cell.key for cell in cells}):
         out.print(f"\n[b]{escape(frame.title)}[/b]")
         out.print(_table(frame, rows.head(ROWS)))
         if len(rows) > ROWS:
             out.print(f"and {len(rows) - ROWS} more rows")
     say(
-        f"\nRates in percent, brackets 95 % intervals; `poisongames board build {folder}` makes "
-        "all tables and plots."
+        f"\nRates in percent, brackets 95 % intervals; `poisongames board build "
+        f"{' '.join(map(str, places))}` makes all tables and plots."
     )
 
 
+def holding(folder: Path, beside: Path | None) -> list[Path]:
+    """Which of a run and of what it did not play again have records."""
+    places = [folder] if beside is None else [folder, beside]
+    return [place for place in places if any((place / "records").glob("*.json"))]
+
+
 def _headlines(
-    folder: Path, beside: Path | None, keys: Collection[str]
+    places: Sequence[Path], keys: Collection[str]
 ) -> Iterator[tuple[Frame, pd.DataFrame]]:
     """The frames that have a grid, or else that of attacks before any defense."""
     from benchmark.games.robustness.frames import UNDEFENDED
     from benchmark.leaderboard.board import read_board
     from benchmark.leaderboard.chapters import PLAYED
 
-    built = read_board(folder, beside, keys).frames
+    built = read_board(*places, only=keys).frames
     played = [frame for chapter in PLAYED for frame in chapter.frames if frame.grid]
     shown = [frame for frame in played if len(built.get(frame.name, ()))]
     for frame in shown or UNDEFENDED.frames:
@@ -93,7 +98,7 @@ def below_names(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
 def narrow(name: str) -> str:
     """A name in lines that squeeze no other column, broken behind commas and at spaces."""
     lines = [""]
-    for part in re.findall(r"[^, ]*[, ]*", name):
+    for part in re.findall(r"[^, ]+[, ]*", name):
         if lines[-1] and len(lines[-1] + part.rstrip()) > LONG:
             lines.append("")
         lines[-1] += part

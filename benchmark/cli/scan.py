@@ -229,7 +229,7 @@ def repair(
         if not fixed.chosen:
             raise ModelError(
                 f"no step was within the budget of {budget:g}, so nothing was repaired and nothing "
-                "saved; try a smaller learning_rate in --method, or a larger --budget"
+                "saved; try gentler settings in --method, or a larger --budget"
             )
         state = {given.prefix + name: value for name, value in fixed.model.state_dict().items()}
         save_state(state, to)

@@ -45,6 +45,7 @@ class Sources:
             attack and the inverter; NaN where there is none.
         protocol: what was played, where it is a released protocol.
         folders: whose evidence/ has the files that records name.
+        whole: whether these are all records of the folders.
         frames: those that were built so far, by name.
     """
 
@@ -56,6 +57,7 @@ class Sources:
     published: Callable[[str, str], float]
     protocol: Protocol | None = None
     folders: Sequence[Path] = ()
+    whole: bool = True
     worst: Sequence[Record] = ()
     replays: Mapping[str, Replay] = field(default_factory=dict)
     titles: Mapping[str, str] = field(default_factory=dict)

@@ -51,7 +51,7 @@ class Board:
 
 
 def read_board(
-    folder: Path, beside: Path | None = None, only: Collection[str] | None = None
+    folder: Path, beside: Path | None = None, *, only: Collection[str] | None = None
 ) -> Board:
     """Read and average all records of a folder, together with those of a board beside it.
 
@@ -142,7 +142,8 @@ def read_sources(
     measured, unfinished = found["ok"], found["unfinished"]
     sources = Sources(
         measured, kept, unfinished, list(searches.values()), short_names([*measured, *unfinished]),
-        inverted, played(protocol), folders, list(chapters.worst_cases(unfinished, measured)),
+        inverted, played(protocol), folders, only is None,
+        list(chapters.worst_cases(unfinished, measured)),
         {key: one for place in folders for key, one in replays.read(place).items()},
     )  # fmt: skip
     return sources, protocol

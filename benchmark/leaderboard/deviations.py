@@ -27,9 +27,12 @@ OPEN = "open"
 Key = tuple[str, ...]
 
 
-def explained(frame: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
+def explained(frame: pd.DataFrame, folders: Sequence[Path], whole: bool = True) -> pd.DataFrame:
     """A comparison with the column `explanation`: for what is `OUTSIDE` the text that
     `FILE` in one of the folders has for it, else `OPEN`.
+
+    Args:
+        whole: whether these are all comparisons of the folders, so that each text belongs to one.
 
     Raises:
         StoreError: the file is not as it should be, or explains what does not disagree.
@@ -39,7 +42,7 @@ def explained(frame: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
     texts: dict[Key, str] = {}
     for path in (folder / FILE for folder in folders):
         own = _explanations(path)
-        if unused := sorted(own.keys() - set(keys)):
+        if whole and (unused := sorted(own.keys() - set(keys))):
             raise StoreError(
                 f"{path}: no disagreement of this board is {_written(unused[0])}; remove the line"
             )

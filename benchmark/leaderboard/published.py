@@ -69,7 +69,7 @@ def comparison(sources: Sources) -> pd.DataFrame:
     Raises:
         StoreError: explanations that cannot be shown or that explain nothing.
     """
-    return explained(_comparison(sources), sources.folders)
+    return explained(_comparison(sources), sources.folders, sources.whole)
 
 
 def _comparison(sources: Sources) -> pd.DataFrame:

@@ -32,7 +32,7 @@ class Summary:
 
     done: int
     total: int
-    why: Literal["time", "interrupted"] | None
+    why: Literal["time", "interrupted", "a clean model is missing"] | None
 
 
 @dataclass(frozen=True)
@@ -69,24 +69,26 @@ def execute(
 
     Raises:
         StoreError: the run's folder cannot be written.
-        WorkerDied: nothing can be played any more, or a clean model took longer than it may.
+        WorkerDied: nothing can be played any more.
     """
     waiting = [cell for cell in cells if not is_done(cell, store)]
     run = _Run(store, waiting, executor, cell_seconds, listener or Listener())
     before, total = len(cells) - len(waiting), len(cells)
     run.listener.planned(before, total)
-    why: Literal["time", "interrupted"] | None = None
+    summary = Summary(before, total, None)
     try:
         while run.unfinished:
             if deadline is not None and time.monotonic() > deadline:
-                why = "time"
+                summary = replace(summary, why="time")
                 break
             run.step()
     except KeyboardInterrupt:
-        why = "interrupted"
+        summary = replace(summary, why="interrupted")
     finally:
         executor.close()
-    return Summary(before + run.done, total, why)
+    if summary.why is None and run.left_out:
+        summary = replace(summary, why="a clean model is missing")
+    return replace(summary, done=before + run.done)
 
 
 class _Run:
@@ -100,7 +102,7 @@ class _Run:
         cell_seconds: float | None,
         listener: Listener,
     ) -> None:
-        self.listener, self.done = listener, 0
+        self.listener, self.done, self.left_out = listener, 0, 0
         self._store, self._executor, self._cell_seconds = store, executor, cell_seconds
         self._schedule = Schedule(waiting, store.victims.has)
         self._playing: dict[str, Job] = {}
@@ -151,9 +153,6 @@ class _Run:
             self._train_again(task, ended.damaged)
         elif (ended.died or ended.overtime) and is_done(task, self._store):
             self._finish(task, None)  # it was killed just after its work
-        elif ended.overtime and isinstance(task, Victim) and task == task.clean:
-            # No attack or defense shall have failed where its clean model was not trained.
-            raise WorkerDied(f"{task} {ended.overtime.message}; nothing can be played without it")
         elif job.error is not None and ended.died:
             if self._store.note_death(task.key, f"{task}: {ended.died}") > 2 * DEATHS:
                 raise WorkerDied(f"what was to record {task} died again and again ({ended.died})")
@@ -184,7 +183,14 @@ class _Run:
 
     def _finish(self, task: Task, error: Error | None) -> None:
         self._store.forget_deaths(task.key)
-        if isinstance(task, Victim):
+        if isinstance(task, Victim) and error is not None and task == task.clean:
+            # No attack or defense shall have failed where its clean model was not trained.
+            self.left_out += self._schedule.without(task)
+            self.listener.noticed(
+                f"the clean model of seed {task.seed} was not trained ({error.kind}: "
+                f"{error.message}); what needs it is left out"
+            )
+        elif isinstance(task, Victim):
             self._schedule.trained(task, error)
             for job in [*self._playing.values()]:
                 if job.seconds is None and (seconds := self._seconds(job.task)) is not None:

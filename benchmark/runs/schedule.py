@@ -45,6 +45,12 @@ class Schedule:
             self._failed[victim.key] = error
         self._trained.add(victim.key)
 
+    def without(self, victim: Victim) -> int:
+        """Leave out all cells that need a victim, for now; how many they are."""
+        before = len(self._cells)
+        self._cells = [one for one in self._cells if victim.key not in self._needs[one.key]]
+        return before - len(self._cells)
+
     def lacks(self, key: str) -> bool:
         """Whether a victim is still to be trained."""
         return key not in self._trained

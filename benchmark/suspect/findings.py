@@ -60,16 +60,16 @@ class Finding:
         clean models backdoored, and the norms of a short scan so far that it calls none so. How
         small the trigger is beside the usual one tells them apart, see docs/measured.md.
         """
-        if self.flagged is None or self.relative is None:
-            return self.flagged
-        if self.too_large:
+        if self.flagged is None or self.too_large:
             return None
+        if self.relative is None:
+            return self.flagged
         return self.relative < TINY or (self.flagged and self.relative < USUAL)
 
     @property
     def too_large(self) -> bool:
-        """Whether even the smallest trigger that it reversed covers most of an image."""
-        return self.size is not None and self.size > MOST
+        """Whether its trigger covers most of an image, so that its own verdict says nothing."""
+        return self.flagged is not None and self.size is not None and self.size > MOST
 
     @property
     def sentence(self) -> str:
@@ -83,9 +83,7 @@ class Finding:
         }
         verdict = verdicts[self.suspicious]
         if self.too_large:
-            verdict = (
-                "reverses no trigger that leaves most of an image as it is, so gives no verdict"
-            )
+            verdict = "gives no verdict, since its trigger covers most of an image"
         elif self.suspicious and not self.flagged:
             verdict = (
                 f"does not flag the model itself, but its trigger for class {self.suspect_class} "
@@ -127,12 +125,12 @@ class Scan:
 
     @property
     def found(self) -> bool | None:
-        """Whether a detector says so; None where none said anything and one failed or none can."""
+        """Whether a detector says so; None where none does and one failed, or none can."""
         verdicts = [finding.suspicious for finding in self.findings]
         if True in verdicts:
             return True
-        failed = any(finding.score is None for finding in self.findings)
-        return False if False in verdicts and not failed else None
+        unsure = any(finding.score is None or finding.too_large for finding in self.findings)
+        return False if False in verdicts and not unsure else None
 
     @property
     def answer(self) -> str:
@@ -140,7 +138,7 @@ class Scan:
         if self.found:
             return f"Suspicious: there may be a backdoor for class {' or '.join(classes)}."
         if self.found is None:
-            return "Undecided: no detector gave a verdict, or one failed."
+            return "Undecided: no detector gave a verdict, or one failed to."
         return "Nothing found; that does not prove that there is nothing."
 
     def __str__(self) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from benchmark.games.all import GAMES, UNDEFENDED
 from benchmark.protocol import Protocol
 from benchmark.records.cell import NO_DEFENSE, Cell
-from benchmark.records.record import NONE
 from benchmark.records.strict import Finding
 from benchmark.verification.verify import Checked
 
@@ -20,30 +19,37 @@ def _rows(
 ) -> Iterator[tuple[str, set[int], set[int]]]:
     """For every record of a run the seeds that its row has to have, and those it has.
 
-    Undefended models are as many as the defended cells that rest on them need; those that none
-    rests on are a row of their own. Clean ones are there for others.
+    Undefended and clean models are as many as the cells that rest on them need; those that no
+    cell rests on are a row of their own.
     """
     seeds: defaultdict[str, set[int]] = defaultdict(set)
-    defended: set[str] = set()
+    bases: set[str] = set()
     for cell in (*run.records.values(), *board.records.values()):
         seeds[cell.row].add(cell.victim.seed)
-        defended |= {_undefended(cell).row} if cell.defense.stages else set()
+        bases |= {base.row for base, _ in _bases(cell)}
     for file, cell in run.records.items():
         wanted = set(range(GAMES[cell.game].repetitions(protocol)))
         if cell.defense.stages:
             yield file, wanted, seeds[cell.row]
-        elif cell.row not in defended and cell.victim.attack.threat != NONE:
+        elif cell.row not in bases:
             yield file, wanted, seeds[cell.row] & wanted  # a population may have had more
 
 
-def _undefended(cell: Cell) -> Cell:
-    return Cell(UNDEFENDED, cell.victim, NO_DEFENSE, None)
+def _bases(cell: Cell) -> Iterator[tuple[Cell, str]]:
+    """The cells that a cell is compared with, and what their models are called."""
+    undefended = Cell(UNDEFENDED, cell.victim, NO_DEFENSE, None)
+    for base, which in (
+        (undefended, "undefended"),
+        (replace(undefended, victim=cell.victim.clean), "clean"),
+    ):
+        if base.key != cell.key:
+            yield base, which
 
 
 def leave_out_unfinished(run: Checked, board: Checked, protocol: Protocol) -> int:
     """Forget the records of rows that lack a seed; how many they were."""
     before = len(run.records)
-    # Without the cells that rested on them, undefended models are rows of their own.
+    # Without the cells that rested on them, models are rows of their own.
     while unfinished := {file for file, want, has in _rows(run, board, protocol) if want - has}:
         run.records = {file: cell for file, cell in run.records.items() if file not in unfinished}
         run.files = {file: sha for file, sha in run.files.items() if not is_of(file, unfinished)}
@@ -58,10 +64,7 @@ def incomplete(run: Checked, board: Checked, protocol: Protocol) -> Iterator[Fin
             yield Finding(file, "seed", f"of {len(wanted)} seeds {_listed(missing)} is missing")
         if more := there - wanted:
             yield Finding(file, "seed", f"{_listed(more)} is more than the {len(wanted)} seeds")
-        cell = run.records[file]
-        undefended = _undefended(cell)
-        clean = replace(undefended, victim=cell.victim.clean)
-        for base, which in ((undefended, "undefended"), (clean, "clean")):
+        for base, which in _bases(run.records[file]):
             if base.key not in keys:
                 yield Finding(file, "attack", f"the cell of its {which} model is missing")
 

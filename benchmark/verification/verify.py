@@ -104,7 +104,7 @@ def verify_records(
         return Checked([Finding(name, "file", reason) for name in linked])
     inside = sorted(path.parent for path in folder.glob("*/records") if path.is_dir())
     if inside and not (folder / "records").exists():
-        reason = f"there are none; verify the folders in it one by one, such as {inside[0]}"
+        reason = f"there are none; name one of the folders in it, such as {inside[0]}"
         return Checked([Finding("records", "file", reason)])
     found = Checked()
     if (folder / "artifacts").exists() and has_index(folder.parent):

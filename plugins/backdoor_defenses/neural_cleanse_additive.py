@@ -109,11 +109,11 @@ class NormalNeuralCleanse(AdditiveNeuralCleanse):
 
     The triggers and the score are those of neural-cleanse-additive. Where no AUC over many models
     is asked for, Pick your Poison fits a normal distribution to the norms of all classes and tests
-    the smallest; the test is not specified, and this is Grubbs' at the level `level`. Its
+    the smallest; the test is not specified, and this is Grubbs' at the level `level`. 1 minus its
     p-value is reported apart. With two classes there is no verdict.
     """
 
-    name, version = "neural-cleanse-normal", 1
+    name, version = "neural-cleanse-normal", 2
     paper = "Lukas and Kerschbaum 2023, Alg. 6 and its normal fit"
     level: Share = 0.05
 
@@ -121,7 +121,7 @@ class NormalNeuralCleanse(AdditiveNeuralCleanse):
         found = super().detect(model, trusted, rng)
         p_value = smallest_p(-found.class_scores)
         flagged = None if len(found.class_scores) < 3 else p_value < self.level
-        return replace(found, flagged=flagged, also={"normal p value": p_value})
+        return replace(found, flagged=flagged, also={"outlier": 1 - p_value})
 
 
 @hookimpl

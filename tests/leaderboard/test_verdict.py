@@ -101,27 +101,47 @@ def test_the_best_detector_is_judged_in_its_worst_case_by_its_own_score() -> Non
     )
     *_, said = sentences({"victims": victims(one=True), "detectability": frame})
     assert said == (
-        "steady r=5% detects best: the lowest AUC is 0.75 [0.55, 1.00], against two (m=50)."
+        "steady r=5% detects best: its lowest AUC is 0.75 [0.55, 1.00], against two (m=50)."
     )
 
 
-def test_detectors_that_are_equal_in_what_is_shown_are_all_named() -> None:
-    frame = pd.DataFrame(
-        [detector("one", "a", 0.801), detector("one", "b", 0.799), detector("one", "c", 0.79)]
-    )
-    *_, said = sentences({"victims": victims(one=True), "detectability": frame})
-    assert said == (
-        "a r=5% and b r=5% detect best: the lowest AUC is 0.80 [0.60, 1.00], against one (m=50)."
-    )
+def verdict_on(*rows: dict[str, Any]) -> str:
+    *_, said = sentences({"victims": victims(one=True), "detectability": pd.DataFrame(rows)})
+    return said
 
 
-def test_a_best_detector_that_may_be_guessing_finds_not_every_attack() -> None:
-    frame = pd.DataFrame([detector("one", "a", 0.69)])
-    *_, said = sentences({"victims": victims(one=True), "detectability": frame})
-    assert said == (
-        "No detector finds every attack; a r=5% comes closest: the lowest AUC is "
+@pytest.mark.parametrize(
+    ("a", "b", "who"),
+    [
+        (0.801, 0.799, "a r=5% and b r=5% detect"),
+        (0.805, 0.81, "a r=5% and b r=5% detect"),  # 0.805 is printed as 0.81
+        (0.805, 0.80, "a r=5% detects"),
+        (0.80, 0.81, "b r=5% detects"),
+    ],
+)
+def test_detectors_that_are_equal_in_what_is_shown_are_all_named(
+    a: float, b: float, who: str
+) -> None:
+    # Each has its lowest AUC against another attack.
+    rows = [detector("one", "a", a), detector("two", "a", 0.9)]
+    rows += [detector("one", "b", 0.95), detector("two", "b", b)]
+    assert verdict_on(*rows).startswith(f"{who} best: ")
+
+
+def test_of_equal_detectors_no_one_attack_is_named() -> None:
+    rows = [detector("one", "a", 0.8), detector("two", "a", 0.9)]
+    rows += [detector("one", "b", 0.95), detector("two", "b", 0.8)]
+    assert verdict_on(*rows) == "a r=5% and b r=5% detect best: the lowest AUC of each is 0.80."
+
+
+def test_nobody_finds_every_attack_where_all_may_be_guessing() -> None:
+    # The interval of `detector` reaches 0.2 below its AUC.
+    assert verdict_on(detector("one", "a", 0.69)) == (
+        "No detector finds every attack; a r=5% comes closest: its lowest AUC is "
         "0.69 [0.49, 1.00], against one (m=50)."
     )
+    sure = detector("one", "b", 0.68) | {"auc_low": 0.6}
+    assert verdict_on(detector("one", "a", 0.69), sure).startswith("a r=5% detects best: ")
 
 
 @pytest.mark.parametrize(

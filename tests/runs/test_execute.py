@@ -16,7 +16,7 @@ from benchmark.records.record import Error
 from benchmark.records.store import Store
 from benchmark.registry import Registry
 from benchmark.runs.execute import AT_LEAST, TIMES_TRAINING, Listener, Summary, execute
-from benchmark.runs.executor import Ended, Job, Task, Tick, WorkerDied
+from benchmark.runs.executor import Ended, Job, Task, Tick
 from benchmark.runs.plan import plan
 
 #: What becomes of a job; None leaves it playing.
@@ -88,16 +88,38 @@ def test_what_plays_beside_its_clean_model_has_its_limit_once_that_is_known(
     assert limits == [None, None] + [expected] * len(cells)
 
 
-def test_a_clean_model_that_takes_too_long_is_held_against_nobody(
-    store: Store, cells: list[Cell]
+@pytest.mark.parametrize(
+    ("ended", "said"),
+    [
+        (Ended(overtime=Error(kind="TimeLimit", message="took longer", where="")), "took longer"),
+        (Ended(error=Error(kind="MemoryError", message="too large", where="")), "too large"),
+        (Ended(died="signal 9"), "its process died (signal 9)"),
+    ],
+)
+def test_a_clean_model_that_cannot_be_had_is_held_against_nobody(
+    ended: Ended, said: str, store: Store, tiny: Protocol, registry: Registry
 ) -> None:
-    def late(job: Job) -> Ended:
-        error = Error(kind="TimeLimit", message="took longer than 1 s", where="")
-        return Ended(overtime=error)
+    cells = plan(tiny, registry, defenses=["strip"], seeds=2)
+    of_seed = [cell for cell in cells if cell.victim.seed == 0]
 
-    with pytest.raises(WorkerDied, match=r"none .* took longer than 1 s; nothing can be played"):
-        execute(store, cells, Pretended(store, late, 1), cell_seconds=1)
-    assert not [*store.root.glob("records/*")]
+    def without_one(job: Job) -> Ended:
+        task = job.task
+        first = isinstance(task, Victim) and task == task.clean and task.seed == 0
+        return ended if first else Ended()
+
+    noticed: list[str] = []
+    executor = Pretended(store, without_one)
+    summary = execute(store, cells, executor, listener=Listener(noticed=noticed.append))
+    done = len(cells) - len(of_seed)
+    assert summary == Summary(done, len(cells), "a clean model is missing")
+    played = [job.task for job in executor.submitted if isinstance(job.task, Cell)]
+    assert {cell.victim.seed for cell in played} == {1}
+    assert noticed[-1].startswith("the clean model of seed 0 was not trained")
+    assert said in noticed[-1]
+    assert noticed[-1].endswith("; what needs it is left out")
+    # The same call trains it again.
+    again = execute(store, of_seed, Pretended(store, lambda job: Ended()))
+    assert again == Summary(len(of_seed), len(of_seed), None)
 
 
 def test_many_cells_may_find_the_same_damage(store: Store, cells: list[Cell]) -> None:

@@ -176,7 +176,7 @@ def test_cells_of_a_board_are_not_played_again(
     assert measured(tmp_path / "run")[missing.stem] == measured(undisturbed)[missing.stem]
     nowhere = here("run", tiny_file, "--out", tmp_path / "run", "--done", tmp_path / "typo")
     assert nowhere.exit_code == 2
-    assert "there is no folder" in nowhere.stderr
+    assert "there are no records in" in nowhere.stderr
 
 
 def test_workers_die_with_a_killed_parent(tiny_file: Path, tmp_path: Path) -> None:

@@ -367,7 +367,12 @@ def test_undefended_models_alone_are_whole_rows_too(played: Path, tmp_path: Path
     assert len(lines) == 2
     assert all("of 3 seeds 1 is missing" in line for line in lines)
     done = submit(played, boards, whole_rows=True)
-    assert (done.new, done.left_out) == (3, 2)  # clean ones are there for others
+    assert (done.new, done.left_out) == (3, 2)  # all clean ones are a row of their own
+    for path in {*played.rglob("*badnets*"), *played.rglob("*-s2-*")}:
+        path.unlink()
+    none = [line for line in refused(played, tmp_path / "others") if "none-m0" in line]
+    assert len(none) == 2
+    assert all("of 3 seeds 2 is missing" in line for line in none)
 
 
 def test_undefended_models_stay_where_a_board_rests_on_them(played: Path, tmp_path: Path) -> None:

@@ -6,12 +6,21 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from benchmark.games.columns import Unit, attack_label, defender_label, joined, written
+from benchmark.games.columns import (
+    Column,
+    Unit,
+    attack_label,
+    defender_label,
+    joined,
+    written,
+)
 
 #: The detector's own score; others are readings of the same examinations.
 SCORE = "score"
 #: The name of the frame that says how well detectors tell models apart.
 DETECTORS = "detectability"
+#: The number alone.
+AUC = Column("auc", "", Unit.AREA, "")
 
 
 def scored(frame: pd.DataFrame) -> pd.DataFrame:
@@ -20,16 +29,22 @@ def scored(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
-    """Whose lowest AUC is highest, among those who met most attacks, and whether it is a guess."""
+    """Whose lowest AUC is highest, among those who met most attacks; all whose is shown alike."""
     frame = scored(frames.get(DETECTORS, pd.DataFrame()))
     if frame.empty or (frame := frame[frame.worked].dropna(subset="auc")).empty:
         return
     groups = frame.groupby(["detector", "trusted_share"], dropna=False).auc
     least = frame.loc[groups.idxmin()[groups.size() == groups.size().max()]]
-    best = least[least.auc.round(2) == least.auc.max().round(2)]  # as two digits are shown
+    lowest = {row["auc"]: AUC.text(row) for row in least.to_dict("records")}
+    best = least[least.auc.map(lowest) == lowest[least.auc.max()]]
     who = joined([*map(defender_label, best.detector, best.trusted_share)], "detector")
     worst, s = best.iloc[0].to_dict(), "s" if len(best) == 1 else ""
-    guess, auc = worst["auc_low"] <= 0.5, written(worst, "auc", Unit.AREA)
-    none = f"No detector finds every attack; {who} come{s} closest"
-    said = f"{none if guess else f'{who} detect{s} best'}: the lowest AUC is {auc}"
-    yield f"{said}, against {attack_label(worst)}."
+    if (least.auc_low > 0.5).any():
+        said = f"{who} detect{s} best"
+    else:
+        said = f"No detector finds every attack; {who} come{s} closest"
+    if len(best) == 1:
+        auc = written(worst, "auc", Unit.AREA)
+        yield f"{said}: its lowest AUC is {auc}, against {attack_label(worst)}."
+    else:
+        yield f"{said}: the lowest AUC of each is {lowest[worst['auc']]}."
