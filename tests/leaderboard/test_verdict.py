@@ -137,7 +137,7 @@ def test_of_equal_detectors_no_one_attack_is_named() -> None:
 def test_nobody_finds_every_attack_where_all_may_be_guessing() -> None:
     # The interval of `detector` reaches 0.2 below its AUC.
     assert verdict_on(detector("one", "a", 0.69)) == (
-        "No detector finds every attack; a r=5% comes closest: its lowest AUC is "
+        "No detector is sure to find every attack; a r=5% comes closest: its lowest AUC is "
         "0.69 [0.49, 1.00], against one (m=50)."
     )
     sure = detector("one", "b", 0.68) | {"auc_low": 0.6}

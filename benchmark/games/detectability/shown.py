@@ -42,7 +42,7 @@ def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     if (least.auc_low > 0.5).any():
         said = f"{who} detect{s} best"
     else:
-        said = f"No detector finds every attack; {who} come{s} closest"
+        said = f"No detector is sure to find every attack; {who} come{s} closest"
     if len(best) == 1:
         auc = written(worst, "auc", Unit.AREA)
         yield f"{said}: its lowest AUC is {auc}, against {attack_label(worst)}."
