@@ -42,5 +42,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def flowing(text: str) -> str:
-    """The paragraphs of a docstring, each in one line, so that any width can break them."""
-    return "\n\n".join(" ".join(part.split()) for part in text.strip().split("\n\n"))
+    """A docstring with a line for each paragraph and each point of a list, for any width."""
+    return re.sub(r"(?<!\n)\n(?:  (?=\S)|(?=[^\s*-]))", " ", text.strip())

@@ -25,6 +25,7 @@ from benchmark.cli.results import LONG, below_names, narrow, show_results
 from benchmark.cli.shared import seconds_of
 from benchmark.games.all import records
 from benchmark.records.cell import Cell
+from benchmark.texts import flowing
 
 ROOT = Path(__file__).parent.parent
 
@@ -196,6 +197,13 @@ def test_a_long_name_is_broken_behind_its_settings_alone() -> None:
     assert narrow("calibrated-trigger-inversion r=5%") == "calibrated-trigger-inversion\nr=5%"
     assert narrow("calibrated-trigger-inversion") == "calibrated-trigger-inversion"
     assert narrow("") == ""
+
+
+def test_paragraphs_and_points_of_lists_flow() -> None:
+    text = "One\nline.\n\nTwo lines\nof it:\n- a\n- b\n  more\n\nArgs:\n    x: y\n    z"
+    assert flowing(text) == (
+        "One line.\n\nTwo lines of it:\n- a\n- b more\n\nArgs:\n    x: y\n    z"
+    )
 
 
 def test_lines_stand_below_their_name_which_is_said_once() -> None:

@@ -13,7 +13,7 @@ from benchmark.cli.completion import plugin_names, protocol_names
 from benchmark.cli.shared import PluginFiles, one_sentence, out
 from benchmark.errors import UserError
 from benchmark.hooks import STAGES, Stage, Threat
-from benchmark.texts import did_you_mean
+from benchmark.texts import did_you_mean, flowing
 
 if TYPE_CHECKING:
     from benchmark.registry import Entry, Failure, Registry
@@ -99,7 +99,7 @@ def _show_plugin(registry: Registry, name: str) -> None:
             f"[b]{plugin.name}[/b] {kind} ({nature(plugin) or kind}), version {plugin.version}"
         )
         out.print(f"from {escape(entry.origin)}; paper: {escape(plugin.paper) or 'none given'}\n")
-        out.print(escape(inspect.getdoc(plugin) or ""))
+        out.print(escape(flowing(inspect.getdoc(plugin) or "")))
         table = Table("parameter", "default", "allowed", box=None, pad_edge=False)
         for field, (hint, default) in parameters(plugin).items():
             table.add_row(field, escape(shown_default(default)), escape(describe_type(hint)))
