@@ -237,7 +237,7 @@ def test_scores_are_compared_with_clean_models_of_the_same_kind(
     spec = "neural-cleanse:steps=500,batch_size=16"
     detector = create(registry, Detector, spec)
     scores = []
-    for path in (board / "records").glob("detectability-none-*-neural-cleanse-*.json"):
+    for path in (board / "records").glob("detectability-none-*-neural-cleanse-r*.json"):
         scores.append(json.loads(path.read_text())["scans"][0]["score"])
     middle = float(np.median(scores))
     found = compare(detector, middle, "resnet-small:width=16", 10, [board])
