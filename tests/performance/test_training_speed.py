@@ -3,11 +3,12 @@
 Both train the same network on the same images with the same batch size, padding, flips,
 optimiser and epochs. The plain loop decodes nothing either: it starts from PIL images in
 memory, and transforms them in DataLoader workers, in float32 and NCHW. The median ratio of
-pairs measured in turn is what counts: on a quiet machine with two cores it is above 2.5 for the
-small ResNet. What is asserted leaves room for a noisy one.
+pairs measured in turn is what counts: above 2.5 where ours may use bfloat16, on processors with
+matrix tiles (AMX), and 1.4 on one without. What is asserted leaves room for a noisy one.
 
 What bounds ours is shown beside it: its operations per second, as a share of those of a plain
-matrix product in float32. Where that is high, only fewer operations make a training faster.
+matrix product in float32. Where that is high, only fewer operations make a training faster: at
+1.4 times the plain loop and 67 % of the product no ratio above 2.1 is left for float32.
 """
 
 from __future__ import annotations
