@@ -34,7 +34,7 @@ def show_results(folder: Path, cells: Sequence[Cell], beside: Path | None = None
     from benchmark.runs.done import record_of
 
     places = holding(folder, beside)
-    if not any(record_of(cell, Store(place)) for place in places for cell in cells):
+    if not any(record_of(cell, store) for store in map(Store, places) for cell in cells):
         return
     for frame, rows in _headlines(places, {cell.key for cell in cells}):
         out.print(f"\n[b]{escape(frame.title)}[/b]")

@@ -26,13 +26,16 @@ DEATHS = 2
 DAMAGES = 3
 
 
+Why = Literal["time", "interrupted", "a clean model is missing"]
+
+
 @dataclass(frozen=True)
 class Summary:
     """How a run ended; `why` is None when every cell has a record."""
 
     done: int
     total: int
-    why: Literal["time", "interrupted", "a clean model is missing"] | None
+    why: Why | None
 
 
 @dataclass(frozen=True)
@@ -75,20 +78,20 @@ def execute(
     run = _Run(store, waiting, executor, cell_seconds, listener or Listener())
     before, total = len(cells) - len(waiting), len(cells)
     run.listener.planned(before, total)
-    summary = Summary(before, total, None)
+    why: Why | None = None
     try:
         while run.unfinished:
             if deadline is not None and time.monotonic() > deadline:
-                summary = replace(summary, why="time")
+                why = "time"
                 break
             run.step()
     except KeyboardInterrupt:
-        summary = replace(summary, why="interrupted")
+        why = "interrupted"
     finally:
         executor.close()
-    if summary.why is None and run.left_out:
-        summary = replace(summary, why="a clean model is missing")
-    return replace(summary, done=before + run.done)
+    if why is None and run.left_out:
+        why = "a clean model is missing"
+    return Summary(before + run.done, total, why)
 
 
 class _Run:

@@ -28,8 +28,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from rates import share_of_a_product
 from torch import Generator, Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.api import Architecture
 from benchmark.classifier import Classifier
@@ -127,19 +127,6 @@ def frozen(case: Case) -> Callable[[], None]:
     return batched(case, "float32", list(torch.arange(CLASSES).split(1)))
 
 
-def share_of_a_product(scan: Callable[[], None], seconds: float) -> float:
-    """Operations per second of a scan that takes so long, over those of a matrix product."""
-    with FlopCounterMode(display=False) as counter:
-        scan()
-    matrix, products = torch.rand(1024, 1024), 8
-    torch.mm(matrix, matrix)
-    started = time.process_time()
-    for _ in range(products):
-        torch.mm(matrix, matrix)
-    product = products * 2 * 1024**3 / (time.process_time() - started)
-    return counter.get_total_flops() / seconds / product
-
-
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_scan_of_all_classes(benchmark: Callable[..., None], case: Case) -> None:
     """Its seconds, with the ratios to both loops beside them."""
@@ -157,7 +144,7 @@ def test_a_scan_of_all_classes(benchmark: Callable[..., None], case: Case) -> No
         ratios[name] = statistics.median(pairs)
         shown = ", ".join(f"{one:.2f}" for one in sorted(pairs))
         print(f"\n{case}: {ratios[name]:.2f}x the {name} loop, the median of {shown}", end="")
-    share = share_of_a_product(ways["ours"], min(seconds["ours"]))
+    share = share_of_a_product(ways["ours"], min(seconds["ours"]), time.process_time)
     print(f"\n{case}: {share:.0%} of the operations per second of a matrix product")
     benchmark.extra_info |= {
         f"ratio to the {name} loop": round(ratio, 2) for name, ratio in ratios.items()
