@@ -86,6 +86,12 @@ def plan(
         out.print(tabulate(rows, tablefmt="plain"), highlight=False, soft_wrap=True)
         if guessed := found.unknown(cells):
             out.print(f"guessed, since not played there: {', '.join(guessed)}", soft_wrap=True)
+        if costs is None and seconds is None and folder.name != chosen.name:
+            out.print(
+                f"{chosen.name} has other images and maybe another network than {folder.name}: "
+                "give the time that a clean model takes by --victim-time, or play one cell",
+                soft_wrap=True,
+            )
 
 
 def _recorded(name: str) -> Path:

@@ -120,3 +120,15 @@ def test_the_command_plans_what_no_machine_here_could_play(small_run: Path, tmp_
     assert "guessed, since not played there: a-blend" in done.output
     nothing = CliRunner().invoke(app, [*words, "--costs", str(tmp_path)])
     assert nothing.exit_code == 2
+
+
+def test_times_of_another_protocol_are_not_passed_off_as_its_own(tmp_path: Path) -> None:
+    large = tmp_path / "large.toml"
+    large.write_text(LARGE + '\n[[robustness.attacks]]\nattack = "badnets"\n')
+    guessed = CliRunner().invoke(app, ["plan", str(large)])
+    assert "other images and maybe another network than digits-v3" in " ".join(
+        guessed.output.split()
+    )
+    told = CliRunner().invoke(app, ["plan", str(large), "--victim-time", "15m"])
+    assert told.exit_code == 0
+    assert "--victim-time" not in told.output
