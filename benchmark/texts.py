@@ -42,5 +42,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def flowing(text: str) -> str:
-    """A docstring with a line for each paragraph and each point of a list, for any width."""
-    return re.sub(r"(?<!\n)\n(?:  (?=\S)|(?=[^\s*-]))", " ", text.strip())
+    """A docstring with a line for each paragraph, point of a list and argument, for any width."""
+    return re.sub(r"(?<!\n)\n(?: {8}(?=\S)|  (?=\S)|(?=[^\s*-]))", " ", text.strip())

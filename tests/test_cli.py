@@ -200,9 +200,9 @@ def test_a_long_name_is_broken_behind_its_settings_alone() -> None:
 
 
 def test_paragraphs_and_points_of_lists_flow() -> None:
-    text = "One\nline.\n\nTwo lines\nof it:\n- a\n- b\n  more\n\nArgs:\n    x: y\n    z"
+    text = "One\nline.\n\nTwo lines\nof it:\n- a\n- b\n  more\n\nArgs:\n    x: y\n        w\n    z"
     assert flowing(text) == (
-        "One line.\n\nTwo lines of it:\n- a\n- b more\n\nArgs:\n    x: y\n    z"
+        "One line.\n\nTwo lines of it:\n- a\n- b more\n\nArgs:\n    x: y w\n    z"
     )
 
 
