@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -223,6 +223,7 @@ def tuned_folder(name_or_path: str) -> Path:
     return Path(str(_FOLDER)) / f"{name_or_path}.tuned"
 
 
+@cache
 def _parse(text: str, where: str) -> Protocol:
     try:
         return Protocol.model_validate(tomllib.loads(text))

@@ -24,6 +24,7 @@ from benchmark.cli import app
 from benchmark.cli.results import LONG, below_names, narrow, show_results
 from benchmark.cli.shared import seconds_of
 from benchmark.games.all import records
+from benchmark.games.robustness.searches import chosen
 from benchmark.records.cell import Cell
 from benchmark.texts import flowing
 
@@ -117,6 +118,17 @@ def test_the_settings_that_a_protocol_lays_under_are_shown() -> None:
     assert f"attacks: {spec} (m={own[spec].m}, b={own[spec].boost})" in output
     assert re.search("^defenses: weight-decay:steps=7,", output, re.M)
     assert "settings that were not given are those of digits-v3" in output
+
+
+def test_a_plan_has_the_settings_that_defenders_chose() -> None:
+    words = ["plan", "fashion-mnist-v3", "--attack", "badnets", "--defense", "weight-decay"]
+    output = " ".join(invoke(*words).output.split())
+    tuned = chosen(protocols.tuned_folder("fashion-mnist-v3"))
+    found = [settings for (name, _), settings in tuned.items() if name == "weight-decay"]
+    assert found
+    for settings in found:  # defaults are not written
+        optimizer, decay = settings["optimizer"], settings["decay"]
+        assert f"weight-decay:steps=200,optimizer={optimizer},decay={decay}" in output
 
 
 def test_a_run_ends_with_the_table_that_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

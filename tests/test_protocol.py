@@ -269,6 +269,7 @@ def test_digest_is_insensitive_to_key_order(value: Any, seed: int) -> None:
         ("interval = 10", "", "robustness.interval: Field required"),
         ("budget = 0.02", "budget = 2", "robustness.budget: .* less than 1"),
         ("seeds = 2", "seeds = 0", "robustness.seeds"),
+        ("learning_rate = 0.1", "learning_rate = inf", "learning_rate: .* finite number"),
         ("shares = [0.05, 0.1]", "shares = []", "robustness.shares"),
         ("shares = [0.05, 0.1]", "shares = [0.05, 0.0]", r"robustness.shares.1: .* greater than 0"),
         ("boost = 2", "boost = 0", "robustness.attacks.0.boost"),

@@ -45,11 +45,11 @@ def plugins(
 
 def _list_plugins(registry: Registry, wanted: set[str]) -> None:
     """A group for every kind, threat model and stage; all of them where nothing is wanted."""
-    from benchmark.specs import nature
+    from benchmark.specs import threat_or_stage
 
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in registry.entries:
-        of = nature(entry.plugin)
+        of = threat_or_stage(entry.plugin)
         if not wanted or of in wanted:
             groups.setdefault((entry.kind.__name__.lower(), of), []).append(entry)
     order = [*get_args(Threat), *STAGES, ""]
@@ -81,7 +81,7 @@ def _say_failure(failure: Failure) -> None:
 def _show_plugin(registry: Registry, name: str) -> None:
     import inspect
 
-    from benchmark.specs import describe_type, nature, parameters, shown_default
+    from benchmark.specs import describe_type, parameters, shown_default, threat_or_stage
 
     found = [entry for entry in registry.entries if entry.plugin.name == name]
     for failure in registry.failures:
@@ -95,9 +95,8 @@ def _show_plugin(registry: Registry, name: str) -> None:
     for entry in found:
         plugin = entry.plugin
         kind = entry.kind.__name__.lower()
-        out.print(
-            f"[b]{plugin.name}[/b] {kind} ({nature(plugin) or kind}), version {plugin.version}"
-        )
+        of = threat_or_stage(plugin) or kind
+        out.print(f"[b]{plugin.name}[/b] {kind} ({of}), version {plugin.version}")
         out.print(f"from {escape(entry.origin)}; paper: {escape(plugin.paper) or 'none given'}\n")
         out.print(escape(flowing(inspect.getdoc(plugin) or "")))
         table = Table("parameter", "default", "allowed", box=None, pad_edge=False)

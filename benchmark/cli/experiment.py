@@ -82,16 +82,25 @@ def experiment(
         named = protocol or chosen.protocol
         played = chosen.on(load_protocol(named))
         setup, registry, source = prepare(played, None, out_dir, device, data_dir, plugin)
-        searches = tuned.chosen(tuned_folder(named))
+        folder = tuned_folder(named)
         with as_protocol_error():
-            cells = cells_of(chosen, setup.protocol, searches, registry, seeds)
+            cells = cells_of(chosen, setup.protocol, tuned.chosen(folder), registry, seeds)
         say_what_is_played(cells, setup.protocol.name)
         keys = {cell.key for cell in cells}
         if done is not None:
             cells = without_those_of(done, cells)
         check_cells(cells, setup, registry, source)
-        execute_plan(setup, cells, "cells", started, workers, time_limit=time_limit)
-        _show(chosen, setup.root, done, keys)
+        if not chosen.training:  # which would be another protocol than that of the searches
+            tuned.copy_searches(folder, setup.root)
+        execute_plan(
+            setup,
+            cells,
+            "cells",
+            started,
+            workers,
+            show=lambda: _show(chosen, setup.root, done, keys),
+            time_limit=time_limit,
+        )
 
 
 def _listed() -> Table:
@@ -108,7 +117,9 @@ def _show(chosen: PaperExperiment, root: Path, done: Path | None, keys: set[str]
     from benchmark.experiments.shown import in_papers, tables, write
     from benchmark.leaderboard.board import read_board
 
-    board = read_board(*holding(root, done), only=keys)
+    if not (places := holding(root, done)):
+        return
+    board = read_board(*places, only=keys)
     made = tables(chosen, board)
     for one in made:
         out.print(f"\n[b]{escape(one.frame.title)}[/b]")

@@ -7,9 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from benchmark.cli.completion import plugin_names
 from benchmark.cli.execution import say_what_is_played
-from benchmark.cli.play import Attacks, ProtocolName, Recipe
+from benchmark.cli.play import Attacks, Defenses, ProtocolName, Recipe, Seeds
 from benchmark.cli.shared import BOARDS, PluginFiles, load_registry, one_sentence, out, seconds_of
 
 
@@ -34,11 +33,8 @@ def plan(
         ),
     ] = None,
     attack: Attacks = None,
-    defense: Annotated[
-        Optional[list[str]],
-        typer.Option(help="Likewise for defenses.", autocompletion=plugin_names),
-    ] = None,
-    seeds: Annotated[Optional[int], typer.Option(min=1, help="Number of repetitions.")] = None,
+    defense: Defenses = None,
+    seeds: Seeds = None,
     recipe: Recipe = None,
     plugin: PluginFiles = None,
 ) -> None:
@@ -52,6 +48,7 @@ def plan(
 
         from benchmark import protocol as protocols
         from benchmark.games.all import records
+        from benchmark.games.robustness import searches as tuned
         from benchmark.runs.forecast import Costs, forecast
         from benchmark.runs.plan import plan as list_cells
 
@@ -63,6 +60,7 @@ def plan(
             defenses=defense or (),
             seeds=seeds,
             recipe=recipe,
+            tuned=tuned.chosen(protocols.tuned_folder(protocol)),
         )
         if attack or defense:
             say_what_is_played(cells, chosen.name)

@@ -38,6 +38,14 @@ Attacks = Annotated[
         "May be given several times; the protocol's grid by default.",
     ),
 ]
+Defenses = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--defense",
+        autocompletion=plugin_names,
+        help="Likewise for defenses and detectors; join stages of one pipeline by '+'.",
+    ),
+]
 Recipe = Annotated[
     Optional[str], typer.Option(help="Training recipe; the protocol's own by default.")
 ]
@@ -80,13 +88,7 @@ ProtocolName = Annotated[
 def run(
     protocol: ProtocolName,
     attack: Attacks = None,
-    defense: Annotated[
-        Optional[list[str]],
-        typer.Option(
-            autocompletion=plugin_names,
-            help="Likewise for defenses and detectors; join stages of one pipeline by '+'.",
-        ),
-    ] = None,
+    defense: Defenses = None,
     seeds: Seeds = None,
     recipe: Recipe = None,
     time_limit: TimeLimit = None,
@@ -182,6 +184,7 @@ def tune(
     """
     started = time.monotonic()
     with one_sentence():
+        from benchmark.games.columns import share_text
         from benchmark.games.robustness import searches as tuned
         from benchmark.protocol import load, tuned_folder
         from benchmark.runs.plan import plan_tuning
@@ -195,13 +198,13 @@ def tune(
         )
         table = Table("repair", "r", "points", "own ASR", "cost", "chosen", box=None)
         for found in tuned.load(folder):
+            share = share_text(found.trusted_share)
             if not found.trials:
-                share = f"{found.trusted_share:.1%}"
                 table.add_row(found.defense, share, "0", "", "", str(found.impossible))
                 continue
             table.add_row(
                 found.defense,
-                f"{found.trusted_share:.1%}",
+                share,
                 str(len(found.trials)),
                 f"{found.best.asr:.3f}",
                 f"{100 * found.cost(found.best)[0]:.1f}",

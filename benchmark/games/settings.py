@@ -33,7 +33,9 @@ def absent_by_default(*names: str) -> Any:
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """A part of a protocol, a record or an experiment: no unknown fields, no infinite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class AttackEntry(Part):

@@ -26,7 +26,7 @@ from benchmark.suspect.adapter import Adapted, ModelError
 from benchmark.suspect.estimate import fitted
 from benchmark.suspect.scan import album_of, device_of
 from benchmark.suspect.settings import create_repair
-from benchmark.suspect.suspect import Suspect, answers, as_bytes, prepare
+from benchmark.suspect.suspect import Suspect, answers, as_bytes, global_seed, prepare
 
 #: A repair is measured so many times, if it says how many steps it takes.
 MEASUREMENTS = 20
@@ -135,25 +135,25 @@ def mend(
             successes.append(_success(model, triggered))
 
     measure(suspect.model, "victim", 0)
-    torch.manual_seed(named_seed("repair", "global", name))
-    changed = suspect.copy()
+    changed, device = suspect.copy(), held_out.device
     steps: int | None = getattr(method, "steps", None)
-    for step in measured_steps(
-        method,
-        changed,
-        trusted,
-        interval=max(1, (steps or 1000) // MEASUREMENTS),
-        rng=torch.Generator(held_out.device).manual_seed(named_seed("repair", name)),
-    ):
-        # Built anew, so that nothing that a plugin does to its model counts but the weights.
-        fresh = copy.deepcopy(suspect.model)
-        fresh.load_state_dict(changed.state_dict())
-        measure(fresh, "repair", step)
-        if deployable(points, budget) is points[-1]:
-            chosen = fresh
-        progress(step, steps)
-        if clearly_spent(points[0], points[-1], budget):
-            break
+    with global_seed(device, "repair", name):
+        for step in measured_steps(
+            method,
+            changed,
+            trusted,
+            interval=max(1, (steps or 1000) // MEASUREMENTS),
+            rng=torch.Generator(device).manual_seed(named_seed("repair", name)),
+        ):
+            # Built anew, so that nothing that a plugin does to its model counts but the weights.
+            fresh = copy.deepcopy(suspect.model)
+            fresh.load_state_dict(changed.state_dict())
+            measure(fresh, "repair", step)
+            if deployable(points, budget) is points[-1]:
+                chosen = fresh
+            progress(step, steps)
+            if clearly_spent(points[0], points[-1], budget):
+                break
     best = deployable(points, budget)
     fixed = copy.deepcopy(model)
     fixed.load_state_dict(chosen.own_state())

@@ -25,7 +25,7 @@ from benchmark.suspect.findings import Finding, Scan
 from benchmark.suspect.images import Album
 from benchmark.suspect.population import compare
 from benchmark.suspect.settings import create, defaults
-from benchmark.suspect.suspect import Suspect, as_bytes, narrowed, prepare
+from benchmark.suspect.suspect import Suspect, as_bytes, global_seed, narrowed, prepare
 
 #: Called with a detector, and how many images it has sent through the model.
 Progress = Callable[[str, int], None]
@@ -150,9 +150,8 @@ def _examined(suspect: Suspect, detector: Detector, progress: Progress) -> Findi
 
     try:
         model = suspect.copy()
-        torch.manual_seed(named_seed("scan", "global", name))
         rng = torch.Generator(device).manual_seed(named_seed("scan", name))
-        with counting(model, count):
+        with counting(model, count), global_seed(device, "scan", name):
             detection = detector.detect(model, suspect.lent(), rng)
         checked = checks.detection(
             detection, (shape[0], shape[1], shape[2]), len(suspect.class_names), detector

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from benchmark.classifier import Classifier, channel_statistics
 from benchmark.games.evaluation import ask, narrow, predictor
 from benchmark.images import ImageSet, TrustedData, to_bytes
 from benchmark.metrics import Rate, accuracy, near_chance
+from benchmark.protocol import named_seed
 from benchmark.suspect.adapter import Adapted, ModelError, adapt
 from benchmark.suspect.images import Album, in_channels, in_order_of
 
@@ -225,3 +227,11 @@ def _guesses(suspect: Suspect, labels: NDArray[np.int16]) -> str:
         f"{said}; are --mean, --std, --size and the order of classes as in its training? (--anyway "
         "examines it all the same)"
     )
+
+
+@contextmanager
+def global_seed(device: torch.device, game: str, name: str) -> Iterator[None]:
+    """Torch's global generators, seeded for a plugin; afterwards they are as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(named_seed(game, "global", name))
+        yield

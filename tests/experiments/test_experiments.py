@@ -179,6 +179,28 @@ def test_one_from_the_command_line_to_the_page(
     assert not pd.read_csv(out / "experiments" / "own.csv").empty
 
 
+def test_what_is_there_is_drawn_where_the_time_was_too_short(
+    small_run: Path, small_released: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the searches that its settings come from lie beside the records."""
+    short = experiment(
+        cells=[{"attacks": ["badnets"], "defenses": ["weight-decay"]}],
+        show=[{"frame": "repairs", "columns": ["attack", "defense", "asr_paper"]}],
+    )
+    monkeypatch.setattr("benchmark.experiments.declared.load", lambda name: short)
+    tuned = Path(protocols.__file__).parent / "protocols" / "fashion-mnist-v3.tuned"
+    monkeypatch.setattr("benchmark.protocol.tuned_folder", lambda name: tuned)
+    for place, shown in ((tmp_path / "nothing", False), (small_run, True)):
+        out = tmp_path / place.name
+        asked = ["experiment", "own", small_board.NAME, "--out", str(out), "--time-limit", "1s"]
+        result = CliRunner().invoke(app, [*asked, *(["--done", str(place)] if shown else [])])
+        assert result.exit_code == 3, result.output
+        assert "time limit reached" in result.output
+        assert (out / "experiments" / "own.md").is_file() == shown
+        copied = {path.name: path.read_bytes() for path in (out / "tuning").iterdir()}
+        assert copied == {path.name: path.read_bytes() for path in tuned.glob("*.json")}
+
+
 def test_the_list_names_all() -> None:
     result = CliRunner().invoke(app, ["experiment"], env={"COLUMNS": "200"})
     assert result.exit_code == 0

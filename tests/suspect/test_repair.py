@@ -75,7 +75,9 @@ def test_from_python_nothing_is_lost_where_the_budget_is_nothing(
     album = read_folder(folder)
     before = {name: value.clone() for name, value in poisoned.net.state_dict().items()}
     loose = "fine-pruning:steps=3,learning_rate=1000"
+    state = torch.get_rng_state()
     fixed = repair(poisoned.net, album.images.pixels, album.images.labels, method=loose, mean=[0.0])
+    assert torch.equal(torch.get_rng_state(), state)  # which is the caller's own
     assert fixed.chosen == 0
     assert fixed.after == fixed.before
     for name, value in fixed.model.state_dict().items():

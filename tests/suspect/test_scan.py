@@ -142,9 +142,11 @@ def test_from_python_it_finds_the_same(
     options = ["--arch", architecture, "--data", folder, "--detector", CHEAP, "--mean", "0"]
     invoke("scan", weights, *options)
     written = json.loads(Path("scans/weights/scan.json").read_text())
+    state = torch.get_rng_state()
     found = scan(
         poisoned.net, album.images.pixels, album.images.labels, detectors=[CHEAP], mean=[0.0]
     )
+    assert torch.equal(torch.get_rng_state(), state)  # which is the caller's own
     assert found.findings[0].score == written["findings"][0]["score"]
     assert str(found).startswith(found.answer)
     pictures = found.findings[0].pictures

@@ -24,17 +24,18 @@ from benchmark.verification.verify import verify
 OFFSET, SEED = 3, 1
 GUARDED = "robustness-polygon-m20-strip-r0.1-s1"
 INVERTED = "inversion-polygon-m20-plainadv-s1"
+EXAMINED = "detectability-polygon-m20-neural-cleanse-r0.1-s1"
 
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Path:
-    """One seed of a polygon, guarded and inverted. It is the second one, whose target is 1."""
+    """One seed of a polygon against all games. It is the second one, whose target is 1."""
     root = tmp_path_factory.mktemp("source")
     cells = plan(
         small_board.parsed(),
         registry,
         attacks=[f"polygon:m=20,source={OFFSET},smallest=0.25"],
-        defenses=["strip:overlays=4", "plainadv"],
+        defenses=["strip:overlays=4", "plainadv", "neural-cleanse:steps=6,batch_size=4"],
     )
     worker = Worker(Setup(small_board.parsed(), "standard", "cpu", (), None, root))
     for cell in cells:
@@ -80,11 +81,20 @@ def test_an_inversion_begins_and_is_judged_there(played: Path) -> None:
     assert of_another["total"] == (arrays["labels_evaluation"] != 0).sum()
 
 
+def test_a_reversed_trigger_is_judged_there(played: Path) -> None:
+    record, arrays = read(played, EXAMINED)
+    assert int(arrays["source"]) == SEED + OFFSET
+    own = arrays["labels_test"] == SEED + OFFSET
+    for scan, answers in zip(record["scans"], arrays["reversed_answers"], strict=True):
+        assert scan["success"]["total"] == own.sum() < len(own)
+        assert scan["success"]["hits"] == (answers[0][own] == SEED).sum()
+
+
 def test_what_was_played_verifies(played: Path, small_released: None) -> None:
     assert verify(played).findings == []
 
 
-@pytest.mark.parametrize("name", [GUARDED, INVERTED])
+@pytest.mark.parametrize("name", [GUARDED, INVERTED, EXAMINED])
 @pytest.mark.parametrize("lie", ["another class", "none", "parameter"])
 def test_another_source_is_found(
     played: Path, small_released: None, tmp_path: Path, name: str, lie: str

@@ -11,7 +11,7 @@ import numpy as np
 from benchmark.games.base import Arrays, Claim, Extra, Game, Number, Played, Wrong, is_clean
 from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.games.detectability.score import score
-from benchmark.games.shapes import SIDE, fits_protocol, known, shape
+from benchmark.games.shapes import SIDE, fits_protocol, known, known_source, shape
 from benchmark.protocol import Protocol
 from benchmark.records.cell import CLEAN, Cell
 from benchmark.records.record import DefenseRef
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from benchmark.runs.plan import Planner
 
 _ARRAYS = (
-    r"labels_test|target|scores|class_scores|flagged|norms|also_.+|reversed_answers"
+    r"labels_test|target|source|scores|class_scores|flagged|norms|also_.+|reversed_answers"
     r"|reversed_\w+"
 )
 
@@ -115,6 +115,7 @@ class DetectabilityGame(Game[DetectabilityRecord]):
         classes, tests = len(record.scans[0].class_scores), len(evidence["labels_test"])
         if int(evidence["labels_test"].max()) >= classes:
             yield "scans.0.class_scores", f"are {classes}, there are more classes"
+        yield from known_source(evidence, record, classes)
         wanted: dict[str, tuple[int, ...]] = {
             "scores": (),
             "flagged": (),
@@ -185,6 +186,8 @@ def _evidence(scans: Sequence[Scan], labels: Labels) -> dict[str, np.ndarray]:
         "class_scores": np.stack([_array(one.class_scores) for one in found]),
         "flagged": np.array(flags, np.int8),
     }
+    if labels.source is not None:
+        arrays["source"] = np.array(labels.source, np.int16)
     for name in found[0].also:
         arrays[f"also_{name}"] = np.array([one.also[name] for one in found], np.float64)
     triggers = [one.trigger for one in found if one.trigger is not None]

@@ -19,7 +19,7 @@ def score(evidence: Arrays, seconds: Sequence[float]) -> dict[str, Any]:
         evidence: of R examinations `scores` and `flagged` (R,), -1 for no decision;
             `class_scores` and perhaps `norms` (R, K); `also_NAME` (R,); perhaps
             `reversed_answers` (R, 1 or 2, N), see `benchmark.games.detectability.play.Scan`;
-            `labels_test` (N,) and `target`.
+            `labels_test` (N,) and `target`, and `source` where the attack is for one class.
         seconds: what each took.
     """
     return {"scans": tuple(_found(evidence, n, taken) for n, taken in enumerate(seconds))}
@@ -29,8 +29,9 @@ def _found(evidence: Arrays, number: int, seconds: float) -> Found:
     rates: list[metrics.Rate] = []
     if "reversed_answers" in evidence:
         labels, target = evidence["labels_test"], int(evidence["target"])
+        source = int(evidence["source"]) if "source" in evidence else None
         answers = evidence["reversed_answers"][number]
-        rates = [metrics.attack_success(row, labels, target) for row in answers]
+        rates = [metrics.attack_success(row, labels, target, source) for row in answers]
     success, reasr = (*rates, None, None)[:2]
     scores, flagged = evidence["class_scores"][number], int(evidence["flagged"][number])
     also = sorted(name for name in evidence if name.startswith("also_"))

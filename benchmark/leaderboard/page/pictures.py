@@ -17,9 +17,9 @@ def _uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def png(path: Path) -> str | None:
-    """A picture as it lies there, None where there is none."""
-    return _uri("png", path.read_bytes()) if path.is_file() else None
+def png(path: Path) -> str:
+    """A picture as it lies there."""
+    return _uri("png", path.read_bytes())
 
 
 def triggered(pixels: NDArray[np.uint8]) -> str:
