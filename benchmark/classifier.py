@@ -95,7 +95,10 @@ class Classifier(nn.Module):
         return cross_entropy(self(images), labels)
 
     def settle(self) -> None:
-        """Make what follows from weights to start from, or from those after an epoch: nothing."""
+        """Update what is computed from the weights, after they were loaded or trained for an epoch.
+
+        Most models have nothing of the kind; CLIP's zero-shot head is one.
+        """
 
 
 def channel_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -197,10 +197,10 @@ def is_allowed(hint: Any, inner: bool = False) -> bool:
     return hint in (bool, int, float, str, types.NoneType)
 
 
-def nature(plugin: type[Plugin]) -> str:
+def threat_or_stage(plugin: type[Plugin]) -> str:
     """An attack's threat model or a defense's stage; empty for other kinds.
 
-    A threat model that depends on parameters is told for their defaults.
+    Where a threat model depends on parameters, it is that of their defaults.
     """
     if issubclass(plugin, Defense):
         return plugin.stage

@@ -12,7 +12,7 @@ from tabulate import tabulate
 from benchmark import protocol as protocols
 from benchmark.leaderboard import chapters
 from benchmark.registry import Entry, Registry
-from benchmark.specs import describe_type, nature, parameters, shown_default
+from benchmark.specs import describe_type, parameters, shown_default, threat_or_stage
 
 
 def write(folder: Path) -> None:
@@ -34,7 +34,7 @@ def plugins() -> Iterator[str]:
 
 
 def _kind(entry: Entry) -> tuple[str, str]:
-    return entry.kind.__name__, nature(entry.plugin)
+    return entry.kind.__name__, threat_or_stage(entry.plugin)
 
 
 def _plugin(entry: Entry) -> Iterator[str]:

@@ -35,11 +35,11 @@ from benchmark.specs import (
     identity,
     joined,
     label,
-    nature,
     parameters,
     parse,
     read,
     split_at,
+    threat_or_stage,
     written,
 )
 
@@ -566,7 +566,7 @@ NATURES = {
 @pytest.mark.parametrize(("name", "expected"), NATURES.items())
 def test_threat_models_and_stages(name: str, expected: str) -> None:
     (entry,) = [entry for entry in REGISTRY.entries if entry.plugin.name == name]
-    assert nature(entry.plugin) == expected
+    assert threat_or_stage(entry.plugin) == expected
 
 
 def test_threat_models_follow_parameters() -> None:
@@ -587,9 +587,9 @@ def test_every_attack_declares_one_of_three_threats() -> None:
         assert issubclass(entry.plugin, CodePoisoningAttack) <= (threat == "code")
 
 
-def test_other_kinds_have_no_nature() -> None:
+def test_other_kinds_have_neither_threat_nor_stage() -> None:
     for kind in (Architecture, Dataset):
-        assert all(nature(entry.plugin) == "" for entry in plugins(kind))
+        assert all(threat_or_stage(entry.plugin) == "" for entry in plugins(kind))
 
 
 def test_types_are_described_in_words() -> None:

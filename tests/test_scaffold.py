@@ -22,7 +22,7 @@ from benchmark.cli import app
 from benchmark.conformance import ConformanceError, checks
 from benchmark.registry import Registry
 from benchmark.scaffold import ScaffoldError, write
-from benchmark.specs import nature, parameters
+from benchmark.specs import parameters, threat_or_stage
 
 KINDS = [*get_args(Threat), *get_args(Stage)]
 
@@ -90,7 +90,7 @@ def test_the_example_is_short_and_names_its_source(package: tuple[str, Path]) ->
     kind, folder = package
     registry, text = Registry([module_of(folder)]), module_of(folder).read_text()
     plugin = registry.find(Attack if kind in get_args(Threat) else Defense, folder.name)
-    assert nature(plugin) == kind
+    assert threat_or_stage(plugin) == kind
     assert parameters(plugin), "shows how parameters are written"
     assert re.search(r"\d{4}|^none, an example$", plugin.paper)
     method = re.search(r"^(?:def|@dataclass).*(?=^@hookimpl)", text, re.M | re.S)

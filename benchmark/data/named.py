@@ -48,7 +48,7 @@ def _torchvision() -> Any:
     return torchvision.datasets
 
 
-class Published(Dataset):
+class TorchvisionDataset(Dataset):
     """A set of known shape: read from Parquet files, or else fetched through torchvision.
 
     Attributes:
@@ -113,7 +113,7 @@ class Published(Dataset):
 
 
 @dataclass
-class Cifar10(Published):
+class Cifar10(TorchvisionDataset):
     """60,000 photographs of animals and vehicles, 32x32 RGB, 10 classes."""
 
     name, version, paper = "cifar10", 1, "Krizhevsky, technical report 2009"
@@ -124,7 +124,7 @@ class Cifar10(Published):
 
 
 @dataclass
-class FashionMnist(Published):
+class FashionMnist(TorchvisionDataset):
     """70,000 pictures of clothing, 28x28 grey, 10 classes."""
 
     name, version, paper = "fashion_mnist", 1, "Xiao et al., arXiv:1708.07747, 2017"
@@ -135,7 +135,7 @@ class FashionMnist(Published):
 
 
 @dataclass
-class Gtsrb(Published):
+class Gtsrb(TorchvisionDataset):
     """Some 40,000 to 50,000 photographs of German traffic signs, 32x32 RGB, 43 classes.
 
     torchvision's training part has 26,640 images, that of Parquet files often 39,209; both have

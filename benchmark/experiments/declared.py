@@ -7,9 +7,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from benchmark.errors import UserError
+from benchmark.games.settings import Part
 from benchmark.protocol import Protocol
 from benchmark.texts import did_you_mean
 
@@ -20,11 +21,7 @@ class ExperimentError(UserError):
     """An experiment that there is not, or that a protocol cannot play."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Cells(_Part):
+class Cells(Part):
     """Cells to play, as `poisongames run` takes them.
 
     Attributes:
@@ -39,7 +36,7 @@ class Cells(_Part):
     shares: tuple[float, ...] = ()
 
 
-class Drawing(_Part):
+class Drawing(Part):
     """A plot of a table.
 
     Attributes:
@@ -59,7 +56,7 @@ class Drawing(_Part):
     shares: bool = True
 
 
-class Shown(_Part):
+class Shown(Part):
     """A table, and its plot.
 
     Attributes:
@@ -72,11 +69,11 @@ class Shown(_Part):
 
     frame: str
     columns: Annotated[tuple[str, ...], Field(min_length=1)]
-    where: dict[str, Any] = {}
+    where: dict[str, Any] = Field(default_factory=dict)
     plot: Drawing | None = None
 
 
-class PaperExperiment(_Part):
+class PaperExperiment(Part):
     """A figure or a table of a paper.
 
     Attributes:
@@ -101,7 +98,7 @@ class PaperExperiment(_Part):
     printed: tuple[dict[str, str], ...] = ()
     pictures: bool = False
     protocol: str
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
     cells: Annotated[tuple[Cells, ...], Field(min_length=1)]
     show: Annotated[tuple[Shown, ...], Field(min_length=1)]
 

@@ -18,7 +18,7 @@ from benchmark.leaderboard import chapters, plots
 from benchmark.leaderboard.board import Board
 from benchmark.leaderboard.build import csv_text
 from benchmark.leaderboard.markdown import escaped, markdown
-from benchmark.leaderboard.papers import Published, published
+from benchmark.leaderboard.papers import PublishedNumber, published
 from benchmark.protocol import load as load_protocol
 from benchmark.records.files import write_whole
 
@@ -154,7 +154,7 @@ def in_papers(experiment: PaperExperiment) -> list[list[dict[str, str]]]:
     return [part for part in (said, list(experiment.printed)) if part]
 
 
-def _belongs(experiment: PaperExperiment, line: Published) -> bool:
+def _belongs(experiment: PaperExperiment, line: PublishedNumber) -> bool:
     return line.paper == experiment.paper and line.table in experiment.tables
 
 

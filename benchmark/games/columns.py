@@ -135,6 +135,10 @@ class Column:
 TRUSTED = Column(
     "trusted_share", "r", Unit.SHARE, "trusted images, as a share of the training set", hidden=True
 )
+DEFENSE = Column(
+    "defense", "defense", Unit.TEXT, "the defense with its trusted share r, or a pipeline of them",
+    brief=True, menu=True, names="defender", share="trusted_share",
+)  # fmt: skip
 WORKED = Column("worked", "worked", Unit.YES_NO, "whether the attack worked undefended")
 FAILED = Column(
     "failed", "failed", Unit.COUNT,

@@ -32,8 +32,8 @@ class Sources:
     """What frames are built from.
 
     Attributes:
-        records: those that are ok, without what their chapter's `slim` took.
-        kept: what it took, by the record's key.
+        records: those that are ok, made smaller by their chapter's `slim`.
+        kept: what tables need of what `slim` removed, by the record's key.
         unfinished: records of cells that failed or that the sanity gate refused.
         worst: the same with numbers, where whoever profits from their absence would profit from
             them least.
@@ -267,9 +267,9 @@ class Chapter:
     Attributes:
         how: how to read them, in a paragraph or two.
         record: the class of the game's records.
-        worst: makes the worst case of records that are unfinished, of whose kind all are, and
-            of those of all games that are ok.
-        slim: takes from a record what fills memory, and returns it and what tables keep of it.
+        worst: from the game's unfinished records, and the records of all games that are ok, makes
+            the worst-case records that means count instead of the unfinished ones.
+        slim: splits a record into one without what fills memory, and what tables need of that.
         verdict: what the frames say, in sentences.
         pictures: title and text of a gallery, and what is in it.
     """

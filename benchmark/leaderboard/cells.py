@@ -11,6 +11,7 @@ import pandas as pd
 
 from benchmark.games.columns import (
     ATTACK,
+    DEFENSE,
     TRUSTED,
     Column,
     Unit,
@@ -95,11 +96,6 @@ def replayed(sources: Sources) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-_DEFENSE = Column(
-    "defense", "defense", Unit.TEXT, "the defense with its trusted share r", brief=True,
-    menu=True, names="defender", share="trusted_share",
-)  # fmt: skip
-
 SEARCHES = Frame(
     "settings",
     "Settings that defenders chose",
@@ -109,7 +105,7 @@ point of the grid that leaves the lowest ASR of their own trigger within the bud
 trusted images. The folder tuning/ holds every point of every grid.""",
     chosen,
     (
-        _DEFENSE, TRUSTED,
+        DEFENSE, TRUSTED,
         Column("points", "points", Unit.COUNT, "settings that were tried"),
         Column("own_asr_before", "own ASR before", Unit.RATE, "of the own trigger", brief=True),
         Column("own_asr_left", "own ASR left", Unit.RATE, "with the chosen settings", brief=True),
@@ -132,7 +128,7 @@ the means of other tables it is the worst case for whoever would profit from its
 defense did nothing, or the attack did not work.""",
     unfinished,
     (
-        *ATTACK, _DEFENSE, TRUSTED,
+        *ATTACK, DEFENSE, TRUSTED,
         Column("seed", "seed", Unit.COUNT, "the repetition", brief=True),
         Column("status", "status", Unit.TEXT, "failed or invalid", brief=True, menu=True),
         Column("reason", "reason", Unit.TEXT, "why", brief=True),
@@ -148,7 +144,7 @@ row that flatter most, those that failed, and random ones. On the same model all
 on another one they agree if they are no further apart than two repetitions.""",
     replayed,
     (
-        *ATTACK, _DEFENSE, TRUSTED,
+        *ATTACK, DEFENSE, TRUSTED,
         Column("seed", "seed", Unit.COUNT, "the repetition", brief=True),
         Column("verdict", "verdict", Unit.TEXT, "equal, or agrees", brief=True, menu=True),
         Column("device", "device", Unit.TEXT, "where", brief=True),

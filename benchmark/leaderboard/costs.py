@@ -24,7 +24,13 @@ from benchmark.games.means import (
 )
 from benchmark.games.robustness.frames import cda_losses
 from benchmark.games.robustness.record import RobustnessRecord
-from benchmark.games.robustness.shown import READINGS, defended, left_at, measured
+from benchmark.games.robustness.shown import (
+    READINGS,
+    defended,
+    in_both_readings,
+    left_at,
+    measured,
+)
 from benchmark.records.record import NONE, Record
 
 
@@ -151,16 +157,6 @@ TEXT = """\
 What defenders take of models without a backdoor, how long they take, and what remains of the
 attacks that worked. CDA - ASR is what a defender may expect, 100 at best."""
 
-
-def _readings(key: str, title: str, unit: Unit, doc: str, **options: Any) -> tuple[Column, ...]:
-    """A column for each reading; the headline alone is brief."""
-    return tuple(
-        Column(f"{key}_{reading}", f"{title}, {reading}", unit, f"{doc}, {reading} reading",
-               **options | {"brief": reading == READINGS[0] and options.get("brief", False)})
-        for reading in READINGS
-    )  # fmt: skip
-
-
 COLUMNS = (
     Column("game", "game", Unit.TEXT, "the game that the defender plays", hidden=True),
     Column("defender", "defender", Unit.TEXT, "the defender with its trusted share r",
@@ -168,12 +164,13 @@ COLUMNS = (
     TRUSTED,
     Column("recipe", "recipe", Unit.TEXT, "how victims were trained"),
     Column("attacks", "attacks", Unit.COUNT, "attacks that worked and that it met", brief=True),
-    *_readings("repaired", "repaired", Unit.COUNT, "attacks that are repaired", brief=True),
-    *_readings("success", "CDA - ASR", Unit.POINTS, "mean of CDA - ASR with the interval of its "
-               "mean over seeds", interval=True, brief=True, digits=1),
-    *_readings("clean_loss", "CDA lost on clean models", Unit.POINTS,
-               "accuracy that clean models lose, with Student's interval over them",
-               interval=True, brief=True, digits=1),
+    *in_both_readings("repaired", "repaired", Unit.COUNT, "attacks that are repaired", brief=True),
+    *in_both_readings("success", "CDA - ASR", Unit.POINTS,
+                      "mean of CDA - ASR with the interval of its mean over seeds",
+                      interval=True, brief=True, digits=1),
+    *in_both_readings("clean_loss", "CDA lost on clean models", Unit.POINTS,
+                      "accuracy that clean models lose, with Student's interval over them",
+                      interval=True, brief=True, digits=1),
     Column("false_alarms", "false alarms", Unit.RATE, "how often the detector's own answer to a "
            "clean model is yes", interval=True, brief=True),
     Column("clean_models", "clean models", Unit.COUNT, "models without a backdoor", brief=True),
@@ -182,10 +179,10 @@ COLUMNS = (
     Column("instability", "over the grid (±)", Unit.RATE, "mean absolute difference of what is "
            "left of the own backdoor between any two settings that the search tried"),
     Column("cells", "cells", Unit.COUNT, "cells of these attacks, one per seed"),
-    *_readings("cells_repaired", "cells repaired", Unit.COUNT, "cells with 5 % ASR at most"),
-    *_readings("untouched", "untouched", Unit.COUNT,
+    *in_both_readings("cells_repaired", "cells repaired", Unit.COUNT, "cells with 5 % ASR at most"),
+    *in_both_readings("untouched", "untouched", Unit.COUNT,
                "cells whose chosen model is the victim as it was"),
-    *_readings("cda_loss", "CDA loss", Unit.POINTS, "mean loss of accuracy"),
+    *in_both_readings("cda_loss", "CDA loss", Unit.POINTS, "mean loss of accuracy"),
 )  # fmt: skip
 
 COSTS = Frame("costs", "What defenders cost", TEXT, costs, COLUMNS, split="game")

@@ -23,7 +23,7 @@ TEXT_LIMIT = 400
 #: What stands for a text where nobody wrote one.
 OPEN = "open"
 
-#: Recipe, and quantity, attack, defense and trusted share as `Published` has them.
+#: Recipe, and quantity, attack, defense and trusted share as `PublishedNumber` has them.
 Key = tuple[str, ...]
 
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pydantic import BaseModel
 
 
-class Published(BaseModel):
+class PublishedNumber(BaseModel):
     """A number as a paper prints it, a single run without an interval.
 
     Attributes:
@@ -63,14 +63,14 @@ class Published(BaseModel):
 
 
 @cache
-def published() -> tuple[Published, ...]:
+def published() -> tuple[PublishedNumber, ...]:
     """All numbers that a protocol could be compared with.
 
     What a paper gives a clean model by definition, an ASR of 0 and an AUC of 0.5, is not
     among them.
     """
     text = files("benchmark.leaderboard").joinpath("published.csv").read_text("utf-8")
-    return tuple(Published.model_validate(row) for row in csv.DictReader(text.splitlines()))
+    return tuple(PublishedNumber.model_validate(row) for row in csv.DictReader(text.splitlines()))
 
 
 def inverted(attack: str, inverter: str) -> float:

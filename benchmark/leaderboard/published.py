@@ -14,7 +14,7 @@ from benchmark.games.frames import Frame, Sources
 from benchmark.games.means import settings
 from benchmark.games.robustness.searches import Chosen
 from benchmark.leaderboard.deviations import INSIDE, NOT_MEASURED, OPEN, OUTSIDE, explained
-from benchmark.leaderboard.papers import Published, published
+from benchmark.leaderboard.papers import PublishedNumber, published
 from benchmark.protocol import Protocol
 from benchmark.records.record import PluginRef
 from benchmark.specs import parse
@@ -86,7 +86,7 @@ def _comparison(sources: Sources) -> pd.DataFrame:
         if _as_prescribed(one.attack, own.get(one.attack.name, ())):
             found[one.key].append(one)
 
-    def measured(recipe: str, line: Published) -> _Found | None:
+    def measured(recipe: str, line: PublishedNumber) -> _Found | None:
         attack, wanted = parse(line.attack)
         amount = line.amount(protocol.splits.train)
         key = recipe, line.quantity, attack, amount, line.defense
@@ -177,7 +177,9 @@ def _same(one: object, other: object) -> bool:
         return str(one).lower() == str(other).lower()
 
 
-def _compared(recipe: str, line: Published, found: _Found | None, train: int) -> dict[str, Any]:
+def _compared(
+    recipe: str, line: PublishedNumber, found: _Found | None, train: int
+) -> dict[str, Any]:
     row: Mapping[str, Any] = found.row if found else {}
     nothing = float("nan")
     value, measured = float(line.value), row.get("measured", nothing)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from benchmark.classifier import Classifier
-from benchmark.models.published import Published
+from benchmark.models.published import LibraryModel
 from benchmark.models.transformer import as_map, in_stages
 
 #: What a configuration of CLIP's own towers says of the one for images.
@@ -173,7 +173,7 @@ def _coloured(images: Tensor) -> Tensor:
 
 
 @dataclass
-class Clip(Published):
+class Clip(LibraryModel):
     """CLIP, by default ViT-B/32, with a head of prompts and trained with captions.
 
     The head is zero-shot: for each class the mean feature of 80 prompts. A victim is trained on

@@ -32,12 +32,12 @@ def is_small(shape: tuple[int, int, int]) -> bool:
     return max(shape[1:]) <= SMALL
 
 
-class Published(Architecture):
-    """Base of architectures that are cut out of a torchvision model; not registered itself."""
+class LibraryModel(Architecture):
+    """Base of architectures cut out of a library's model; not registered itself."""
 
     @abstractmethod
     def original(self, shape: tuple[int, int, int]) -> nn.Module:
-        """torchvision's untrained model for images (C, H, W)."""
+        """The library's untrained model for images (C, H, W)."""
 
     @abstractmethod
     def cut(self, model: Any, shape: tuple[int, int, int], classes: int) -> Classifier:
@@ -62,7 +62,7 @@ def _first(
     return conv
 
 
-class _ResNet(Published):
+class _ResNet(LibraryModel):
     """Base of torchvision's ResNets; small images skip the early subsampling."""
 
     def cut(self, model: Any, shape: tuple[int, int, int], classes: int) -> Classifier:
@@ -122,7 +122,7 @@ def _neck(model: Any, width: int, shape: tuple[int, int, int]) -> tuple[nn.Seque
     return nn.Sequential(model.avgpool, nn.Flatten(), *own), model.classifier[-1].in_features
 
 
-class _VGG(Published):
+class _VGG(LibraryModel):
     """Base of torchvision's VGGs with batch norm: a stage up to every pooling."""
 
     def cut(self, model: Any, shape: tuple[int, int, int], classes: int) -> Classifier:
@@ -167,7 +167,7 @@ class VGG16(_VGG):
 
 
 @dataclass
-class AlexNet(Published):
+class AlexNet(LibraryModel):
     """torchvision's AlexNet; images up to 64 pixels get a 3x3 stem and a narrow neck."""
 
     name, version, paper = "alexnet", 1, "Krizhevsky, arXiv:1404.5997, 2014"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmark.api import Count
 from benchmark.classifier import Classifier
-from benchmark.models.published import Published, is_small, torchvision_models
+from benchmark.models.published import LibraryModel, is_small, torchvision_models
 
 #: Layers are put into so many stages, at most.
 STAGES = 4
@@ -75,7 +75,7 @@ class ClassToken(nn.Module):
 
 
 @dataclass
-class VisionTransformer(Published):
+class VisionTransformer(LibraryModel):
     """torchvision's vision transformer, by default ViT-B/32, with tokens as pixels of the maps.
 
     Images up to 64 pixels get patches of an eighth of `patch`. A stage's map (B, D, 1 + n, 1)

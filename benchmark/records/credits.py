@@ -10,8 +10,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from benchmark.games.settings import Part
 from benchmark.records.files import StoreError, sha256, write_whole
-from benchmark.records.record import Part, Sha256
+from benchmark.records.record import Sha256
 from benchmark.records.strict import RECORD_LIMIT, Refused, first_error, regular
 from benchmark.texts import unfit
 

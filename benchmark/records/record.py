@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from benchmark.games.settings import absent_by_default
+from benchmark.games.settings import Part, absent_by_default
 from benchmark.hooks import Stage
 from benchmark.metrics import source_class
 from benchmark.protocol import Protocol
@@ -24,10 +24,6 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Amount = Annotated[float, Field(ge=0, le=1e9)]
 #: What single precision can hold, which is what pages and plots show.
 Single = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ProtocolRef(Part):

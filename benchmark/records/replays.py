@@ -8,8 +8,9 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from benchmark.games.settings import Part
 from benchmark.records.files import StoreError, write_whole
-from benchmark.records.record import Part, Sha256
+from benchmark.records.record import Sha256
 
 FILE = "replays.json"
 

@@ -22,7 +22,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 @dataclass(frozen=True)
-class Published:
+class TorchvisionWeights:
     """What torchvision says of weights that it publishes."""
 
     weights: Any
@@ -44,7 +44,7 @@ class Given:
     prefix: str = ""
 
 
-def published(text: str) -> Published | None:
+def published(text: str) -> TorchvisionWeights | None:
     """The best weights of a torchvision classifier, None where no such model is named."""
     import torchvision
 
@@ -52,7 +52,7 @@ def published(text: str) -> Published | None:
         return None
     weights = torchvision.models.get_model_weights(text).DEFAULT
     shown = weights.transforms()
-    return Published(
+    return TorchvisionWeights(
         weights,
         shown.crop_size[0],
         torch.tensor(shown.mean),

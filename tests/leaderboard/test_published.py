@@ -23,7 +23,7 @@ from benchmark.games.robustness.searches import Search
 from benchmark.leaderboard.board import read_board
 from benchmark.leaderboard.build import build, stale
 from benchmark.leaderboard.deviations import TEXT_LIMIT
-from benchmark.leaderboard.papers import Published, inverted, published
+from benchmark.leaderboard.papers import PublishedNumber, inverted, published
 from benchmark.metrics import Rate as Counts
 from benchmark.metrics import mean_interval
 from benchmark.records.files import StoreError
@@ -86,7 +86,7 @@ smoothinv            99.50 99.53
 """
 
 
-def of(dataset: str, paper: str) -> list[Published]:
+def of(dataset: str, paper: str) -> list[PublishedNumber]:
     return [line for line in published() if (line.dataset, line.paper) == (dataset, paper)]
 
 

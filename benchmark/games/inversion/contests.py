@@ -80,7 +80,7 @@ def every_start(
     return [rate for record in group for rate in rates(record, **options)]
 
 
-def told_of(group: Iterable[InversionRecord], name: str) -> list[Any]:
-    """What is told of all start images, where it says something."""
+def values_of(group: Iterable[InversionRecord], name: str) -> list[Any]:
+    """A field of all start images, without those where it is None."""
     found = [getattr(start, name) for record in group for start in record.starts]
     return [value for value in found if value is not None]

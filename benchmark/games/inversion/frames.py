@@ -21,7 +21,7 @@ from benchmark.games.inversion.contests import (
     success,
     target_auc,
     target_found,
-    told_of,
+    values_of,
 )
 from benchmark.games.inversion.record import InversionRecord
 from benchmark.games.inversion.shown import pictures, verdict
@@ -74,10 +74,10 @@ def inversions(sources: Sources) -> pd.DataFrame:
             for name, reading in (("best", best_of), ("selected", selected)):
                 rates = every_start(group, reading, restarts=restarts)
                 row |= mean_columns(f"asr_{name}{end}", rates)
-        row |= mean_columns("asr_clean_model", told_of(group, "on_clean_model"))
-        row |= mean_columns("reasr", told_of(group, "reasr"))
+        row |= mean_columns("asr_clean_model", values_of(group, "on_clean_model"))
+        row |= mean_columns("reasr", values_of(group, "reasr"))
         for name in ("norm", "overlap", "distance"):
-            known = told_of(group, name)
+            known = values_of(group, name)
             row[name] = fmean(known) if known else float("nan")
         row |= _identified([contests(record, record.swept) for record in group])
         rows.append(row | {"seconds": seconds_of(group)})

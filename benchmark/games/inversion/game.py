@@ -13,6 +13,7 @@ from benchmark import metrics
 from benchmark.api import Defense
 from benchmark.games.base import Arrays, Claim, Extra, Game, Number, Played, Wrong
 from benchmark.games.inversion.check import check
+from benchmark.games.inversion.contests import selected
 from benchmark.games.inversion.record import InversionRecord
 from benchmark.games.inversion.score import score
 from benchmark.games.inversion.settings import Inversion
@@ -143,9 +144,7 @@ class InversionGame(Game[InversionRecord]):
         return (evidence["inverted"].astype(np.float64) - evidence["starts"]).ravel()
 
     def defended(self, record: InversionRecord) -> float:
-        return fmean(
-            record.tried[start.chosen].evaluation[row] for row, start in enumerate(record.starts)
-        )
+        return fmean(rate.hits for rate in selected(record, restarts=False))
 
     def chapter(self) -> Chapter:
         from benchmark.games.inversion.frames import CHAPTER
@@ -153,11 +152,7 @@ class InversionGame(Game[InversionRecord]):
         return CHAPTER
 
     def headline(self, record: InversionRecord) -> dict[str, Number]:
-        counts = [
-            metrics.Rate(record.tried[start.chosen].evaluation[row], record.evaluation)
-            for row, start in enumerate(record.starts)
-        ]
-        return {"ASR selected": metrics.mean_interval(counts)}
+        return {"ASR selected": metrics.mean_interval(selected(record, restarts=False))}
 
 
 def _inverter(planner: Planner, spec: str, game: Inversion) -> DefenseRef:

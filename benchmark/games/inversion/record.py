@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from benchmark.games.settings import Part
 from benchmark.metrics import Rate
-from benchmark.records.record import Part, Record, Sha256
+from benchmark.records.record import Record, Sha256
 
 
 class Tried(Part):

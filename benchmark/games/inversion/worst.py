@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from benchmark.games.inversion.record import InversionRecord
 from benchmark.games.means import attack_key
 from benchmark.metrics import Rate
-from benchmark.records.record import NONE, Record
+from benchmark.records.record import Record
 
 
 def worst_cases(
@@ -21,7 +21,7 @@ def worst_cases(
     like = {_kind(one): one for one in measured if isinstance(one, InversionRecord)}
     for record in unfinished:
         other = like.get(_kind(record))
-        known = record.attack.threat == NONE or (*attack_key(record), record.seed) in trained
+        known = (*attack_key(record), record.seed) in trained
         if other is not None and known:
             own = {name: getattr(record, name) for name in ("key", "seed", "status", "cost")}
             yield _nothing(other).model_copy(update=own)

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from benchmark import metrics
 from benchmark.games.answers import Answers, Labels
+from benchmark.games.settings import Part
 from benchmark.metrics import Rate
-from benchmark.records.record import Part
 
 #: One-sided 95 %: by so many standard errors a loss is clearly above the budget.
 CLEARLY = NormalDist().inv_cdf(0.95)

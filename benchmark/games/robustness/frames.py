@@ -12,6 +12,7 @@ import pandas as pd
 from benchmark import metrics
 from benchmark.games.columns import (
     ATTACK,
+    DEFENSE,
     FAILED,
     HANDED_IN,
     KEYS,
@@ -39,6 +40,7 @@ from benchmark.games.robustness.shown import (
     READINGS,
     curves,
     defended,
+    in_both_readings,
     left_at,
     measured,
     slim,
@@ -71,7 +73,7 @@ def victims(sources: Sources) -> pd.DataFrame:
             | {"seeds": len(group) + lost[key], "failed": lost[key]}
             | mean_columns("cda", (one.before.cda for one in results))
             | mean_columns("asr", (*(one.before.asr for one in results), *nothing))
-            | {"asr_game": average(one.paper.asr_game for one in results)}
+            | {"asr_game": average([one.before.asr_game for one in results] + [0.0] * lost[key])}
             | mean_columns("asr_clean", (one.asr_clean_model for one in results))
         )
         found.append(
@@ -172,25 +174,7 @@ VICTIM_TEXT = """\
 Models before any defense: their clean accuracy, how well the backdoor works, and what the same
 trigger does to a clean model of the same seed."""
 
-_DEFENSE = Column(
-    "defense", "defense", Unit.TEXT, "the defense with its trusted share r, or a pipeline of them",
-    brief=True, menu=True, names="defender", share="trusted_share",
-)  # fmt: skip
 _SEEDS = Column("seeds", "seeds", Unit.COUNT, "repetitions that the means are taken over")
-
-
-def _readings(key: str, title: str, unit: Unit, doc: str, **options: Any) -> tuple[Column, Column]:
-    """A column for each of `READINGS`; only the headline is brief."""
-    return (
-        Column(
-            f"{key}_paper", f"{title}, paper", unit, f"{doc}, in the paper's reading", **options,
-        ),
-        Column(
-            f"{key}_deployable", f"{title}, deployable", unit, f"{doc}, in the deployable reading",
-            **options | {"brief": False},
-        ),
-    )  # fmt: skip
-
 
 VICTIM_COLUMNS = (
     *ATTACK,
@@ -211,7 +195,7 @@ VICTIM_COLUMNS = (
 
 REPAIR_COLUMNS = (
     *ATTACK,
-    _DEFENSE,
+    DEFENSE,
     TRUSTED,
     WORKED,
     _SEEDS,
@@ -219,15 +203,16 @@ REPAIR_COLUMNS = (
     *HANDED_IN,
     Column("asr_before", "ASR before", Unit.RATE, "attack success rate without the defense",
            interval=True, brief=True, favours="attacker"),
-    *_readings("asr", "ASR left", Unit.RATE, "attack success rate after the defense",
-               interval=True, brief=True, favours="attacker"),
-    *_readings("cda_loss", "CDA loss", Unit.POINTS, "lost clean accuracy in points", brief=True),
-    *_readings("repaired", "repaired", Unit.YES_NO,
-               "whether the interval of the ASR ends at 5 % or below"),
-    *_readings("seeds_repaired", "seeds repaired", Unit.COUNT,
-               "seeds whose ASR is 5 % or below"),
-    *_readings("untouched", "untouched", Unit.COUNT,
-               "seeds whose chosen model is the victim as it was"),
+    *in_both_readings("asr", "ASR left", Unit.RATE, "attack success rate after the defense",
+                      interval=True, brief=True, favours="attacker"),
+    *in_both_readings("cda_loss", "CDA loss", Unit.POINTS, "lost clean accuracy in points",
+                      brief=True),
+    *in_both_readings("repaired", "repaired", Unit.YES_NO,
+                      "whether the interval of the ASR ends at 5 % or below"),
+    *in_both_readings("seeds_repaired", "seeds repaired", Unit.COUNT,
+                      "seeds whose ASR is 5 % or below"),
+    *in_both_readings("untouched", "untouched", Unit.COUNT,
+                      "seeds whose chosen model is the victim as it was"),
     Column("guard_auc", "AUC of the guard", Unit.AREA,
            "ROC AUC of a guard's score, triggered against clean images"),
     Column("guard_far", "passed by the guard", Unit.RATE,

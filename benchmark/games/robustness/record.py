@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from benchmark.games.robustness.curve import Point
-from benchmark.games.settings import absent_by_default
+from benchmark.games.settings import Part, absent_by_default
 from benchmark.metrics import Rate
-from benchmark.records.record import Part, Record, Sha256
+from benchmark.records.record import Record, Sha256
 
 
 class Guard(Part):

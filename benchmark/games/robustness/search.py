@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Defense, Repair
 from benchmark.games.experiment import Progress
-from benchmark.games.robustness.searches import Left, Poisoning, Search, Trial
+from benchmark.games.robustness.searches import Left, Search, Trial
 from benchmark.games.robustness.tuning import CannotPoison, self_poison
 from benchmark.games.settings import Setting
 from benchmark.records.cell import Tune
@@ -58,13 +58,13 @@ def search(context: RunContext, tune: Tune, progress: Progress) -> Search:
         repair = context.registry.create(Defense, with_settings(tune.repair.label, params))
         assert isinstance(repair, Repair)
         return tuple(
-            Left.of(own.try_repair(experiment, repair, "tune", repair.name, share, draw))
+            own.try_repair(experiment, repair, "tune", repair.name, share, draw)
             for draw, own in enumerate(backdoors)
         )
 
     journal = context.setup.root / "artifacts" / "tuning" / f"{tune.key[:32]}.journal"
     return found(
-        poisonings=tuple(map(Poisoning.of, backdoors)),
+        poisonings=tuple(own.poisoning for own in backdoors),
         trials=search_grid(settings.grids[tune.repair.name], try_point, journal, progress),
     )
 

@@ -6,17 +6,15 @@ from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field, ValidationError, model_validator
 
-from benchmark.games.settings import Setting
+from benchmark.games.robustness.curve import Point
+from benchmark.games.settings import Part, Setting
 from benchmark.metrics import Rate
 from benchmark.records.files import StoreError, write_whole
-from benchmark.records.record import Part, ProtocolRef
-
-if TYPE_CHECKING:
-    from benchmark.games.robustness import tuning
+from benchmark.records.record import ProtocolRef
 
 #: The chosen settings by name of the repair and trusted share.
 Chosen = Mapping[tuple[str, float], Mapping[str, Setting]]
@@ -39,13 +37,12 @@ class Left(Part):
     step: Annotated[int, Field(ge=0)]
 
     @classmethod
-    def of(cls, left: tuning.Left) -> Left:
-        point = left.point
+    def of(cls, point: Point, unseen: Rate) -> Left:
         return cls(
             asr=point.asr,
             held_out=point.held_out,
             lost=point.lost,
-            unseen=left.unseen,
+            unseen=unseen,
             step=point.step,
         )
 
@@ -56,14 +53,6 @@ class Poisoning(Part):
     suspect: Left
     poisoned: Left
     learning_rate: float
-
-    @classmethod
-    def of(cls, own: tuning.OwnBackdoor) -> Poisoning:
-        return cls(
-            suspect=Left.of(own.suspect),
-            poisoned=Left.of(own.before),
-            learning_rate=own.learning_rate,
-        )
 
 
 class Trial(Part):

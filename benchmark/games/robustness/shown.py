@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from benchmark.games.columns import (
     ATTACK,
+    DEFENSE,
     DIGITS,
     KEYS,
     TRUSTED,
@@ -146,10 +147,22 @@ def _spread(key: str, curves: list[NDArray[np.float32]], at: list[int]) -> dict[
 
 
 #: Columns of `steps`, of which no board has a table: they are many.
+def in_both_readings(
+    key: str, title: str, unit: Unit, doc: str, *, brief: bool = False, **options: Any
+) -> tuple[Column, ...]:
+    """A column for each of `READINGS`; only the headline may be brief."""
+    return tuple(
+        Column(
+            f"{key}_{reading}", f"{title}, {reading}", unit, f"{doc}, in the {reading} reading",
+            brief=brief and reading == READINGS[0], **options,
+        )
+        for reading in READINGS
+    )  # fmt: skip
+
+
 STEPS = (
     *ATTACK,
-    Column("defense", "defense", Unit.TEXT, "the repair with its trusted share r",
-           names="defender", share="trusted_share"),
+    DEFENSE,
     TRUSTED,
     Column("seeds", "seeds", Unit.COUNT, "repetitions that the means are taken over"),
     Column("stage", "stage", Unit.TEXT, "of the defense"),

@@ -25,6 +25,7 @@ from benchmark.games.experiment import Experiment
 from benchmark.games.robustness import curve as curves
 from benchmark.games.robustness import play as robustness
 from benchmark.games.robustness.curve import Point
+from benchmark.games.robustness.searches import Left, Poisoning
 from benchmark.games.robustness.settings import Tuning
 from benchmark.images import TrustedData
 from benchmark.metrics import Rate
@@ -43,48 +44,33 @@ class CannotPoison(ValueError):
 
 
 @dataclass(frozen=True)
-class Left:
-    """What is left of the own backdoor, and of clean accuracy.
-
-    Attributes:
-        point: on the held-out trusted images.
-        unseen: right answers to the protocol's test images, which choose nothing here.
-    """
-
-    point: Point
-    unseen: Rate
-
-
-@dataclass(frozen=True)
 class OwnBackdoor:
     """A model the defender poisoned, what he repairs it with, and what he judges it by.
 
     Attributes:
         trusted: the clean images that the repair may use.
         evaluation_set: held-out trusted images, with and without the own trigger.
-        suspect: the model's answers before it was poisoned, which the budget refers to, and
-            what was left then.
-        before: what he reached before any repair.
-        learning_rate: of the self-poisoning that was gentle enough.
+        answers: the suspect's, before it was poisoned, which the budget refers to.
+        start: what held before any repair, first of the suspect, then of this model.
+        poisoning: what a search keeps of it.
     """
 
     model: Classifier
     trusted: TrustedData
     evaluation_set: EvaluationSet
     answers: Answers
-    suspect: Left
-    before: Left
-    learning_rate: float
+    start: tuple[Point, Point]
+    poisoning: Poisoning
 
     def try_repair(self, experiment: Experiment, repair: Repair, *names: object) -> Left:
         """What is left at the last point of the repair's curve that was within budget.
 
         A repair that is within budget nowhere leaves everything.
         """
-        budget, last = experiment.protocol.budget, self.before
+        budget, last = experiment.protocol.budget, self.poisoning.poisoned
         torch.manual_seed(experiment.protocol.seed("global", *names))
         model = copy.deepcopy(self.model).requires_grad_(True)
-        curve = [self.suspect.point, self.before.point]
+        curve = list(self.start)
         steps = robustness.measured_steps(
             repair,
             model,
@@ -96,7 +82,7 @@ class OwnBackdoor:
             fresh = experiment.rebuilt(model)
             curve.append(self._point(experiment, fresh, "repair", step))
             if curves.deployable([curve[0], *curve[2:]], budget) is curve[-1]:
-                last = Left(curve[-1], unseen(experiment, fresh))
+                last = Left.of(curve[-1], unseen(experiment, fresh))
             if curves.both_spent(curve, budget):
                 break
         return last
@@ -146,11 +132,13 @@ def self_poison(
                 break
         tried.append(point)
         if point.asr.value >= settings.enough and not curves.clearly_spent(base, point, budget):
-            before, after = (
-                Left(base, unseen(experiment, suspect)),
-                Left(point, unseen(experiment, model)),
+            poisoning = Poisoning(
+                suspect=Left.of(base, unseen(experiment, suspect)),
+                poisoned=Left.of(point, unseen(experiment, model)),
+                learning_rate=rate,
             )
-            return OwnBackdoor(model.eval(), learning, evaluation_set, answers, before, after, rate)
+            start = base, point
+            return OwnBackdoor(model.eval(), learning, evaluation_set, answers, start, poisoning)
         rate /= 2
     said = "; ".join(
         f"ASR {point.asr.value:.0%} for {base.held_out.value - point.held_out.value:.1%} of "
