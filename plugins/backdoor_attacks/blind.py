@@ -51,7 +51,7 @@ class Blind(CodePoisoningAttack):
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer, advance = trainer.optimizer(model, len(data))
         model.train()
-        for images, labels in trainer.batches(data, rng):
+        for images, labels in trainer.batches(data, rng, after_epoch=model.settle):
             _, gradient = balanced(self._losses(model, images, labels, trainer, rng), parameters)
             for parameter, new in zip(parameters, gradient, strict=True):
                 parameter.grad = new

@@ -42,7 +42,12 @@ def balanced(
     pass is needed.
     """
     gradients = [
-        torch.autograd.grad(loss, parameters, retain_graph=number < len(losses))
+        torch.autograd.grad(
+            loss,
+            parameters,
+            retain_graph=number < len(losses),
+            materialize_grads=True,  # a loss need not depend on all, such as CLIP's text tower
+        )
         for number, loss in enumerate(losses, start=1)
     ]
     products = [torch.stack([_product(g, h) for h in gradients]) for g in gradients]

@@ -17,7 +17,7 @@ from stand_ins import STAND_INS
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from benchmark.api import Architecture, Attack
+from benchmark.api import Architecture, Attack, CodePoisoningAttack
 from benchmark.classifier import Classifier
 from benchmark.games import victims
 from benchmark.games.evaluation import ask, predictor
@@ -196,6 +196,22 @@ def test_every_epoch_ends_with_a_head_of_its_own_text_tower(tmp_path: Path) -> N
     assert torch.equal(model.head.weight, heads[1])
     model.settle()
     assert torch.equal(model.head.weight, heads[1])
+
+
+def test_an_attack_that_trains_the_model_itself_meets_an_idle_text_tower(tmp_path: Path) -> None:
+    """Answers do not depend on the text tower, so that a loss of them has no gradient there."""
+    context = digits(tmp_path, epochs=1, learning_rate=1e-3)
+    experiment = context.experiment
+    attack = context.registry.create(Attack, "blind-s")
+    assert isinstance(attack, CodePoisoningAttack)
+    attack.setup(experiment.attacker_view(0), experiment.rng("trigger"))
+    model = experiment.new_model(experiment.rng("model"))
+    before = model.neck.projection.clone()
+    attack.train(model, experiment.splits.validation, experiment.trainer(), experiment.rng("fit"))
+    assert not torch.equal(model.neck.projection, before)
+    made = model.head.weight.clone()
+    model.settle()
+    assert torch.equal(model.head.weight, made)
 
 
 @pytest.mark.nightly

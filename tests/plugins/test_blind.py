@@ -189,6 +189,9 @@ class Recorder(nn.Module):
         self.weight = nn.Parameter(torch.ones(()))
         self.seen: list[Tensor] = []
 
+    def settle(self) -> None:
+        """As classifiers have it."""
+
     def forward(self, images: Tensor) -> Tensor:
         self.seen.append(images.detach().clone())
         total = images.flatten(1).mean(1, keepdim=True)
