@@ -65,8 +65,12 @@ def look(root: Path) -> Found:
     """
     if not root.is_dir():
         raise DataError(f"{root} is no folder, expected one of images; check the path")
-    files = [*walk(root)]
+    there = [*walk(root)]
+    # Opening a named pipe waits for somebody who writes into it.
+    pipes = {file for file in there if file.exists() and not file.is_file()}
+    files = [file for file in there if file not in pipes]
     found = _found(root, files)
+    found.notes += _left_out(root, pipes, "are no plain files")
     found.files = files
     return found
 
@@ -213,6 +217,11 @@ def _classes(top: Path, images: set[Path], found: Found) -> dict[Path, str]:
     deep = set()
     for folder in _subfolders(top):
         own = sorted(of.get(folder.name, ()))
+        if not folder.name.isprintable():
+            found.problems.append(
+                f"{folder.name!a} has characters that cannot be shown, and classes are called "
+                "by their folders; rename it"
+            )
         if not own:
             found.problems.append(
                 f"{folder} holds no images, expected some .jpg, .png, .tif or what else Pillow "

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-import math
+from collections.abc import Mapping
+from numbers import Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +15,8 @@ from benchmark.metrics import REJECTED
 from benchmark.texts import FIELD
 from benchmark.triggers import Additive, Patch, Trigger
 
+#: What single precision holds, which is what records, pages and plots show.
+LARGEST = 3.4e38
 #: Rounding in a plugin's arithmetic is no offence; it ends in the next 8-bit level anyway.
 TOLERANCE = 1e-4
 
@@ -94,6 +98,9 @@ def verdict(returned: object, count: int, classes: int, deployment: Deployment) 
     who = f"{deployment.name}.deploy"
     if not isinstance(returned, Verdict):
         raise RuleViolation(f"{who}: the guarded model must return a Verdict")
+    for name, value in (("predictions", returned.predictions), ("suspicion", returned.suspicion)):
+        if not isinstance(value, Tensor):
+            raise RuleViolation(f"{who}: {name} must be a tensor, got {_kind(value)}")
     if returned.predictions.shape != (count,) or returned.suspicion.shape != (count,):
         raise RuleViolation(f"{who}: expected {count} predictions and suspicions")
     if returned.predictions.dtype != torch.int64:
@@ -124,16 +131,25 @@ def detection(
         raise RuleViolation(
             f"{who} must return {classes} class scores, got {tuple(returned.class_scores.shape)}"
         )
+    if not isinstance(returned.also, Mapping):
+        raise RuleViolation(f"{who} must return its readings as a dict, got {_kind(returned.also)}")
+    if returned.flagged is not None and not isinstance(returned.flagged, bool | np.bool_):
+        raise RuleViolation(
+            f"{who} must return True, False or None as flagged, got {returned.flagged!r}"
+        )
     for name in returned.also:
-        if not FIELD.fullmatch(name) or name == "score":
+        if not isinstance(name, str) or not FIELD.fullmatch(name) or name == "score":
             raise RuleViolation(
                 f"{who}: {name!r} is no name of a reading; choose English letters, digits and "
                 "spaces, at most 60, and not 'score'"
             )
     numbers = [returned.score, *returned.class_scores.tolist(), *returned.also.values()]
     for number in numbers:
-        if not math.isfinite(number):
-            raise RuleViolation(f"{who} must return finite scores, got {number}")
+        scalar = isinstance(number, Tensor) and number.numel() == 1
+        if not isinstance(number, Real) and not scalar:
+            raise RuleViolation(f"{who} must return numbers as scores, got {_kind(number)}")
+        if not abs(number) <= LARGEST:  # written so that NaN fails too
+            raise RuleViolation(f"{who} must return finite scores, got {float(number):g}")
     if returned.trigger is not None:
         blank = torch.zeros(1, *shape, device=returned.class_scores.device)
         triggered = returned.trigger.apply(blank)

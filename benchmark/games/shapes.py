@@ -34,6 +34,14 @@ def shape(arrays: Arrays, name: str, *wanted: int, kinds: str = "iu") -> None:
         raise Refused(name, f"holds {found.dtype}, this array holds {what}")
 
 
+def answers(arrays: Arrays, name: str, classes: int, lowest: int = 0) -> None:
+    """Refuse answers that are no class; `lowest` is `metrics.REJECTED` where a guard may refuse."""
+    found = arrays[name]
+    if found.size and not lowest <= found.min() <= found.max() < classes:
+        said = f"{found.min()} to {found.max()}"
+        raise Refused(name, f"holds answers from {said}, allowed are {lowest} to {classes - 1}")
+
+
 def takes_turn(arrays: Arrays, record: Record, classes: int) -> Iterator[Wrong]:
     """Targets take turns over repetitions, in the record and in the evidence."""
     shape(arrays, "target")
@@ -48,6 +56,8 @@ def known_source(
 ) -> Generator[Wrong, None, int | None]:
     """Return the source class that follows from the attack; the evidence must hold it, too."""
     due = record.attack.source_class(record.target, classes)
+    if due == record.target:
+        yield "attack.params.source", f"is class {due}, which is the target"
     if due is not None:
         shape(arrays, "source")
     found = int(arrays["source"]) if "source" in arrays else None

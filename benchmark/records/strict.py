@@ -6,15 +6,10 @@ import json
 import math
 import re
 import stat
-import struct
-import zipfile
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image
 from pydantic import ValidationError
 
 from benchmark.records.files import sha256
@@ -22,12 +17,10 @@ from benchmark.records.record import MESSAGE_LIMIT, Evidence, Record
 from benchmark.specs import NAME_LIMIT
 from benchmark.texts import FIELD, hidden, unfit
 
-#: Bytes that a record, a file of evidence, and all arrays of one such file may have.
-RECORD_LIMIT, EVIDENCE_LIMIT, UNPACKED_LIMIT = 2 << 20, 32 << 20, 256 << 20
+#: Bytes that a record and a file of evidence may have.
+RECORD_LIMIT, EVIDENCE_LIMIT = 2 << 20, 32 << 20
 #: Characters that a text may have where it is no error.
 TEXT_LIMIT = 400
-#: Width and height of the largest picture that is drawn of a game, and bytes for its pixels.
-PICTURE_SIZE, PICTURE_LIMIT = (616, 356), 1 << 20
 
 _NAME = re.compile(rf"(?!.{{{NAME_LIMIT + 1}}})[a-z0-9]+([-_][a-z0-9]+)*")
 
@@ -51,13 +44,6 @@ class Refused(Exception):
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(field, reason)
         self.field, self.reason = field[:TEXT_LIMIT], reason
-
-
-class Arrays(dict[str, np.ndarray]):
-    """Arrays by name; one that is asked for and missing is a reason to refuse the file."""
-
-    def __missing__(self, name: str) -> np.ndarray:
-        raise Refused(name, "is missing from the evidence")
 
 
 def regular(path: Path, limit: int) -> bytes:
@@ -177,86 +163,6 @@ def _check_texts(value: Any, place: tuple[str, ...]) -> None:
         raise Refused(".".join(place), reason)
 
 
-def read_evidence(folder: Path, evidence: Evidence) -> Arrays:
-    """The arrays behind a record, once the file is known to be the one that it names.
-
-    Raises:
-        Refused: another file, no archive of plain arrays, or one that unpacks to too much.
-    """
-    content = check_named(folder, evidence, EVIDENCE_LIMIT)
-    try:
-        with zipfile.ZipFile(BytesIO(content)) as archive:
-            members = archive.infolist()
-            if len({member.filename for member in members}) < len(members):
-                raise Refused("file", "holds an array twice")
-            if sum(member.file_size for member in members) > UNPACKED_LIMIT:
-                raise Refused("file", f"unpacks to more than {UNPACKED_LIMIT:,} bytes")
-            return Arrays(_array(archive, member) for member in members)
-    except Refused:
-        raise
-    except Exception as error:  # of many kinds, where it is damaged
-        raise Refused("file", f"is no archive of plain arrays: {error}") from None
-
-
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[str, np.ndarray]:
-    name = member.filename.removesuffix(".npy")
-    # numpy would find an array by its name without the ending too.
-    if name == member.filename:
-        raise Refused(name, "does not end in .npy")
-    packed = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-    if member.flag_bits & 1 or not packed:
-        raise Refused(name, "is encrypted or packed in another way than numpy does")
-    with archive.open(member) as packed_file:
-        # All that the archive admits to, and no more; nothing is reserved on a header's word.
-        content = packed_file.read(member.file_size)
-    file = BytesIO(content)
-    try:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file, TEXT_LIMIT)
-    except Exception:  # it is read as Python, which fails in many ways
-        raise Refused(name, "has no array header that numpy writes") from None
-    if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise Refused(name, f"holds {dtype}, only numbers are allowed; objects are not loaded")
-    shape, held = tuple(map(int, shape)), len(content) - file.tell()
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != held:
-        raise Refused(name, f"promises {shape} numbers of {dtype}, the file has others")
-    array = np.frombuffer(content, dtype, offset=file.tell())
-    if dtype.kind == "f" and not np.isfinite(array).all():
-        raise Refused(name, "holds numbers that are not finite")
-    return name, array.reshape(shape, order="F" if fortran else "C")
-
-
-def check_picture(folder: Path, evidence: Evidence) -> bytes:
-    """The content of a picture that can be opened.
-
-    Raises:
-        Refused: another file, no PNG, or a huge one.
-    """
-    content = check_named(folder, evidence, PICTURE_LIMIT)
-    try:
-        with Image.open(BytesIO(content), formats=["PNG"]) as image:
-            if any(side > most for side, most in zip(image.size, PICTURE_SIZE, strict=True)):
-                raise Refused("file", f"is {image.size} pixels, at most {PICTURE_SIZE} are drawn")
-            image.load()
-        if _png_end(content) != len(content):
-            raise Refused("file", "goes on after the end of its picture")
-    except Refused:
-        raise
-    except Exception as error:  # of many kinds, where it is damaged
-        raise Refused("file", f"is no picture: {error}") from None
-    return content
-
-
-def _png_end(content: bytes) -> int:
-    """Where the last chunk of a PNG ends."""
-    place, kind = 8, b""
-    while kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", content, place)
-        place += 12 + int(length)
-    return place
-
-
 def check_named(folder: Path, evidence: Evidence, limit: int = EVIDENCE_LIMIT) -> bytes:
     """The content of a file beside a record, once it is known to be the one that it names.
 
@@ -272,6 +178,12 @@ def check_named(folder: Path, evidence: Evidence, limit: int = EVIDENCE_LIMIT) -
     return content
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether it is a file that a run was killed over, which nobody reads."""
+    plain = path.is_file() and not path.is_symlink()
+    return plain and re.fullmatch(r"\.[0-9a-f]{32}\.tmp", path.name) is not None
+
+
 def strangers(folder: Path, allowed: set[str], place: str = "") -> Iterator[Finding]:
     """What lies in a folder and belongs to no record.
 
@@ -279,8 +191,6 @@ def strangers(folder: Path, allowed: set[str], place: str = "") -> Iterator[Find
         place: how the folder is named in findings.
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        # A run that was killed leaves files that were never finished.
-        left_over = path.name.startswith(".") and path.name.endswith(".tmp")
-        if path.name not in allowed and not left_over:
+        if path.name not in allowed and not is_unfinished(path):
             shown = path.name.encode("unicode_escape").decode()[:80]
             yield Finding(f"{place}{shown}", "file", "belongs to no record; move it elsewhere")

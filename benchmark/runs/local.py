@@ -105,10 +105,13 @@ class LocalExecutor:
                     "command again to continue, with fewer --workers if memory is short"
                 )
             self._deaths = 0
-            for job in self._jobs.values():
+            # Whoever hears of it may submit them again at once.
+            lost, self._jobs = self._jobs, {}
+            self._begin()
+            for job in lost.values():
                 yield job.task, Ended(died="with the process that had begun it")
-            self._jobs = {}
-        self._begin()
+        else:
+            self._begin()
 
     def _send(self, what: Job | Limit) -> None:
         with suppress(OSError):  # it died, which the next look finds

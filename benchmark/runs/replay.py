@@ -61,7 +61,6 @@ def same_plugin(ref: AttackRef | StageRef, registry: Registry) -> None:
         raise RegistryError(
             f"{ref.name} was played in version {ref.version}, installed is {plugin.version}"
         )
-    # Parameters that are younger than the record are at their defaults.
     if (changed := _changed(ref.params, identity(plugin)["params"])) is not None:
         raise RegistryError(
             f"{ref.label} was played with another {changed} than that of the installed plugin"
@@ -74,7 +73,8 @@ def same_plugin(ref: AttackRef | StageRef, registry: Registry) -> None:
 
 def _changed(recorded: Any, installed: Any, name: str = "value") -> str | None:
     if isinstance(recorded, dict) and isinstance(installed, dict):
-        parts = (_changed(value, installed.get(key), key) for key, value in recorded.items())
+        names = sorted(recorded.keys() | installed.keys())
+        parts = (_changed(recorded.get(key), installed.get(key), key) for key in names)
         return next((part for part in parts if part is not None), None)
     return None if recorded == installed else name
 

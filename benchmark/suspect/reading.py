@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.api import Architecture
+from benchmark.records.files import write_whole
 from benchmark.registry import Registry
 from benchmark.specs import RegistryError, parse
 from benchmark.suspect.adapter import ModelError, told
@@ -148,14 +150,20 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write weights as the suffix says: .safetensors, or .pt and .pth for torch.load."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".safetensors":
-        from safetensors.torch import save_file
+    """Write weights as the suffix says: .safetensors, or .pt and .pth for torch.load.
 
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    Raises:
+        StoreError: the disk is full or the folder cannot be written.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors.torch import save
+
+        content = save({name: tensor.contiguous() for name, tensor in state.items()})
     else:
-        torch.save(dict(state), path)
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        content = buffer.getvalue()
+    write_whole(path, content)
 
 
 def _is_state(found: Any) -> bool:

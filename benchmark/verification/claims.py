@@ -11,8 +11,9 @@ import numpy as np
 
 from benchmark.games.all import GAMES
 from benchmark.games.base import Claim
+from benchmark.records.evidence import Arrays
 from benchmark.records.record import NONE, AttackRef, Record, StageRef
-from benchmark.records.strict import Arrays, Finding
+from benchmark.records.strict import Finding
 
 if TYPE_CHECKING:
     from benchmark.registry import Registry
@@ -67,6 +68,9 @@ def claims_of(record: Record, arrays: Arrays | None) -> dict[Claim, Ref | None]:
             kind, role = _role(ref)
             params = json.dumps(ref.params, sort_keys=True)
             found[Claim(kind, ref.label, f"{role}, version {ref.version}, {params}")] = ref
+            # Rows of a board are told apart by labels, and keys of cells by what they stand for.
+            same = f"the label of {ref.name}, version {ref.version}, {params}"
+            found[Claim(kind, same, ref.label)] = None
     found[Claim("data_sha256", "the digest of the images", record.data_sha256[:12])] = None
     if (init := record.protocol.init) is not None:
         about = f"the start of recipe {record.protocol.recipe}"
@@ -78,7 +82,10 @@ def claims_of(record: Record, arrays: Arrays | None) -> dict[Claim, Ref | None]:
     if arrays is None:
         return found
     for name in arrays:
-        if name.startswith("labels_") and name not in ("labels_starts", "labels_held_out"):
+        if name == "labels_held_out":
+            drawn = f"of seed {record.seed}, r = {record.trusted_share}"
+            found[Claim(name, f"the digest of the labels {drawn}", _digest(arrays[name]))] = None
+        elif name.startswith("labels_") and name != "labels_starts":
             found[Claim(name, "the digest of the labels", _digest(arrays[name]))] = None
     return found | dict.fromkeys(GAMES[record.game].claims(record, arrays))
 

@@ -74,7 +74,7 @@ def _plugins(record: Record) -> Iterator[Wrong]:
 
 def _label(place: str, ref: PluginRef) -> Iterator[Wrong]:
     """A label says the same as name and parameters; boards show the label."""
-    if not 0 <= ref.version <= LARGEST:
+    if not 1 <= ref.version <= LARGEST:
         yield f"{place}.version", f"is {ref.version}"
     if (nested := _no_plugin(ref.params)) is not None:
         yield f"{place}.params.{nested}", "is neither a value nor a plugin with its parameters"
@@ -130,6 +130,9 @@ def _settings(record: Record, cell: Cell, protocol: Protocol) -> Iterator[Wrong]
         yield "attack.m", f"is {attack.m}, there are {protocol.splits.train} training images"
     if attack.boost > LARGEST:
         yield "attack.boost", f"is {attack.boost}"
+    most = max(one.repetitions(protocol) for one in GAMES.values() if one.settings(protocol))
+    if not 0 <= record.seed < most:
+        yield "seed", f"is {record.seed}, {protocol.name} has seeds from 0 to {most - 1}"
     yield from game.rules(cell)
     if share not in (allowed := game.shares(record.defense, protocol)):
         yield "trusted_share", f"is {share}, allowed are {', '.join(map(str, allowed))}"

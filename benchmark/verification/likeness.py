@@ -15,8 +15,9 @@ from scipy import special
 from benchmark.games.all import GAMES
 from benchmark.metrics import Rate
 from benchmark.records.cell import Cell
+from benchmark.records.evidence import Arrays
 from benchmark.records.record import Record
-from benchmark.records.strict import Arrays, Finding
+from benchmark.records.strict import Finding
 
 #: Of the mistakes that either of two models makes, trained ones share about a half; copies all.
 SHARED, MISTAKES = 0.95, 12
@@ -90,8 +91,7 @@ class Likeness:
             first.setdefault(_digest(other.mark), other)
         for row, seen in self._rows.items():
             told = set()
-            # Scores may be few and coarse: only within a row are equal ones no chance.
-            for one in (one for one in seen if one.mark.dtype.kind != "f"):
+            for one in seen:
                 other = first.setdefault(_digest(one.mark), one)
                 if not one.same_victim(other):
                     told.add(one.file)

@@ -6,12 +6,15 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmark.games.all import GAMES, UNDEFENDED
 from benchmark.protocol import Protocol
 from benchmark.records.cell import NO_DEFENSE, Cell
 from benchmark.records.strict import Finding
-from benchmark.verification.verify import Checked
+
+if TYPE_CHECKING:
+    from benchmark.verification.verify import Checked
 
 
 def _rows(

@@ -18,16 +18,15 @@ from benchmark.leaderboard.index import has_index
 from benchmark.protocol import Protocol
 from benchmark.records import credits, replays
 from benchmark.records.cell import Cell
+from benchmark.records.evidence import Arrays, check_picture, read_evidence
 from benchmark.records.files import StoreError, sha256
 from benchmark.records.record import Record
 from benchmark.records.strict import (
     RECORD_LIMIT,
-    Arrays,
     Finding,
     Refused,
-    check_picture,
+    is_unfinished,
     plain_json,
-    read_evidence,
     read_record,
     regular,
     strangers,
@@ -36,6 +35,7 @@ from benchmark.verification import identity
 from benchmark.verification.claims import Claims, claims_of
 from benchmark.verification.compare import differences
 from benchmark.verification.likeness import Likeness
+from benchmark.verification.rows import incomplete
 
 if TYPE_CHECKING:
     from benchmark.registry import Registry
@@ -80,6 +80,13 @@ def verify(
         progress: called with (records done, records in all).
     """
     found = verify_records(folder, registry, progress)
+    if not found.findings and found.protocol is not None and has_index(folder.parent):
+        # Models that were played before any defense may wait for the others of their row.
+        found.findings += [
+            finding
+            for finding in incomplete(found, Checked(), found.protocol)
+            if found.records[finding.file].defense.stages
+        ]
     built = any((folder / name).exists() for name in generated())
     if not found.findings and built:
         try:
@@ -111,7 +118,7 @@ def verify_records(
         reason = "is a run's; a board has none, remove it"
         found.findings.append(Finding("artifacts", "file", reason))
     there = sorted((folder / "records").glob("*")) if (folder / "records").is_dir() else []
-    paths = [path for path in there if not path.name.endswith(".tmp")]
+    paths = [path for path in there if not is_unfinished(path)]
     if not paths:
         found.findings.append(Finding("records", "file", "there are none; is this a run's folder?"))
     for number, path in enumerate(paths):
@@ -209,7 +216,7 @@ def _credits(folder: Path, there: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding(place, refused.field, refused.reason)
     own = folder / credits.FOLDER
     paths = sorted(own.iterdir()) if own.is_dir() else []
-    for path in (one for one in paths if not one.name.endswith(".tmp")):
+    for path in (one for one in paths if not is_unfinished(one)):
         place = f"{credits.FOLDER}/{path.name}"
         try:
             one = credits.kept(path)

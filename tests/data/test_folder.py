@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -217,6 +218,24 @@ def test_folders_that_are_not_what_they_seem(
         for row, image in enumerate(images):
             (root / place / f"{row}.png").write_bytes(encode(image))
     assert message in said(root)
+
+
+@pytest.mark.parametrize("name", ["cat/pipe", "cat/pipe.png", "train-0.parquet"])
+def test_pipes_are_left_out_and_not_waited_for(name: str, sets: Path) -> None:
+    write_images(sets, {"cat": GREY, "dog": GREY})
+    os.mkfifo(sets / name)
+    source = load(Folder(str(sets)))
+    assert sum(map(len, (source.train, source.test or ()))) == 2 * len(GREY)
+    assert any("are no plain files" in note for note in source.notes)
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"a\x1b[31m"])
+def test_classes_have_names_that_can_be_shown(name: bytes, sets: Path) -> None:
+    write_images(sets, {"cat": GREY, "dog": GREY})
+    (sets / "cat").rename(os.fsdecode(os.fsencode(sets) + b"/" + name))
+    found = said(sets)
+    assert "has characters that cannot be shown" in found
+    assert found.isprintable()
 
 
 def test_what_datasets_saved_to_disk_is_known(sets: Path) -> None:

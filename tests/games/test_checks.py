@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -450,6 +450,10 @@ WRONG_VERDICTS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "too many suspicions": (said(0, lambda n: torch.zeros(n + 1)), "expected 100 predictions and"),
     "no number": (said(0, torch.nan), "suspicions must be finite"),
     "infinite": (said(0, torch.inf), "suspicions must be finite"),
+    "a list": (
+        lambda images: Verdict([0] * len(images), torch.zeros(len(images))),  # type: ignore
+        "predictions must be a tensor, got list",
+    ),
     "below rejection": (said(-2), r"predictions must lie in -1\.\.3, got -2\.\.-2"),
     "no such class": (said(CLASSES), r"predictions must lie in -1\.\.3, got 4\.\.4"),
     "probabilities": (said(lambda n: torch.full((n,), 0.7)), "predictions must be"),
@@ -498,6 +502,28 @@ class Impatient(Repair):
 def test_a_repair_must_yield(experiment: Experiment) -> None:
     with pytest.raises(RuleViolation, match=r"^impatient\.repair must yield after every step"):
         play(experiment, repair=Impatient())
+
+
+@dataclass
+class Counting(Repair):
+    """Yields as often as it is told, whatever its steps say."""
+
+    steps: int = 3
+    name = "counting"
+    yields: ClassVar[int]
+
+    def repair(self, model: Classifier, trusted: Any, rng: Generator) -> Any:
+        for _ in range(self.yields):
+            yield
+
+
+@pytest.mark.parametrize("yields", [0, 2, 4, 50])
+def test_a_repair_yields_after_each_of_its_steps(experiment: Experiment, yields: int) -> None:
+    repair = Counting()
+    repair.__class__.yields = yields
+    said = rf"^counting\.repair yields after {min(yields, 4)} steps, its steps are 3"
+    with pytest.raises(RuleViolation, match=said):
+        play(experiment, repair=repair)
 
 
 # The information barrier.

@@ -358,6 +358,22 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "no number": (lambda: verdict(score=math.nan), "must return finite scores, got nan"),
     "an infinite score": (lambda: verdict(score=math.inf), "must return finite scores, got inf"),
+    "more than single precision holds": (
+        lambda: verdict(score=1e39),
+        r"must return finite scores, got 1e\+39",
+    ),
+    "a score that is missing": (
+        lambda: verdict(score=None),
+        "must return numbers as scores, got NoneType",
+    ),
+    "readings in a list": (
+        lambda: verdict(also=[1.0]),
+        "must return its readings as a dict, got list",
+    ),
+    "a decision that is a number": (
+        lambda: verdict(flagged=2),
+        "must return True, False or None as flagged, got 2",
+    ),
     "no number for a class": (
         lambda: verdict(class_scores=scores(*[0.0] * 9, math.nan)),
         "must return finite scores, got nan",

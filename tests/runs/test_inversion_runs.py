@@ -21,8 +21,8 @@ from benchmark.games.inversion.record import InversionRecord
 from benchmark.metrics import Rate
 from benchmark.protocol import Protocol
 from benchmark.records.cell import Cell
+from benchmark.records.evidence import Arrays
 from benchmark.records.store import Store
-from benchmark.records.strict import Arrays
 from benchmark.runs.context import Setup
 from benchmark.runs.plan import plan
 from benchmark.runs.tasks import Worker

@@ -286,6 +286,47 @@ def test_processes_that_are_no_forks_play_the_same(
     }
 
 
+KILLER = """
+import os, signal, time
+from dataclasses import dataclass
+from benchmark import Repair, hookimpl
+
+@dataclass
+class Killer(Repair):
+    '''Ends the process that began it (made up).'''
+    name, version, paper = "killer", 1, "none"
+
+    def repair(self, model, trusted, rng):
+        yield
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(5)
+        yield
+
+@hookimpl
+def register_defenses(register):
+    register(Killer)
+"""
+
+
+def test_whoever_kills_the_process_that_began_it_ends_its_own_cells(
+    protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "PATIENCE", 1)
+    plugin = tmp_path / "killer.py"
+    plugin.write_text(KILLER)
+    chosen = protocols.load(str(protocol))
+    setup = Setup(chosen, chosen.recipe, "cpu", (plugin,), None, tmp_path / "run")
+    cells = plan(chosen, Registry((plugin,)), attacks=["badnets"], defenses=["killer"])
+    store = Store(setup.root)
+    store.begin()
+    deadline = time.monotonic() + 120
+    done = execute(store, cells, local.LocalExecutor(setup, 1), deadline=deadline)
+    assert (done.done, done.why) == (len(cells), None)
+    failed = {r["defense"]["name"]: r for r in records(setup.root).values() if r["error"]}
+    assert [*failed] == ["killer"]
+    assert failed["killer"]["error"]["kind"] == "ProcessDied"
+
+
 def test_a_limit_that_comes_too_late_begins_nothing(
     protocol: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

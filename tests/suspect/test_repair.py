@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 
 from benchmark import repair
 from benchmark.cli import app
+from benchmark.records.files import StoreError
 from benchmark.registry import Registry
 from benchmark.suspect.images import read_folder
+from benchmark.suspect.reading import save_state
 from benchmark.suspect.settings import create_repair
 
 METHOD = "pivotal-tuning:steps=40,batch_size=32,learning_rate=0.01,lambda_p=100"
@@ -110,6 +112,13 @@ def test_nothing_is_saved_where_nothing_was_repaired(
     assert done.exit_code == 2
     assert "no step was within the budget of 0.02, so nothing was repaired" in done.output
     assert not Path("fixed.pt").exists()
+
+
+@pytest.mark.parametrize("name", ["fixed.safetensors", "fixed.pt"])
+def test_a_full_disk_is_one_sentence(name: str) -> None:
+    """Where nothing can be written, as on a full disk: files of that system are read alone."""
+    with pytest.raises(StoreError, match="cannot write /proc"):
+        save_state({"weight": torch.zeros(2, 2)}, Path("/proc") / name)
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from benchmark.games.inversion import evidence as inversion_evidence
 from benchmark.images import ImageSet
+from benchmark.records.evidence import PICTURE_SIZE, check_picture, read_evidence
 from benchmark.records.record import Evidence
-from benchmark.records.strict import PICTURE_SIZE, Refused, check_picture, read_evidence
+from benchmark.records.strict import Refused
 from benchmark.runs import report
 from benchmark.verification.verify import verify
 
@@ -75,12 +76,47 @@ def added(name: str, member: str) -> Callable[[Path], object]:
     return attack
 
 
+def whole(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    """An archive changed as a whole, its hash with it."""
+
+    def attack(run: Path) -> None:
+        file = run / "evidence" / f"{record_of(run, REPAIRED).stem}.npz"
+        put_evidence(run, REPAIRED, change(file.read_bytes()))
+
+    return attack
+
+
+def commented(where: str) -> Callable[[Path], object]:
+    """The same arrays with a comment on the archive, or on one of its members."""
+
+    def attack(run: Path) -> None:
+        file = run / "evidence" / f"{record_of(run, REPAIRED).stem}.npz"
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(file) as source, zipfile.ZipFile(buffer, "w") as target:
+            for number, member in enumerate(source.infolist()):
+                info = zipfile.ZipInfo(member.filename)
+                if where and not number:
+                    setattr(info, where, b"\xfe\xca\x04\x00abcd")
+                target.writestr(info, source.read(member))
+            target.comment = b"" if where else b"<script>"
+        put_evidence(run, REPAIRED, buffer.getvalue())
+
+    return attack
+
+
 ARCHIVES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "an encrypted archive": (patched(REPAIRED, encrypted),
         "", "is encrypted"),
     "a broken archive": (patched(REPAIRED, broken), "file", "no archive"),
     "an archive of another method": (lambda run: put_evidence(run, REPAIRED,
         archive(zipfile.ZIP_LZMA, ("test.npy", b"x" * 99))), "test", "packed in"),
+    "something before an archive": (whole(lambda content: b"#!/bin/sh\n" + content),
+        "file", "between its arrays"),
+    "something after an archive": (whole(lambda content: content + b"<script>"),
+        "file", ""),
+    "a comment on an archive": (commented(""), "file", "beside its arrays"),
+    "a comment on an array": (commented("comment"), "file", "more of"),
+    "more about an array": (commented("extra"), "file", "more of"),
     "an array by two names": (added(UNDEFENDED, "examples"),
         "examples", "does not end in"),
 }  # fmt: skip

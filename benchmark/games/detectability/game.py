@@ -11,7 +11,7 @@ import numpy as np
 from benchmark.games.base import Arrays, Claim, Extra, Game, Number, Played, Wrong, is_clean
 from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.games.detectability.score import score
-from benchmark.games.shapes import SIDE, fits_protocol, known, known_source, shape
+from benchmark.games.shapes import SIDE, answers, fits_protocol, known, known_source, shape
 from benchmark.protocol import Protocol
 from benchmark.records.cell import CLEAN, Cell
 from benchmark.records.record import DefenseRef
@@ -128,6 +128,8 @@ class DetectabilityGame(Game[DetectabilityRecord]):
             # Where the true trigger covers most of an image, nothing was restricted to it.
             readings = 1 if evidence["reversed_answers"].shape[1:2] == (1,) else 2
             wanted["reversed_answers"] = (readings, tests)
+            answers(evidence, "reversed_answers", classes)
+        answers(evidence, "flagged", 2, -1)
         wanted |= {name: () for name in evidence if name.startswith("also_")}
         for name, rest in wanted.items():
             whole = name in ("flagged", "reversed_answers")

@@ -11,7 +11,7 @@ from benchmark import metrics
 from benchmark.games.base import Arrays, Wrong, is_clean
 from benchmark.games.robustness.curve import both_spent, held_out_count
 from benchmark.games.robustness.record import RobustnessRecord
-from benchmark.games.shapes import SIDE, fits_protocol, known, known_source, shape
+from benchmark.games.shapes import SIDE, answers, fits_protocol, known, known_source, shape
 from benchmark.hooks import STAGES
 from benchmark.protocol import Protocol
 from benchmark.records.record import StageRef
@@ -22,6 +22,8 @@ from benchmark.records.strict import Refused
 FEW, MUCH = 3, 0.05
 #: What a victim that was followed answers after each epoch.
 PARTS = ("test", "triggered")
+#: Confidence is kept, and perhaps was computed, in half precision.
+ROUNDED = 0.02
 #: Examples of a trigger that are kept.
 EXAMPLES = 4
 _ARRAYS = (
@@ -37,7 +39,8 @@ def check(record: RobustnessRecord, arrays: Arrays, protocol: Protocol) -> Itera
     tests, points = protocol.splits.test, len(record.curve)
     triggered = 0 if is_clean(record) else tests
     held_out = _held_out(record, protocol)
-    source = yield from known_source(arrays, record, int(arrays["labels_test"].max()) + 1)
+    classes = int(arrays["labels_test"].max()) + 1
+    source = yield from known_source(arrays, record, classes)
     counted = metrics.attacked(arrays["labels_test"], int(arrays["target"]), source)
     shape(arrays, "labels_held_out", held_out)
     shape(arrays, "held_out", points, held_out)
@@ -47,8 +50,16 @@ def check(record: RobustnessRecord, arrays: Arrays, protocol: Protocol) -> Itera
     shape(arrays, "confidence", int(counted.sum()) if triggered else 0, kinds="f")
     if ((arrays["confidence"] < 0) | (arrays["confidence"] > 1)).any():
         raise Refused("confidence", "holds values outside 0 to 1")
+    if triggered and not any(stage.stage == "sanitize" for stage in record.defense.stages):
+        _confidence(arrays, counted, classes)
     _examples(arrays)
     yield from _epochs(record, arrays, protocol, triggered)
+    guards = [point.stage == "deploy" for point in record.curve]
+    for name in ("held_out", *PARTS):
+        answers({name: arrays[name][np.logical_not(guards)]}, name, classes)
+        answers({name: arrays[name][guards]}, name, classes, metrics.REJECTED)
+    for name in ("labels_held_out", "clean_model", *(n for n in arrays if n.startswith("epochs"))):
+        answers(arrays, name, classes)
     yield from _order(record, protocol)
     yield from _flat(record, arrays)
     guarded = record.curve[-1].stage == "deploy"
@@ -82,6 +93,13 @@ def _epochs(
             )
     elif any(name.startswith("epochs") for name in arrays):
         yield "epochs", "are those of a victim that was not followed"
+
+
+def _confidence(arrays: Arrays, counted: np.ndarray, classes: int) -> None:
+    """The victim's confidence in the target is the largest of all classes where it answers so."""
+    sure, hit = arrays["confidence"], arrays["triggered"][0][counted] == arrays["target"]
+    if (sure[hit] < 1 / classes - ROUNDED).any() or (sure[~hit] > 1 / 2 + ROUNDED).any():
+        raise Refused("confidence", "does not fit the answers to triggered images")
 
 
 def _held_out(record: RobustnessRecord, protocol: Protocol) -> int:

@@ -186,18 +186,27 @@ def measured_steps(
     Args:
         interval: steps between two measurements.
         spend: told the seconds that every step took.
+
+    Raises:
+        RuleViolation: it takes no step, or another number of them than its `steps` say.
     """
+    promised = getattr(repair, "steps", None)
     steps = repair.repair(model, trusted, rng)
     if not hasattr(steps, "__next__"):
         raise checks.RuleViolation(f"{repair.name}.repair must yield after every step")
     device = trusted.device
     step, started = 0, clock.seconds(device)
     for step, _ in enumerate(steps, start=1):
-        if step % interval == 0:
+        if promised is not None and step > promised:
+            break
+        if step == promised or step % interval == 0:
             spend(clock.seconds(device) - started)
             yield step
             started = clock.seconds(device)
-    if step % interval:
+    if not step or step != (promised or step):
+        said = "" if promised is None else f", its steps are {promised}"
+        raise checks.RuleViolation(f"{repair.name}.repair yields after {step} steps{said}")
+    if promised is None and step % interval:
         spend(clock.seconds(device) - started)
         yield step
 
