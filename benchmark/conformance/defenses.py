@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor
@@ -15,6 +16,7 @@ from torch import Generator, Tensor
 from benchmark.api import Deployment, Detector, Inverter, Repair, Sanitizer, Starts
 from benchmark.conformance import tiny
 from benchmark.conformance.subject import (
+    STEPS,
     ConformanceError,
     DoesNotApply,
     Subject,
@@ -45,14 +47,14 @@ def play_sanitizer(sanitizer: Sanitizer, watch: Watch) -> Mapping[str, Tensor]:
 
 def play_repair(repair: Repair, watch: Watch) -> Mapping[str, Tensor]:
     """Repair the suspect, as far as the first steps."""
+    if hasattr(repair, "steps"):  # the game holds it to them
+        repair = replace(cast(Any, repair), steps=min(repair.steps, STEPS))
     watch.over(repair, "repair")
     experiment = tiny.experiment()
     trusted = experiment.trusted(tiny.SHARE, 0)
-    outcome = robustness.play(
+    robustness.play(
         experiment, tiny.evaluation_set(), tiny.suspect(), repair=repair, trusted=trusted
     )
-    if len(outcome.curve) == 1:
-        raise checks.RuleViolation(f"{repair.name}.repair must yield after every step")
     return {f"weight {name}": value for name, value in watch.models[0].state_dict().items()}
 
 
