@@ -12,11 +12,10 @@ from torch import Tensor
 
 from benchmark.api import Deployment, Detection, Detector, PoisoningAttack, Sanitizer, Verdict
 from benchmark.metrics import REJECTED
+from benchmark.records.record import LARGEST_SINGLE
 from benchmark.texts import FIELD
 from benchmark.triggers import Additive, Patch, Trigger
 
-#: What single precision holds, which is what records, pages and plots show.
-LARGEST = 3.4e38
 #: Rounding in a plugin's arithmetic is no offence; it ends in the next 8-bit level anyway.
 TOLERANCE = 1e-4
 
@@ -148,7 +147,7 @@ def detection(
         scalar = isinstance(number, Tensor) and number.numel() == 1
         if not isinstance(number, Real) and not scalar:
             raise RuleViolation(f"{who} must return numbers as scores, got {_kind(number)}")
-        if not abs(number) <= LARGEST:  # written so that NaN fails too
+        if not abs(number) <= LARGEST_SINGLE:  # written so that NaN fails too
             raise RuleViolation(f"{who} must return finite scores, got {float(number):g}")
     if returned.trigger is not None:
         blank = torch.zeros(1, *shape, device=returned.class_scores.device)

@@ -23,7 +23,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 #: Seconds, or megabytes.
 Amount = Annotated[float, Field(ge=0, le=1e9)]
 #: What single precision can hold, which is what pages and plots show.
-Single = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]
+LARGEST_SINGLE = 3.4e38
+Single = Annotated[float, Field(ge=-LARGEST_SINGLE, le=LARGEST_SINGLE)]
 
 
 class ProtocolRef(Part):

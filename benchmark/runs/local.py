@@ -97,6 +97,7 @@ class LocalExecutor:
         self._link.close()
         self._nursery.join()
         self._deaths += 1
+        lost: dict[str, Job] = {}
         if self._deaths >= PATIENCE:
             if not self._ready:
                 how = processes.cause(self._nursery.exitcode or 0)
@@ -105,13 +106,11 @@ class LocalExecutor:
                     "command again to continue, with fewer --workers if memory is short"
                 )
             self._deaths = 0
-            # Whoever hears of it may submit them again at once.
             lost, self._jobs = self._jobs, {}
-            self._begin()
-            for job in lost.values():
-                yield job.task, Ended(died="with the process that had begun it")
-        else:
-            self._begin()
+        self._begin()
+        # Whoever hears of it may submit them again at once.
+        for job in lost.values():
+            yield job.task, Ended(died="with the process that had begun it")
 
     def _send(self, what: Job | Limit) -> None:
         with suppress(OSError):  # it died, which the next look finds

@@ -99,6 +99,9 @@ def test_another_version_or_setting_is_not_replayed(registry: Registry) -> None:
     content["attack"]["params"]["side"] = 0.5
     with pytest.raises(RegistryError, match="another side than that of the installed"):
         playable(read(json.dumps(content).encode()), registry)
+    del content["attack"]["params"]["side"]  # as if it stood for anything
+    with pytest.raises(RegistryError, match="another side than that of the installed"):
+        playable(read(json.dumps(content).encode()), registry)
 
 
 def test_a_cell_that_ends_in_another_way_differs() -> None:

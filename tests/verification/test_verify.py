@@ -32,6 +32,7 @@ from typer.testing import CliRunner
 from benchmark.cli import app
 from benchmark.games.all import read
 from benchmark.leaderboard.build import build
+from benchmark.leaderboard.index import write as write_index
 from benchmark.records.strict import Refused, read_record
 from benchmark.verification.submit import Rejected
 from benchmark.verification.verify import verify
@@ -231,6 +232,20 @@ def test_explanations_belong_to_a_board(played: Path) -> None:
     (played / "explanations.csv").write_text(f"{header}\nfast,cda,,,,why\n")
     (finding,) = verify(played).findings
     assert "no disagreement of this board" in str(finding)
+
+
+def test_a_board_has_all_repetitions_of_a_defense(
+    runs: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = submit(runs("played"), tmp_path / "boards").folder
+    build(folder)
+    write_index(folder.parent)
+    assert verify(folder).findings == []
+    path = record_of(folder, REPAIRED)
+    for file in (path, folder / "evidence" / f"{path.stem}.npz"):
+        file.unlink()
+    found = verify(folder).findings
+    assert any("of 3 seeds 0 is missing" in finding.reason for finding in found)
 
 
 @pytest.mark.parametrize(
