@@ -283,7 +283,7 @@ def test_protocols_are_listed_and_shown() -> None:
     ("words", "message"),
     [
         (["run", "digit-v3"], "unknown protocol 'digit-v3'; did you mean 'digits-v3'?; there are"),
-        (["protocols", "xyz"], "unknown protocol 'xyz'; there are cifar10-small-v1, cifar10-v3, "),
+        (["protocols", "xyz"], "unknown protocol 'xyz'; there are cifar10-small-v2, cifar10-v3, "),
         (["run", "mine.toml"], "mine.toml: no such protocol file"),
         (["run", "digits-v3", "--attack", "badnet"], "did you mean 'badnets'?"),
         (["run", "digits-v3", "--recipe", "slow"], "unknown recipe 'slow'; there are standard"),

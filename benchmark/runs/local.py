@@ -20,9 +20,8 @@ from benchmark.runs.nursery import READY, Limit, Method, serve
 PATIENCE = 5
 
 
-def start_method(device: str) -> Method:
-    """How the process of a task is started. CUDA survives no fork, nor does macOS."""
-    return "fork" if device == "cpu" and sys.platform == "linux" else "spawn"
+#: How the process of a task is started. macOS survives no fork.
+METHOD: Method = "fork" if sys.platform == "linux" else "spawn"
 
 
 class LocalExecutor:
@@ -36,7 +35,7 @@ class LocalExecutor:
     def __init__(self, setup: Setup, workers: int, *, ahead: bool = True) -> None:
         self.slots = workers
         self._setup = replace(setup, root=setup.root.absolute())  # wherever a task may go
-        self._method, self._ahead = start_method(setup.device), ahead
+        self._ahead = ahead
         self._jobs: dict[str, Job] = {}
         self._nursery: BaseProcess | None = None
         self._link: Connection
@@ -82,7 +81,7 @@ class LocalExecutor:
         context, self._ready = multiprocessing.get_context("spawn"), False
         self._link, other = context.Pipe()
         self._nursery = context.Process(
-            target=serve, args=(self._setup, other, self._method, self._ahead)
+            target=serve, args=(self._setup, other, METHOD, self._ahead)
         )
         # It inherits what is blocked, until it knows what to do with signals.
         with processes.undisturbed():

@@ -1,8 +1,9 @@
 """The process that begins another one for each task of a run.
 
 It stops a task at its time limit, and ends whatever the task leaves behind: threads, children,
-grandchildren. On a CPU it has loaded the data and the plugins, and tasks are played by forks of it,
-which cost little. Where a GPU is used a task's process is begun anew, one while another plays.
+grandchildren. Tasks are played by forks of it, which cost little: it has imported torch and the
+plugins, and on a CPU loaded the data. On a GPU each loads its own, one while another plays. Where
+forks cannot be had, a task's process is begun anew.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from multiprocessing.process import BaseProcess
 from typing import Literal, NamedTuple, NoReturn
 
 import psutil
+import torch
 
 from benchmark import processes
 from benchmark.errors import UserError
 from benchmark.records.files import StoreError
 from benchmark.records.record import Error
 from benchmark.records.store import Store
+from benchmark.registry import Registry
 from benchmark.runs import report
 from benchmark.runs.context import Setup
 from benchmark.runs.executor import Ended, Job
@@ -72,9 +75,16 @@ def serve(setup: Setup, link: Connection, method: Method, ahead: bool) -> NoRetu
 class Nursery:
     def __init__(self, setup: Setup, link: Connection, method: Method, ahead: bool) -> None:
         self._setup, self._link = setup, link
-        self._ahead = ahead and method == "spawn"
+        self._worker: Worker | Ended | None = None
+        if method == "fork":
+            import torch._dynamo  # noqa: F401  # optimisers do, and it takes over a second
+
+            if setup.device == "cpu":
+                self._worker = _prepared(setup)
+            elif not _forks_reach(setup):
+                method = "spawn"
+        self._ahead = ahead and self._worker is None
         self._context = multiprocessing.get_context(method)
-        self._worker = _prepared(setup) if method == "fork" else None
         self._playing: list[_Child] = []
         self._spare: tuple[BaseProcess, Connection] | None = None
         resource_tracker.ensure_running()
@@ -204,6 +214,27 @@ def _prepared(setup: Setup) -> Worker | Ended:
         return Ended(trouble=str(error))
     except Exception as error:
         return Ended(trouble=f"a worker cannot begin: {type(error).__name__}: {error}")
+
+
+def _forks_reach(setup: Setup) -> bool:
+    """Whether forks of this process reach the GPU once it has imported all plugins.
+
+    If one of them uses CUDA as it is imported, none does.
+    """
+    with suppress(Exception):  # the tasks will find it, and say so
+        Registry(setup.plugin_files)
+    probe = multiprocessing.get_context("fork").Process(target=_reach, args=(setup.device,))
+    probe.start()
+    probe.join()
+    return probe.exitcode == 0
+
+
+def _reach(device: str) -> NoReturn:
+    try:
+        torch.zeros(1, device=device)
+    except Exception:
+        os._exit(1)
+    os._exit(0)
 
 
 def _late(job: Job) -> Ended:

@@ -266,8 +266,8 @@ def test_processes_that_are_no_forks_play_the_same(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """As on a GPU: each is begun anew, one while another plays."""
-    monkeypatch.setattr(local, "start_method", lambda device: "spawn")
+    """As on macOS: each is begun anew, one while another plays."""
+    monkeypatch.setattr(local, "METHOD", "spawn")
     chosen = protocols.load(str(protocol))
     setup = Setup(chosen, chosen.recipe, "cpu", (PLUGIN,), None, tmp_path)
     registry = Registry(setup.plugin_files)
