@@ -97,6 +97,8 @@ class Grid:
         mark: tells of a row and a reading's key how its cell looks, one of `LOOKS`, and what is
             added to its text.
         repetitions: key of the column that counts them.
+        before: key of the column that says what the attack did to the very same models; without
+            one the undefended attack stands for them, in all its repetitions.
     """
 
     caption: str
@@ -108,6 +110,7 @@ class Grid:
         "",
     )
     repetitions: str = "models"
+    before: str = ""
 
     def look(self, row: Row, key: str) -> tuple[str, str]:
         """What `mark` tells, and how many of the repetitions were measured."""

@@ -93,6 +93,13 @@ def grouped(
     return sorted(groups.items(), key=lambda item: [(part is not None, part) for part in item[0]])
 
 
+def defense_key(record: Record) -> tuple[object, ...]:
+    """What tells the defense of a record from others: names, trusted share and settings."""
+    stages = record.defense.stages
+    names, labels = (tuple(getattr(one, key) for one in stages) for key in ("name", "label"))
+    return names, record.trusted_share, labels
+
+
 def attack_key(record: Record) -> tuple[str, str, int, int]:
     """What tells the attack of a record from others: recipe, label, m and boosting."""
     attack = record.attack

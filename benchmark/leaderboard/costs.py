@@ -17,6 +17,7 @@ from benchmark.games.frames import Frame, Sources
 from benchmark.games.means import (
     attack_columns,
     average,
+    defense_key,
     defense_name,
     failures,
     grouped,
@@ -54,10 +55,8 @@ def costs(sources: Sources) -> pd.DataFrame:
     found = []
     for _, group in grouped(
         (one for one in measured(sources) if one.defense.stages),
-        lambda one: (
-            one.protocol.recipe, tuple(s.label for s in one.defense.stages), one.trusted_share,
-        ),
-    ):  # fmt: skip
+        lambda one: (one.protocol.recipe, *defense_key(one)),
+    ):
         first = group[0]
         stages = "+".join(stage.name for stage in first.defense.stages)
         defense = defense_name(first.defense, sources.name)
@@ -72,7 +71,7 @@ def costs(sources: Sources) -> pd.DataFrame:
         )
     for _, examined in grouped(
         sources.counted(DetectabilityRecord),
-        lambda one: (one.protocol.recipe, one.defense.stages[0].label, one.trusted_share),
+        lambda one: (one.protocol.recipe, *defense_key(one)),
     ):
         clean = [one for one in examined if one.attack.threat == NONE]
         played = [one for one in examined if one.status == "ok"]

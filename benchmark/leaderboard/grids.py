@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.games.columns import KEYS, Row, attack_label
+from benchmark.games.columns import KEYS, Column, Row, attack_label
 from benchmark.games.frames import Frame
 from benchmark.leaderboard.cells import UNFINISHED
 from benchmark.leaderboard.chapters import UNDEFENDED
@@ -25,14 +25,15 @@ class Filled:
     Attributes:
         attacks: label of each line, marked where the attack did not work.
         defenders: name and trusted share of each column, None where it has no trusted images.
-        before: for each line the row of the undefended attack, where it was played.
+        before: for each line the row that says what the attack did undefended, where that was
+            measured, and in which column.
         cells: number and content of the frame's row behind a cell.
         failed: why nothing was measured for a cell.
     """
 
     attacks: dict[AttackKey, str]
     defenders: dict[DefenderKey, tuple[str, float | None]]
-    before: dict[AttackKey, Row]
+    before: dict[AttackKey, tuple[Column, Row]]
     cells: dict[tuple[AttackKey, DefenderKey], tuple[int, Row]]
     failed: dict[tuple[AttackKey, DefenderKey], str]
 
@@ -58,7 +59,11 @@ def fill(frame: Frame, frames: Mapping[str, pd.DataFrame]) -> Filled:
         who, attack = _defender(row, "defense", "trusted_share"), _attack(row)
         if attack in attacks and who in defenders and (attack, who) not in cells:
             failed[attack, who] = f"{row['status']}: {row['reason']}"
-    before = {_attack(row): row for row in frames[UNDEFENDED[0]].to_dict("records")}
+    undefended, asr = UNDEFENDED
+    before = {_attack(row): (asr, row) for row in frames[undefended].to_dict("records")}
+    if grid.before:
+        longest = sorted((row for _, row in cells.values()), key=lambda row: row[grid.repetitions])
+        before |= {_attack(row): (frame.column(grid.before), row) for row in longest}
     across = {key: defenders[key] for key in sorted(defenders)}
     return Filled(attacks, across, before, cells, failed)
 

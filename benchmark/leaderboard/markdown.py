@@ -122,9 +122,9 @@ def _tables(frame: Frame, column: Column, filled: Filled, most: int) -> Iterator
         for start in range(0, len(across), wide):
             lines = []
             for attack, label in list(filled.attacks.items())[:most]:
-                before = filled.before.get(attack, {})
+                own, before = filled.before.get(attack, (UNDEFENDED[1], {}))
                 line = {"attack": escaped(label)}
-                line[f"no defense ({UNDEFENDED[1].title})"] = UNDEFENDED[1].short(before)
+                line[f"no defense ({UNDEFENDED[1].title})"] = own.short(before)
                 for who in across[start : start + wide]:
                     text = MISSING
                     if (attack, who) in filled.failed:

@@ -259,3 +259,33 @@ def test_a_series_that_was_never_measured_is_not_in_the_legend() -> None:
     drawn = plots.draw(plot, frame)
     assert b"rate, there" in drawn
     assert b"rate, never" not in drawn
+
+
+def test_what_held_before_a_defense_is_that_of_the_models_it_met(tmp_path: Path) -> None:
+    """A population has more undefended models than the robustness game repairs."""
+    hits = [TRIGGERED // 10] * 2 + [TRIGGERED] * 8
+    records = [played("badnets", None, seed, before=own) for seed, own in enumerate(hits)]
+    records += [played("badnets", "repairer", seed, 1, before=hits[seed]) for seed in range(2)]
+    text = build(save(tmp_path / "run", records))
+    victims = text.split("### Before any defense")[1]
+    assert "| 82.0 " in next(line for line in victims.splitlines() if line.startswith("| badnets"))
+    assert "| 10 [" in grid(text, PAPER)[0]
+
+
+def test_rows_of_one_defense_follow_its_trusted_shares(tmp_path: Path) -> None:
+    """Whatever the settings that a search chose for each are called."""
+    records = [played("badnets", None, seed) for seed in range(2)]
+    for share, pruned in ((0.05, 0.5), (0.01, 0.7)):
+        for seed in range(2):
+            one = played("badnets", "repairer", seed, 1, trusted_share=share)
+            stage = one.defense.stages[0].model_copy(
+                update={"label": f"repairer:pruned={pruned}", "params": {"pruned": pruned}}
+            )
+            defense = one.defense.model_copy(update={"stages": (stage,)})
+            key = f"{len(records):064x}"
+            records.append(one.model_copy(update={"defense": defense, "key": key}))
+    run = save(tmp_path / "run", records)
+    build(run)
+    for name in ("repairs", "costs"):
+        shares = pd.read_csv(run / f"{name}.csv").trusted_share.dropna()
+        assert shares.tolist() == [0.01, 0.05]

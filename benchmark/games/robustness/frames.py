@@ -235,6 +235,7 @@ CHAPTER = Chapter(
                 (("paper's reading", "asr_paper"), ("deployable reading", "asr_deployable")),
                 mark=mark,
                 repetitions="seeds",
+                before="asr_before",
             ),
             details=curves,
         ),

@@ -27,6 +27,7 @@ from benchmark.games.frames import Picture, Sources
 from benchmark.games.means import (
     attack_columns,
     attack_key,
+    defense_key,
     defense_name,
     grouped,
     mean_columns,
@@ -93,11 +94,7 @@ def defended(records: Sequence[RobustnessRecord]) -> list[list[RobustnessRecord]
     """What "repairs" makes one row of each: an attack, a defense and a trusted share."""
     groups = grouped(
         (one for one in records if one.defense.stages and one.attack.threat != NONE),
-        lambda one: (
-            *attack_key(one),
-            tuple(stage.label for stage in one.defense.stages),
-            one.trusted_share,
-        ),
+        lambda one: (*attack_key(one), *defense_key(one)),
     )
     return [group for _, group in groups]
 

@@ -160,11 +160,11 @@ def _facts(board: Board) -> list[tuple[str, int]]:
     attacks = int((victims.get("threat", pd.Series(dtype=object)) != NONE).sum())
     facts = [("cells", board.cells), ("seeds", board.seeds)]
     facts += [("attacks", attacks)] if attacks else []
-    kinds = [getattr(ref, "stage", NONE) for ref in board.plugins]
+    played = {(getattr(ref, "stage", NONE), ref.name) for ref in board.plugins}
     stages = {"defenses": {"sanitize", "repair", "deploy"}}
     stages |= {"detectors": {"detect"}, "inverters": {"invert"}}
     for title, wanted in stages.items():
-        number = sum(kind in wanted for kind in kinds)
+        number = sum(stage in wanted for stage, _ in played)
         facts += [(title, number)] if number else []
     return facts
 

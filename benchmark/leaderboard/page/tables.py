@@ -67,11 +67,10 @@ def matrix(frame: Frame, frames: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     filled = fill(frame, frames)
     lines = {key: number for number, key in enumerate(filled.attacks)}
     columns = {key: number for number, key in enumerate(filled.defenders, 1)}
-    column = UNDEFENDED[1]
     before = [
-        [line, 0, _number(column, row), column.text(row), _strength(column, row), "before", None]
-        for key, line in lines.items()
-        if (row := filled.before.get(key)) and not column.missing(row)
+        [lines[key], 0, _number(own, row), own.text(row), _strength(own, row), "before", None]
+        for key, (own, row) in filled.before.items()
+        if key in lines and not own.missing(row)
     ]
     readings = []
     used = set()
@@ -96,7 +95,7 @@ def matrix(frame: Frame, frames: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     return {
         "caption": frame.grid.caption,
         "lines": list(filled.attacks.values()),
-        "columns": [f"no defense ({column.title})", *_names(filled)],
+        "columns": [f"no defense ({UNDEFENDED[1].title})", *_names(filled)],
         "readings": readings,
         "looks": {look: LOOKS[look] for look in LOOKS if look in used and look},
     }
