@@ -1,7 +1,7 @@
 """What it costs that a cell is a process of its own.
 
-The same undefended cells are played in this process and through local processes, one at a time. The
-difference per cell, beyond the start of the warm process, is below 0.1 s on a quiet machine.
+The same repair is played in this process and through local processes, one at a time. The difference
+per cell, beyond the start of the warm process, is below 0.1 s on a quiet machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def test_a_process_for_each_cell(
     root = tmp_path / "run"
     Store(root).begin()
     setup = Setup(small_board.parsed(), "standard", "cpu", (), None, root)
-    (cell,) = small_board.cells(registry, ["robustness-none-m0-none-s0"])
+    (cell,) = small_board.cells(registry, ["robustness-badnets-m40-weight-decay-r0.05-s0"])
     worker, executor = Worker(setup), LocalExecutor(setup, 1)
     for victim in cell.needs():
         assert worker.train_victim(victim) is None
