@@ -77,9 +77,11 @@ def look(root: Path) -> Found:
 
 def _found(root: Path, files: Sequence[Path]) -> Found:
     shards = [file for file in files if file.suffix == ".parquet"]
-    if any(map(_word_of, shards)):
-        return _shards(root, shards)
     images = {file for file in files if file not in shards and _is_image(file)}
+    if any(map(_word_of, shards)):
+        found = _shards(root, shards)
+        found.notes += _left_out(root, images, "lie beside Parquet files, which are read instead")
+        return found
     if shards and not images:
         return Found({"train": dict.fromkeys(shards, "")})
     if not images:

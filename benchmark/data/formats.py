@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from benchmark.api import Source
@@ -32,6 +32,8 @@ Decoded = tuple[Tensor, Tensor, tuple[str, ...]]
 #: Reads one split, given the names of the classes where another split has told them.
 Reader = Callable[[tuple[str, ...]], Decoded]
 
+#: Formats whose first picture is the whole one, whatever follows it: a camera's, and layers.
+WHOLE_FIRST = ("MPO", "PSD")
 #: Pillow's modes without colour.
 GREY = ("1", "L", "LA")
 
@@ -169,9 +171,9 @@ def _compare(found: Sequence[int], wanted: Sequence[int], where: str, faults: _F
 
 def _decode(image: Image.Image | Path | BytesIO, how: Reading) -> npt.NDArray[np.uint8]:
     """Pixels (C, H, W) of one image, upright."""
-    with (
-        image if isinstance(image, Image.Image) else Image.open(image, formats=[*formats()])
-    ) as opened:
+    with image if isinstance(image, Image.Image) else _opened(image) as opened:
+        if getattr(opened, "is_animated", False) and opened.format not in WHOLE_FIRST:
+            raise ValueError(f"it has {getattr(opened, 'n_frames', 2)} frames, one is an image")
         if opened.mode.startswith(("I", "F")):
             raise ValueError(f"mode {opened.mode} has more than 8 bits per channel")
         opened.load()
@@ -184,6 +186,15 @@ def _decode(image: Image.Image | Path | BytesIO, how: Reading) -> npt.NDArray[np
         decoded = decoded.resize((how.size, how.size), Image.Resampling.BILINEAR)
     array = np.asarray(decoded)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _opened(image: Path | BytesIO) -> Image.Image:
+    if isinstance(image, BytesIO) and not image.getbuffer().nbytes:
+        raise ValueError("it is empty")
+    try:
+        return Image.open(image, formats=[*formats()])
+    except UnidentifiedImageError:  # it would show where the bytes lie in memory
+        raise ValueError("it begins like none") from None
 
 
 def _describe(shape: Sequence[int]) -> str:

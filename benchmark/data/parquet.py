@@ -55,6 +55,10 @@ def read_parquet(
                 f"{file} names the classes {', '.join(found)}, expected "
                 f"{', '.join(class_names)} as in the other files; keep one set per folder"
             )
+        if twice := sorted({name for name in found if found.count(name) > 1}):
+            raise DataError(
+                f"{file} gives several classes the name {twice[0]}; each needs one of its own"
+            )
         class_names = class_names or found
     if rows == 0:
         raise DataError(f"{files[0]} holds no rows, expected images; fetch it again")

@@ -77,6 +77,26 @@ def test_all_that_pillow_reads_is_read(sets: Path) -> None:
     )
 
 
+def test_images_beside_parquet_files_are_named(sets: Path) -> None:
+    write_parquet(sets / "train-0.parquet", GREY, [0, 1, 0])
+    write_images(sets, {"a": GREY[:2]})
+    (sets / "README.md").write_text("of a hub")
+    source = load(Folder(str(sets)))
+    assert len(source.train) == 3
+    assert source.notes == (
+        "left out: 2 files (2 .png) lie beside Parquet files, which are read instead: "
+        "a/0.png, a/1.png",
+    )
+
+
+def test_the_first_picture_of_a_camera_is_the_whole_one(sets: Path) -> None:
+    """It adds smaller ones for screens to the same file."""
+    (sets / "a").mkdir()
+    whole, small = Image.fromarray(COLOUR[0]), Image.fromarray(COLOUR[1]).resize((2, 2))
+    whole.save(sets / "a" / "0.jpg", "MPO", save_all=True, append_images=[small])
+    assert load(Folder(str(sets))).train.pixels.shape == (1, 3, 4, 4)
+
+
 def test_pictures_in_deeper_folders_count_to_the_outer_class(sets: Path) -> None:
     write_images(sets, {"cats/tame": GREY, "cats/wild": GREY[:1], "dogs": GREY[:2]})
     source = load(Folder(str(sets)))

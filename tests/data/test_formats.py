@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +149,19 @@ def fashion(change: Callable[[Path], Any]) -> Callable[[Path], Dataset]:
     return build
 
 
+def animated(frames: np.ndarray) -> bytes:
+    first, *others = map(Image.fromarray, frames)
+    first.save(file := BytesIO(), "GIF", save_all=True, append_images=others)
+    return file.getvalue()
+
+
 def link_to_nowhere(root: Path) -> None:
     (root / "train-00001-of-00002.parquet").symlink_to(root / "gone")
 
 
 GREY, COLOUR = random_images(2, 4, 4), random_images(2, 4, 4, 3)
 PNG = encode(random_images(1, 32, 32, 3)[0])
+ANIMATED = animated(GREY)
 DEEP = encode(np.full((4, 4), 40_000, dtype=np.uint16))
 CELLS = [{"bytes": encode(GREY[0])}]
 
@@ -176,8 +184,10 @@ CELLS = [{"bytes": encode(GREY[0])}]
         (parquet(*GREY, labels=[-1, 0]), ".parquet row 0 has label -1, expected 0 to 1"),
         (parquet(*GREY, labels=[0, None]), ".parquet row 1 has label None, expected 0 to 1"),
         (parquet(*GREY, labels=[0, 9**9], names=None), "row 1 has label 387420489, expected"),
-        (parquet(GREY[0], b"junk"), ".parquet row 1 is not an image that can be read ("),
-        (parquet(GREY[0], None), ".parquet row 1 is not an image that can be read ("),
+        (parquet(GREY[0], b"junk"), "row 1 is not an image that can be read (it begins like none)"),
+        (parquet(GREY[0], None), ".parquet row 1 is not an image that can be read (it is empty)"),
+        (parquet(ANIMATED), "is not an image that can be read (it has 2 frames, one is an image)"),
+        (parquet(*GREY, names=["a", "b", "a"]), "gives several classes the name a; each needs"),
         (parquet(PNG[:-200]), ".parquet row 0 is not an image that can be read ("),
         (parquet(DEEP), "row 0 is not an image that can be read (mode I;16 has more than 8 bits"),
         (parquet(GREY[0], random_images(1, 4, 6)[0]), "row 1 is 4x6 grey, expected 4x4 grey as"),
