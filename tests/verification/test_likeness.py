@@ -120,6 +120,26 @@ def test_scores_of_two_models_differ(examined: Path) -> None:
     assert any("evidence: says nearly the same" in line for line in lines(examined))
 
 
+def test_scores_of_clean_models_are_no_poisoned_ones(examined: Path) -> None:
+    """They would hide any attack: a detector cannot tell two equal populations apart."""
+    clean = SCANNED.replace("badnets-m40", "none-m0")
+
+    def drawn(arrays: Arrays) -> None:
+        made = np.random.default_rng(0).random(arrays["class_scores"].shape)
+        arrays["class_scores"] = made.astype(np.float32)
+        arrays["scores"] = arrays["class_scores"].max(1)
+
+    rescored(examined, clean, drawn)
+    assert lines(examined) == []
+    kept = arrays_of(examined, clean)
+
+    def change(arrays: Arrays) -> None:
+        arrays.update({name: kept[name] for name in ("class_scores", "scores")})
+
+    rescored(examined, SCANNED.replace("-s0", "-s1"), change)
+    assert any("evidence: says the same as that of records/" in line for line in lines(examined))
+
+
 def test_inverted_images_of_two_models_differ(inverted: Path) -> None:
     """Triggers of so few steps are coarse; finer ones are put in their place."""
     other = SMOOTHED.replace("-s0", "-s1")

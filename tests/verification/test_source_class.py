@@ -14,6 +14,8 @@ from forgeries import edit, edit_evidence, record_of
 from benchmark.api import Attack, PoisoningAttack
 from benchmark.conformance import tiny
 from benchmark.games import victims
+from benchmark.games.all import read as read_record
+from benchmark.games.shapes import known_source
 from benchmark.protocol import ProtocolError
 from benchmark.registry import Registry
 from benchmark.runs.context import Setup
@@ -107,6 +109,16 @@ def test_another_source_is_found(
     else:
         edit(record_of(run, name), lambda content: content["attack"]["params"].update(source=4))
     assert any(word in str(verify(run).findings) for word in ("source", "key"))
+
+
+def test_no_attack_comes_from_its_target(played: Path) -> None:
+    """Of whose images the target's own would count as hits."""
+    record = read_record(record_of(played, GUARDED).read_bytes())
+    params = record.attack.params | {"source": 10}
+    attack = record.attack.model_copy(update={"params": params})
+    arrays = {"source": np.array(SEED, np.int16)}
+    found = [*known_source(arrays, record.model_copy(update={"attack": attack}), 10)]
+    assert found == [("attack.params.source", "is class 1, which is the target")]
 
 
 def test_poisons_are_of_the_source_class_or_of_the_target(registry: Registry) -> None:
