@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from benchmark.cli import app
 from benchmark.data import DataError, cache_folder
-from benchmark.runs import machine
+from benchmark.protocol import Protocol
+from benchmark.runs import machine, nursery
+from benchmark.runs.context import Setup
 
 
 def test_affinity_decides_how_many_cores_there_are() -> None:
@@ -94,3 +96,10 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("os.getuid", lambda: 4_000_000_000)
     with pytest.raises(DataError, match=r"no home folder .* set \$XDG_CACHE_HOME"):
         cache_folder()
+
+
+def test_forks_are_tried_before_a_run_rests_on_them(tiny: Protocol, tmp_path: Path) -> None:
+    """No machine has a hundred GPUs, which stands for one that no fork reaches."""
+    for device, reached in (("cpu", True), ("cuda:99", False)):
+        setup = Setup(tiny, tiny.recipe, device, (), None, tmp_path)
+        assert nursery._forks_reach(setup) is reached

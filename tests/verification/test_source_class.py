@@ -112,7 +112,7 @@ def test_another_source_is_found(
 
 
 def test_no_attack_comes_from_its_target(played: Path) -> None:
-    """Of whose images the target's own would count as hits."""
+    """The target's own images would count as hits."""
     record = read_record(record_of(played, GUARDED).read_bytes())
     params = record.attack.params | {"source": 10}
     attack = record.attack.model_copy(update={"params": params})
