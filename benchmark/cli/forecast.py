@@ -75,7 +75,8 @@ def plan(
         rows = [
             ("victims to train", f"{says.victims:,}"),
             ("cells to play", f"{says.cells:,}"),
-            ("a clean model, from records of " + str(folder), _span(found.clean)),
+            (f"a clean model, from records of {folder}", _span(found.clean)),
+            ("played on", found.device),
             ("work", _span(says.work)),
             (f"elapsed, {slots} tasks side by side", _span(says.elapsed)),
             ("longest chain of tasks", _span(says.chain)),
@@ -84,7 +85,13 @@ def plan(
         out.print(tabulate(rows, tablefmt="plain"), highlight=False, soft_wrap=True)
         if guessed := found.unknown(cells):
             out.print(f"guessed, since not played there: {', '.join(guessed)}", soft_wrap=True)
-        if costs is None and seconds is None and folder.name != chosen.name:
+        if seconds is None and found.device.startswith("cpu") != (gpus == 0):
+            out.print(
+                f"{'CPUs' if gpus == 0 else 'GPUs'} take other times than {found.device}: give the "
+                "time that a clean model takes there by --victim-time",
+                soft_wrap=True,
+            )
+        elif costs is None and seconds is None and folder.name != chosen.name:
             out.print(
                 f"{chosen.name} has other images and maybe another network than {folder.name}: "
                 "give the time that a clean model takes by --victim-time, or play one cell",

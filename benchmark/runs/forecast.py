@@ -24,12 +24,14 @@ class Costs:
     """Seconds that tasks take.
 
     Attributes:
+        device: where they were played.
         clean: the training of a clean model.
         victims: by name of the attack.
         cells: by name of the defense.
         other: a cell of a defense that nobody has played yet.
     """
 
+    device: str
     clean: float
     victims: dict[str, float]
     cells: dict[str, float]
@@ -37,16 +39,19 @@ class Costs:
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Costs:
-        """Medians of what records say.
+        """Medians of what records say, those of the device that most of them were played on.
 
         Raises:
             ForecastError: no record says what the training of a clean model took.
         """
+        played: dict[str, list[Record]] = defaultdict(list)
+        for record in records:
+            if record.status != "failed":
+                played[record.cost.device].append(record)
+        device = max(played, key=lambda name: len(played[name]), default="")
         victims: dict[str, list[float]] = defaultdict(list)
         cells: dict[str, list[float]] = defaultdict(list)
-        for record in records:
-            if record.status == "failed":
-                continue
+        for record in played[device]:
             cells[record.defense.name].append(record.cost.seconds)
             sanitized = any(stage.stage == "sanitize" for stage in record.defense.stages)
             if record.cost.victim_seconds is not None and not sanitized:
@@ -58,6 +63,7 @@ class Costs:
             )
         defended = [seconds for name in cells if name != NONE for seconds in cells[name]]
         return cls(
+            device,
             median(victims[NONE]),
             {name: median(seconds) for name, seconds in victims.items()},
             {name: median(seconds) for name, seconds in cells.items()},
@@ -68,6 +74,7 @@ class Costs:
         """The same on a machine that trains a clean model in so many seconds."""
         factor = clean / self.clean
         return Costs(
+            self.device,
             clean,
             {name: factor * seconds for name, seconds in self.victims.items()},
             {name: factor * seconds for name, seconds in self.cells.items()},

@@ -17,7 +17,7 @@ from benchmark.registry import Registry
 from benchmark.runs.forecast import Costs, ForecastError, forecast
 from benchmark.runs.plan import plan
 
-COSTS = Costs(10.0, {"none": 10.0, "badnets": 20.0}, {"none": 1.0, "strip": 3.0}, 5.0)
+COSTS = Costs("cpu", 10.0, {"none": 10.0, "badnets": 20.0}, {"none": 1.0, "strip": 3.0}, 5.0)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,20 @@ def test_costs_are_medians_and_scale(small_run: Path) -> None:
     assert twice.cells == {name: 2 * seconds for name, seconds in found.cells.items()}
     with pytest.raises(ForecastError, match="no record says what the training"):
         Costs.of([record for record in there if record.attack.name != "none"])
+
+
+def test_devices_are_not_mixed(small_run: Path) -> None:
+    """A board may hold what a CPU played in an hour beside what a GPU played in a second."""
+    there = list(records(small_run))
+    slow = [
+        record.model_copy(
+            update={"cost": record.cost.model_copy(update={"device": "Slow", "seconds": 1e6})}
+        )
+        for record in there[:3]
+    ]
+    found = Costs.of([*slow, *there])
+    assert found.device == there[0].cost.device
+    assert found == Costs.of(there)
 
 
 def test_a_real_run_took_what_its_own_costs_say(small_run: Path, registry: Registry) -> None:
@@ -120,6 +134,14 @@ def test_the_command_plans_what_no_machine_here_could_play(small_run: Path, tmp_
     assert "guessed, since not played there: a-blend" in done.output
     nothing = CliRunner().invoke(app, [*words, "--costs", str(tmp_path)])
     assert nothing.exit_code == 2
+
+
+def test_times_of_a_gpu_are_not_passed_off_as_those_of_cpus(small_run: Path) -> None:
+    words = ["plan", "digits-v3", "--costs", str(small_run)]
+    on_cpus = CliRunner().invoke(app, words)
+    assert "--victim-time" not in on_cpus.output
+    on_gpus = CliRunner().invoke(app, [*words, "--gpus", "1"])
+    assert "GPUs take other times than cpu, 1 thread: give the" in on_gpus.output
 
 
 def test_times_of_another_protocol_are_not_passed_off_as_its_own(tmp_path: Path) -> None:
