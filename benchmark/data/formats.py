@@ -172,8 +172,9 @@ def _compare(found: Sequence[int], wanted: Sequence[int], where: str, faults: _F
 def _decode(image: Image.Image | Path | BytesIO, how: Reading) -> npt.NDArray[np.uint8]:
     """Pixels (C, H, W) of one image, upright."""
     with image if isinstance(image, Image.Image) else _opened(image) as opened:
-        if getattr(opened, "is_animated", False) and opened.format not in WHOLE_FIRST:
-            raise ValueError(f"it has {getattr(opened, 'n_frames', 2)} frames, one is an image")
+        frames = getattr(opened, "n_frames", 1)
+        if frames > 1 and opened.format not in WHOLE_FIRST:
+            raise ValueError(f"it has {frames} frames instead of one")
         if opened.mode.startswith(("I", "F")):
             raise ValueError(f"mode {opened.mode} has more than 8 bits per channel")
         opened.load()

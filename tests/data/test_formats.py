@@ -186,7 +186,7 @@ CELLS = [{"bytes": encode(GREY[0])}]
         (parquet(*GREY, labels=[0, 9**9], names=None), "row 1 has label 387420489, expected"),
         (parquet(GREY[0], b"junk"), "row 1 is not an image that can be read (it begins like none)"),
         (parquet(GREY[0], None), ".parquet row 1 is not an image that can be read (it is empty)"),
-        (parquet(ANIMATED), "is not an image that can be read (it has 2 frames, one is an image)"),
+        (parquet(ANIMATED), "is not an image that can be read (it has 2 frames instead of one)"),
         (parquet(*GREY, names=["a", "b", "a"]), "gives several classes the name a; each needs"),
         (parquet(PNG[:-200]), ".parquet row 0 is not an image that can be read ("),
         (parquet(DEEP), "row 0 is not an image that can be read (mode I;16 has more than 8 bits"),
