@@ -88,6 +88,11 @@ class DefenseRef(Part):
     name: str
     stages: tuple[StageRef, ...]
 
+    @property
+    def sanitizes(self) -> bool:
+        """Whether the victim learnt what a sanitizer left."""
+        return any(stage.stage == "sanitize" for stage in self.stages)
+
 
 class Cost(Part):
     """Wall-clock seconds, peak memory, and where it ran.

@@ -53,8 +53,7 @@ class Costs:
         cells: dict[str, list[float]] = defaultdict(list)
         for record in played[device]:
             cells[record.defense.name].append(record.cost.seconds)
-            sanitized = any(stage.stage == "sanitize" for stage in record.defense.stages)
-            if record.cost.victim_seconds is not None and not sanitized:
+            if record.cost.victim_seconds is not None and not record.defense.sanitizes:
                 victims[record.attack.name].append(record.cost.victim_seconds)
         if NONE not in victims:
             raise ForecastError(

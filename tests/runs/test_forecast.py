@@ -75,9 +75,9 @@ def test_a_real_run_took_what_its_own_costs_say(small_run: Path, registry: Regis
     there = [record for record in records(small_run) if record.status != "failed"]
     played = [Cell.of(record) for record in there]
     trained = {
-        (record.attack.name, record.seed, stage): record.cost.victim_seconds or 0.0
+        (record.attack.name, record.seed, record.defense.sanitizes): record.cost.victim_seconds
+        or 0.0
         for record in there
-        for stage in [any(one.stage == "sanitize" for one in record.defense.stages)]
     }
     took = sum(record.cost.seconds for record in there) + sum(trained.values())
     assert forecast(played, Costs.of(there), 1).elapsed == pytest.approx(took, rel=0.5)

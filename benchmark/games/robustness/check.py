@@ -50,7 +50,7 @@ def check(record: RobustnessRecord, arrays: Arrays, protocol: Protocol) -> Itera
     shape(arrays, "confidence", int(counted.sum()) if triggered else 0, kinds="f")
     if ((arrays["confidence"] < 0) | (arrays["confidence"] > 1)).any():
         raise Refused("confidence", "holds values outside 0 to 1")
-    if triggered and not any(stage.stage == "sanitize" for stage in record.defense.stages):
+    if triggered and not record.defense.sanitizes:
         _confidence(arrays, counted, classes)
     _examples(arrays)
     yield from _epochs(record, arrays, protocol, triggered)

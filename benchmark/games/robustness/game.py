@@ -111,7 +111,7 @@ class RobustnessGame(Game[RobustnessRecord]):
 
     def claims(self, record: RobustnessRecord, evidence: Arrays) -> Iterator[Claim]:
         """The same model gives the same answers. A sanitizer's cell begins with another one."""
-        if not any(stage.stage == "sanitize" for stage in record.defense.stages):
+        if not record.defense.sanitizes:
             first = b"".join(evidence[name][:1].tobytes() for name in ("test", "triggered"))
             about = f"the digest of the answers of model {str(record.victim_sha256)[:12]}"
             yield Claim("curve.0", about, hashlib.sha256(first).hexdigest()[:12])
