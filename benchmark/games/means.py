@@ -67,13 +67,17 @@ def mean_columns(prefix: str, rates: Iterable[metrics.Rate | None]) -> dict[str,
     return {prefix: mean, f"{prefix}_low": low, f"{prefix}_high": high}
 
 
-def spread_columns(prefix: str, values: Sequence[float]) -> dict[str, float]:
-    """Likewise of differences of rates, by Student's t; from one alone there are no bounds."""
+def spread_columns(prefix: str, values: Sequence[float], lowest: float = -1.0) -> dict[str, float]:
+    """Likewise by Student's t; from one value alone there are no bounds.
+
+    Args:
+        values: differences of rates, or rates, which are never below `lowest` = 0.
+    """
     mean, half = average(values), float("nan")
     if len(values) > 1:
         half = metrics.half_width(values)
     # Written so that NaN stays NaN.
-    low, high = max(mean - half, -1.0), min(mean + half, 1.0)
+    low, high = max(mean - half, lowest), min(mean + half, 1.0)
     return {prefix: mean, f"{prefix}_low": low, f"{prefix}_high": high}
 
 

@@ -132,18 +132,16 @@ def steps(sources: Sources) -> pd.DataFrame:
                 | {"trusted_share": first.trusted_share, "seeds": len(kept)}
                 | {"step": int(point.removeprefix("step ")) if point.startswith("step") else 0}
                 | {"stage": "repair" if point.startswith("step") else point}
-                | _spread("asr", [curve.asr for curve in kept], at)
-                | _spread("loss", [curve.loss for curve in kept], at)
+                | spread_columns("asr", _at([curve.asr for curve in kept], at), lowest=0.0)
+                | spread_columns("loss", _at([curve.loss for curve in kept], at))
             )
     return pd.DataFrame(rows)
 
 
-def _spread(key: str, curves: list[NDArray[np.float32]], at: list[int]) -> dict[str, float]:
-    values = [float(own[place]) for own, place in zip(curves, at, strict=True)]
-    return spread_columns(key, values)
+def _at(curves: list[NDArray[np.float32]], places: list[int]) -> list[float]:
+    return [float(own[place]) for own, place in zip(curves, places, strict=True)]
 
 
-#: Columns of `steps`, of which no board has a table: they are many.
 def in_both_readings(
     key: str, title: str, unit: Unit, doc: str, *, brief: bool = False, **options: Any
 ) -> tuple[Column, ...]:
@@ -157,6 +155,7 @@ def in_both_readings(
     )  # fmt: skip
 
 
+#: Columns of `steps`, of which no board has a table: they are many.
 STEPS = (
     *ATTACK,
     DEFENSE,
