@@ -72,11 +72,11 @@ def plan(
             found = found.scaled(seconds)
         slots = machines * max(1, gpus) * workers
         says = forecast(cells, found, slots)
+        source = f"from records of {folder}, {found.device}" if seconds is None else "as given"
         rows = [
             ("victims to train", f"{says.victims:,}"),
             ("cells to play", f"{says.cells:,}"),
-            (f"a clean model, from records of {folder}", _span(found.clean)),
-            ("played on", found.device),
+            (f"a clean model, {source}", _span(found.clean)),
             ("work", _span(says.work)),
             (f"elapsed, {slots} tasks side by side", _span(says.elapsed)),
             ("longest chain of tasks", _span(says.chain)),

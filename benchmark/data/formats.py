@@ -32,8 +32,8 @@ Decoded = tuple[Tensor, Tensor, tuple[str, ...]]
 #: Reads one split, given the names of the classes where another split has told them.
 Reader = Callable[[tuple[str, ...]], Decoded]
 
-#: Formats whose first picture is the whole one, whatever follows it: a camera's, and layers.
-WHOLE_FIRST = ("MPO", "PSD")
+#: Formats whose first picture is the whole one: smaller ones or layers may follow it.
+WHOLE_FIRST = ("MPO", "PSD", "TIFF")
 #: Pillow's modes without colour.
 GREY = ("1", "L", "LA")
 
@@ -172,8 +172,7 @@ def _compare(found: Sequence[int], wanted: Sequence[int], where: str, faults: _F
 def _decode(image: Image.Image | Path | BytesIO, how: Reading) -> npt.NDArray[np.uint8]:
     """Pixels (C, H, W) of one image, upright."""
     with image if isinstance(image, Image.Image) else _opened(image) as opened:
-        frames = getattr(opened, "n_frames", 1)
-        if frames > 1 and opened.format not in WHOLE_FIRST:
+        if opened.format not in WHOLE_FIRST and (frames := getattr(opened, "n_frames", 1)) > 1:
             raise ValueError(f"it has {frames} frames instead of one")
         if opened.mode.startswith(("I", "F")):
             raise ValueError(f"mode {opened.mode} has more than 8 bits per channel")
@@ -190,12 +189,13 @@ def _decode(image: Image.Image | Path | BytesIO, how: Reading) -> npt.NDArray[np
 
 
 def _opened(image: Path | BytesIO) -> Image.Image:
-    if isinstance(image, BytesIO) and not image.getbuffer().nbytes:
+    size = image.stat().st_size if isinstance(image, Path) else image.getbuffer().nbytes
+    if not size:
         raise ValueError("it is empty")
     try:
         return Image.open(image, formats=[*formats()])
     except UnidentifiedImageError:  # it would show where the bytes lie in memory
-        raise ValueError("it begins like none") from None
+        raise ValueError("of no format that Pillow knows, or cut off") from None
 
 
 def _describe(shape: Sequence[int]) -> str:

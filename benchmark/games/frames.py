@@ -97,8 +97,8 @@ class Grid:
         mark: tells of a row and a reading's key how its cell looks, one of `LOOKS`, and what is
             added to its text.
         repetitions: key of the column that counts them.
-        before: key of the column that says what the attack did to the very same models; without
-            one the undefended attack stands for them, in all its repetitions.
+        before: key of the column that says what the attack did to the models that a cell met;
+            without one the undefended attack stands for them, in all its repetitions.
     """
 
     caption: str

@@ -26,7 +26,7 @@ class Filled:
         attacks: label of each line, marked where the attack did not work.
         defenders: name and trusted share of each column, None where it has no trusted images.
         before: for each line the row that says what the attack did undefended, where that was
-            measured, and in which column.
+            measured, and in which column: of the cell that met most models, if cells say so.
         cells: number and content of the frame's row behind a cell.
         failed: why nothing was measured for a cell.
     """
@@ -62,8 +62,8 @@ def fill(frame: Frame, frames: Mapping[str, pd.DataFrame]) -> Filled:
     undefended, asr = UNDEFENDED
     before = {_attack(row): (asr, row) for row in frames[undefended].to_dict("records")}
     if grid.before:
-        longest = sorted((row for _, row in cells.values()), key=lambda row: row[grid.repetitions])
-        before |= {_attack(row): (frame.column(grid.before), row) for row in longest}
+        met = sorted((row for _, row in cells.values()), key=lambda row: row[grid.repetitions])
+        before |= {_attack(row): (frame.column(grid.before), row) for row in met}  # the last stays
     across = {key: defenders[key] for key in sorted(defenders)}
     return Filled(attacks, across, before, cells, failed)
 

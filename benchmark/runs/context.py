@@ -47,13 +47,17 @@ def as_runs_do(device: str) -> None:
 
 
 class RunContext:
-    """The experiment of one protocol, and what was saved of a run."""
+    """The experiment of one protocol, and what was saved of a run.
 
-    def __init__(self, setup: Setup) -> None:
+    Args:
+        registry: the plugins, where they are imported already.
+    """
+
+    def __init__(self, setup: Setup, registry: Registry | None = None) -> None:
         as_runs_do(setup.device)
         self.setup = setup
         self.store = Store(setup.root)
-        self.registry = Registry(setup.plugin_files)
+        self.registry = registry or Registry(setup.plugin_files)
         dataset = self.registry.create(Dataset, setup.protocol.splits.dataset)
         source = data.load(dataset, setup.data_dir)
         self.data_sha256 = data.sha256(source)

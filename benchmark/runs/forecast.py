@@ -39,7 +39,7 @@ class Costs:
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Costs:
-        """Medians of what records say, those of the device that most of them were played on.
+        """Medians of what records say, on the device that most of those with clean models name.
 
         Raises:
             ForecastError: no record says what the training of a clean model took.
@@ -48,23 +48,22 @@ class Costs:
         for record in records:
             if record.status != "failed":
                 played[record.cost.device].append(record)
-        device = max(played, key=lambda name: len(played[name]), default="")
-        victims: dict[str, list[float]] = defaultdict(list)
-        cells: dict[str, list[float]] = defaultdict(list)
-        for record in played[device]:
-            cells[record.defense.name].append(record.cost.seconds)
-            if record.cost.victim_seconds is not None and not record.defense.sanitizes:
-                victims[record.attack.name].append(record.cost.victim_seconds)
-        if NONE not in victims:
+        victims = {device: _victims(there) for device, there in played.items()}
+        known = [device for device, found in victims.items() if NONE in found]
+        if not known:
             raise ForecastError(
                 "no record says what the training of a clean model takes; play one cell first, or "
                 "name another folder with --costs"
             )
+        device = max(known, key=lambda one: len(played[one]))
+        cells: dict[str, list[float]] = defaultdict(list)
+        for record in played[device]:
+            cells[record.defense.name].append(record.cost.seconds)
         defended = [seconds for name in cells if name != NONE for seconds in cells[name]]
         return cls(
             device,
-            median(victims[NONE]),
-            {name: median(seconds) for name, seconds in victims.items()},
+            victims[device][NONE],
+            victims[device],
             {name: median(seconds) for name, seconds in cells.items()},
             median(defended or [0.0]),
         )
@@ -93,6 +92,15 @@ class Costs:
             return own * (1 if task.sanitizer is None else 2)
         assert isinstance(task, Cell)
         return self.cells.get(task.defense.name, self.other)
+
+
+def _victims(records: Iterable[Record]) -> dict[str, float]:
+    """By attack the median time that a training took."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        if record.cost.victim_seconds is not None and not record.defense.sanitizes:
+            found[record.attack.name].append(record.cost.victim_seconds)
+    return {name: median(seconds) for name, seconds in found.items()}
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,6 @@ from benchmark.runs.nursery import READY, Limit, Method, serve
 
 #: A nursery that dies so often while nothing is done is no chance.
 PATIENCE = 5
-
-
 #: How the process of a task is started. macOS survives no fork.
 METHOD: Method = "fork" if sys.platform == "linux" else "spawn"
 
@@ -29,7 +27,7 @@ class LocalExecutor:
 
     Args:
         workers: tasks side by side.
-        ahead: whether a process that is no fork may be begun before it has a task.
+        ahead: whether a process that loads the data itself may be begun before it has a task.
     """
 
     def __init__(self, setup: Setup, workers: int, *, ahead: bool = True) -> None:

@@ -14,12 +14,15 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
 import psutil
@@ -37,9 +40,13 @@ from benchmark.runs.executor import Ended, Job
 from benchmark.runs.tasks import Worker
 
 Method = Literal["fork", "spawn"]
+#: What plays tasks or why nothing can, or what makes it in the process of a task.
+Known = Worker | Ended | Callable[[], Worker | Ended]
 
 #: What a nursery says when it can begin tasks.
 READY = "ready"
+#: Seconds in which a fork must reach the GPU.
+REACHED_WITHIN = 60
 #: Seconds between two looks at the processes that play; those that end well say so at once.
 LOOK = 0.05
 
@@ -76,13 +83,16 @@ class Nursery:
     def __init__(self, setup: Setup, link: Connection, method: Method, ahead: bool) -> None:
         self._setup, self._link = setup, link
         self._worker: Worker | Ended | None = None
+        self._prepare = partial(_prepared, setup)
         if method == "fork":
-            import torch._dynamo  # noqa: F401  # optimisers do, and it takes over a second
+            import torch._dynamo  # noqa: F401  # optimisers do, and it takes two seconds
 
             if setup.device == "cpu":
-                self._worker = _prepared(setup)
-            elif not _forks_reach(setup):
-                method = "spawn"
+                self._worker = self._prepare()
+            else:
+                self._prepare = partial(_prepared, setup, _imported(setup.plugin_files))
+                if not _forks_reach(setup.device):
+                    method, self._prepare = "spawn", partial(_prepared, setup)
         self._ahead = ahead and self._worker is None
         self._context = multiprocessing.get_context(method)
         self._playing: list[_Child] = []
@@ -147,7 +157,7 @@ class Nursery:
             # The other threads are numpy's, which knows how to be forked.
             warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
             process: BaseProcess = self._context.Process(  # type: ignore[attr-defined]
-                target=_play, args=(self._worker or self._setup, job, other, os.getpid())
+                target=_play, args=(self._worker or self._prepare, job, other, os.getpid())
             )
             process.start()
         other.close()
@@ -203,10 +213,10 @@ class Nursery:
             self._link.send((job.task.key, what))
 
 
-def _prepared(setup: Setup) -> Worker | Ended:
+def _prepared(setup: Setup, registry: Registry | None = None) -> Worker | Ended:
     """What plays tasks, or why nothing can be played."""
     try:
-        worker = Worker(setup)
+        worker = Worker(setup, registry)
         worker.store.claim(worker.data_sha256)
         report.environment()  # what plugins do to the import system must not reach records
         return worker
@@ -216,15 +226,25 @@ def _prepared(setup: Setup) -> Worker | Ended:
         return Ended(trouble=f"a worker cannot begin: {type(error).__name__}: {error}")
 
 
-def _forks_reach(setup: Setup) -> bool:
-    """Whether forks of this process reach the GPU once it has imported all plugins.
+def _imported(plugin_files: tuple[Path, ...]) -> Registry:
+    """All plugins, imported by one thread: what forks of several compute together hangs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return Registry(plugin_files)
+    finally:
+        torch.set_num_threads(threads)
 
-    If one of them uses CUDA as it is imported, none does.
-    """
-    with suppress(Exception):  # the tasks will find it, and say so
-        Registry(setup.plugin_files)
-    probe = multiprocessing.get_context("fork").Process(target=_reach, args=(setup.device,))
-    probe.start()
+
+def _forks_reach(device: str) -> bool:
+    """Whether forks of this process reach the GPU; once a plugin has used CUDA here, none does."""
+    probe = multiprocessing.get_context("fork").Process(target=_reach, args=(device,))
+    try:
+        probe.start()
+    except OSError:
+        return False
+    probe.join(REACHED_WITHIN)
+    probe.kill()
     probe.join()
     return probe.exitcode == 0
 
@@ -248,10 +268,10 @@ def _late(job: Job) -> Ended:
     )
 
 
-def _play(prepared: Worker | Setup, job: Job | None, pipe: Connection, parent: int) -> NoReturn:
+def _play(known: Known, job: Job | None, pipe: Connection, parent: int) -> NoReturn:
     """The process of one task. It says how the task ended, and ends at once with all it holds."""
     processes.begin(parent)
-    worker = _prepared(prepared) if isinstance(prepared, Setup) else prepared
+    worker = known() if callable(known) else known
     if job is None:
         if isinstance(worker, Ended):
             os._exit(1)  # whoever needs one begins it anew, and finds out what is wrong then

@@ -92,9 +92,10 @@ def test_images_beside_parquet_files_are_named(sets: Path) -> None:
 def test_the_first_picture_of_a_camera_is_the_whole_one(sets: Path) -> None:
     """It adds smaller ones for screens to the same file."""
     (sets / "a").mkdir()
-    whole, small = Image.fromarray(COLOUR[0]), Image.fromarray(COLOUR[1]).resize((2, 2))
-    whole.save(sets / "a" / "0.jpg", "MPO", save_all=True, append_images=[small])
-    assert load(Folder(str(sets))).train.pixels.shape == (1, 3, 4, 4)
+    for name, kind in (("0.jpg", "MPO"), ("1.tif", "TIFF")):
+        whole, small = Image.fromarray(COLOUR[0]), Image.fromarray(COLOUR[1][:2, :2].copy())
+        whole.save(sets / "a" / name, kind, save_all=True, append_images=[small])
+    assert load(Folder(str(sets))).train.pixels.shape == (2, 3, 4, 4)
 
 
 def test_pictures_in_deeper_folders_count_to_the_outer_class(sets: Path) -> None:

@@ -149,6 +149,12 @@ def fashion(change: Callable[[Path], Any]) -> Callable[[Path], Dataset]:
     return build
 
 
+def empty(root: Path) -> Dataset:
+    write_images(root, {"a": GREY[:1]})
+    (root / "a" / "0.png").write_bytes(b"")
+    return Folder(str(root))
+
+
 def animated(frames: np.ndarray) -> bytes:
     first, *others = map(Image.fromarray, frames)
     first.save(file := BytesIO(), "GIF", save_all=True, append_images=others)
@@ -184,7 +190,11 @@ CELLS = [{"bytes": encode(GREY[0])}]
         (parquet(*GREY, labels=[-1, 0]), ".parquet row 0 has label -1, expected 0 to 1"),
         (parquet(*GREY, labels=[0, None]), ".parquet row 1 has label None, expected 0 to 1"),
         (parquet(*GREY, labels=[0, 9**9], names=None), "row 1 has label 387420489, expected"),
-        (parquet(GREY[0], b"junk"), "row 1 is not an image that can be read (it begins like none)"),
+        (
+            parquet(GREY[0], b"junk"),
+            "row 1 is not an image that can be read (of no format that Pil",
+        ),
+        (empty, "0.png is not an image that can be read (it is empty)"),
         (parquet(GREY[0], None), ".parquet row 1 is not an image that can be read (it is empty)"),
         (parquet(ANIMATED), "is not an image that can be read (it has 2 frames instead of one)"),
         (parquet(*GREY, names=["a", "b", "a"]), "gives several classes the name a; each needs"),

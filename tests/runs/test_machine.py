@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from multiprocessing import Pipe
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from benchmark.cli import app
@@ -98,8 +100,28 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPat
         cache_folder()
 
 
-def test_forks_are_tried_before_a_run_rests_on_them(tiny: Protocol, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("device", "method"), [("cpu:0", "fork"), ("cuda:99", "spawn")])
+def test_forks_are_tried_before_a_run_rests_on_them(
+    device: str, method: str, tiny: Protocol, tmp_path: Path
+) -> None:
     """No machine has a hundred GPUs, which stands for one that no fork reaches."""
-    for device, reached in (("cpu", True), ("cuda:99", False)):
-        setup = Setup(tiny, tiny.recipe, device, (), None, tmp_path)
-        assert nursery._forks_reach(setup) is reached
+    setup = Setup(tiny, tiny.recipe, device, (), None, tmp_path)
+    link, other = Pipe()
+    begun = nursery.Nursery(setup, other, "fork", ahead=False)
+    assert link.recv() == nursery.READY
+    assert begun._context.get_start_method() == method
+
+
+def test_plugins_are_imported_by_one_thread(tmp_path: Path) -> None:
+    """A fork of what has computed with several hangs once it does the same."""
+    plugin = tmp_path / "computes.py"
+    plugin.write_text("import torch\nthreads = torch.get_num_threads()\n")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        nursery._imported((plugin,))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    (module,) = (one for name, one in sys.modules.items() if "computes" in name)
+    assert module.threads == 1

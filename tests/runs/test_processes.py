@@ -258,18 +258,24 @@ def test_what_ends_a_run_ends_all_of_it_in_seconds(
     assert left_behind() == []
 
 
-@pytest.mark.nightly
-def test_processes_that_are_no_forks_play_the_same(
+@pytest.mark.parametrize(
+    ("method", "device"),
+    [("fork", "cpu:0"), pytest.param("spawn", "cpu", marks=pytest.mark.nightly)],
+)
+def test_processes_that_load_the_data_play_the_same(
+    method: local.Method,
+    device: str,
     protocol: Path,
     undisturbed: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """As on macOS: each is begun anew, one while another plays."""
-    monkeypatch.setattr(local, "METHOD", "spawn")
+    """As on a GPU, for which a numbered CPU stands, and on macOS: one begins as another plays."""
+    monkeypatch.setattr(local, "METHOD", method)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     chosen = protocols.load(str(protocol))
-    setup = Setup(chosen, chosen.recipe, "cpu", (PLUGIN,), None, tmp_path)
+    setup = Setup(chosen, chosen.recipe, device, (PLUGIN,), None, tmp_path)
     registry = Registry(setup.plugin_files)
     cells = plan(chosen, registry, attacks=["badnets"], defenses=["crashes", "weight-decay"])
     store = Store(tmp_path)
