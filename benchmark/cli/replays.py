@@ -67,7 +67,7 @@ def play_again(
     from benchmark.records.store import Store
     from benchmark.runs.execute import execute
     from benchmark.runs.local import LocalExecutor
-    from benchmark.runs.replay import compare, playable, same_cell
+    from benchmark.runs.replay import compare, count, playable, same_cell
 
     victims = {Cell.of(one).victim.key: one.cost.victim_seconds or 0.0 for one in drawn}
     minutes = (sum(one.cost.seconds for one in drawn) + sum(victims.values())) / 60
@@ -96,7 +96,8 @@ def play_again(
             for record in own:
                 others = [other for other in there if same_cell(record, other)]
                 now = again[record.key]
-                found.append(Again(record, now, compare(record, now, others)))
+                compared = compare(record, now, others, count(drawn))
+                found.append(Again(record, now, compared))
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from statistics import stdev
+from statistics import NormalDist, stdev
 from typing import Any, Literal, NamedTuple
 
 from benchmark import metrics
@@ -91,21 +91,27 @@ class _Number(NamedTuple):
         return f"{self.value:.4g}"
 
 
-def compare(record: Record, again: Record, others: Sequence[Record]) -> list[Compared]:
+def compare(
+    record: Record, again: Record, others: Sequence[Record], among: int = 1
+) -> list[Compared]:
     """The headline numbers of a record and of its replay.
 
     A replay that worked on the very same model must find the very same numbers. Other hardware
     trains another model of the same kind: then the intervals of both counts must meet, or
-    both may differ by as much as two repetitions do (95 %, Student's t with the spread of the
-    other repetitions, where there are two or more).
+    both may differ by as much as two repetitions do (Student's t with the spread of the other
+    repetitions, where there are two or more). Both are of 95 % for all numbers together, after
+    Bonferroni.
 
     Args:
         others: records of other repetitions of the same cell.
+        among: how many numbers are compared, with those of other cells; see `count`.
     """
     if again.status != record.status:
         return [Compared("status", record.status, again.status, "", "differs")]
     if record.status == "failed":
         return [Compared("status", record.status, again.status, "", "equal")]
+    confidence = 1 - 0.05 / among
+    wider = NormalDist().inv_cdf((1 + confidence) / 2) / NormalDist().inv_cdf(0.975)
     own, new = _numbers(record), _numbers(again)
     family = [_numbers(other) for other in others if other.status == "ok"]
     found = []
@@ -116,16 +122,21 @@ def compare(record: Record, again: Record, others: Sequence[Record]) -> list[Com
             verdict = "equal" if recorded == number else "differs"
             found.append(Compared(title, recorded.text, number.text, "the same model", verdict))
             continue
-        low = recorded.low - (number.high - number.value)
-        high = recorded.high + (number.value - number.low)
+        low = recorded.value - wider * (recorded.value - recorded.low + number.high - number.value)
+        high = recorded.value + wider * (recorded.high - recorded.value + number.value - number.low)
         values = [numbers[title].value for numbers in family if title in numbers]
         if len(values) >= FEW:
-            reach = metrics.student(len(values)) * stdev(values) * math.sqrt(2)
+            reach = metrics.student(len(values), confidence) * stdev(values) * math.sqrt(2)
             low, high = min(low, recorded.value - reach), max(high, recorded.value + reach)
         verdict = "agrees" if low <= number.value <= high else "differs"
         allowed = f"{low:.4g} to {high:.4g}"
         found.append(Compared(title, recorded.text, number.text, allowed, verdict))
     return found
+
+
+def count(records: Sequence[Record]) -> int:
+    """How many headline numbers they have."""
+    return sum(len(_numbers(record)) for record in records if record.status != "failed")
 
 
 def same_cell(one: Record, other: Record) -> bool:

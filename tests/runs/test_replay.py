@@ -14,7 +14,7 @@ from benchmark.games.all import read
 from benchmark.metrics import Rate
 from benchmark.records.record import Record
 from benchmark.registry import Registry
-from benchmark.runs.replay import compare, draw, playable, same_cell
+from benchmark.runs.replay import compare, count, draw, playable, same_cell
 from benchmark.specs import RegistryError
 
 NAME = "robustness-badnets-m40-pivotal-tuning-r0.05-s{}-*.json"
@@ -67,14 +67,37 @@ def test_with_few_repetitions_intervals_of_the_counts_must_meet(hits: int) -> No
 
 @pytest.mark.parametrize("hits", [0, 150, 400, 480, 620, 1000, 1500])
 @pytest.mark.parametrize("recorded", [350, 1700])
-def test_other_repetitions_tell_how_far_two_may_be_apart(recorded: int, hits: int) -> None:
-    """The recorded number itself does not widen the interval that it is judged by."""
+@pytest.mark.parametrize("among", [1, 5])
+def test_other_repetitions_tell_how_far_two_may_be_apart(
+    among: int, recorded: int, hits: int
+) -> None:
+    """The recorded number itself does not widen the interval that it is judged by.
+
+    Of many numbers one differs by chance in 5 % of all replays, not each of them.
+    """
     others = [with_asr(record(1), asr) for asr in (300, 400, 350)]
     spread = math.sqrt((50**2 + 50**2) / 2) / 1800
-    reach = stats.t.ppf(0.975, 2) * spread * math.sqrt(2)
+    reach = stats.t.ppf(1 - 0.025 / among, 2) * spread * math.sqrt(2)
     again = elsewhere(with_asr(record(), hits))
-    verdict = verdicts(with_asr(record(), recorded), again, others)["ASR"]
+    found = compare(with_asr(record(), recorded), again, others, among)
+    verdict = {one.number: one.verdict for one in found}["ASR"]
     assert verdict == ("agrees" if abs(hits - recorded) / 1800 <= reach else "differs")
+
+
+def test_of_many_numbers_one_may_be_a_little_off() -> None:
+    """As 9 of 4,488 images that an attack misses in a replay, and none in the record."""
+    recorded, again = with_asr(record(), 0), elsewhere(with_asr(record(), 9))
+    for among, verdict in ((1, "differs"), (21, "agrees")):
+        found = compare(recorded, again, [], among)
+        assert {one.number: one.verdict for one in found}["ASR"] == verdict
+    found = compare(recorded, elsewhere(with_asr(record(), 40)), [], 21)
+    assert {one.number: one.verdict for one in found}["ASR"] == "differs"
+
+
+def test_numbers_of_failed_cells_do_not_count() -> None:
+    error = {"kind": "ValueError", "message": "no luck", "where": "x.py:1"}
+    failed = record(status="failed", error=error, metrics=None, curve=[], evidence=None)
+    assert count([record(), failed]) == len(compare(record(), record(), []))
 
 
 def test_repetitions_of_a_cell_share_all_but_the_seed() -> None:
