@@ -77,7 +77,7 @@ def play_again(
     )
     if device == "auto" and all(one.cost.device.startswith("cpu") for one in drawn):
         device = "cpu"  # only there are the models the same ones
-    found = []
+    found, among = [], count(drawn)
     with tempfile.TemporaryDirectory() as scratch:
         for recipe in dict.fromkeys(record.protocol.recipe for record in drawn):
             own = [record for record in drawn if record.protocol.recipe == recipe]
@@ -96,8 +96,7 @@ def play_again(
             for record in own:
                 others = [other for other in there if same_cell(record, other)]
                 now = again[record.key]
-                compared = compare(record, now, others, count(drawn))
-                found.append(Again(record, now, compared))
+                found.append(Again(record, now, compare(record, now, others, among)))
     return found
 
 

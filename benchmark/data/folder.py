@@ -11,11 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import Image
 from torch import Tensor
 
 from benchmark.data import DataError
-from benchmark.data.formats import NAMED, Reading, formats, read_images
+from benchmark.data.formats import NAMED, Reading, formats, open_image, read_images
 from benchmark.data.parquet import CONVENTION, read_parquet
 
 #: Words that name a split, and the part that it serves as; of several for one part the first is
@@ -250,7 +249,7 @@ def _is_image(file: Path) -> bool:
     if file.suffix.lower() in _suffixes():
         return True
     try:
-        with Image.open(file, formats=[*formats()]):
+        with open_image(file):
             return True
     except Exception:  # PIL meets foreign bytes with errors of many types
         return False

@@ -171,7 +171,7 @@ def _compare(found: Sequence[int], wanted: Sequence[int], where: str, faults: _F
 
 def _decode(image: Image.Image | Path | BytesIO, how: Reading) -> npt.NDArray[np.uint8]:
     """Pixels (C, H, W) of one image, upright."""
-    with image if isinstance(image, Image.Image) else _opened(image) as opened:
+    with image if isinstance(image, Image.Image) else open_image(image) as opened:
         if opened.format not in WHOLE_FIRST and (frames := getattr(opened, "n_frames", 1)) > 1:
             raise ValueError(f"it has {frames} frames instead of one")
         if opened.mode.startswith(("I", "F")):
@@ -188,7 +188,13 @@ def _decode(image: Image.Image | Path | BytesIO, how: Reading) -> npt.NDArray[np
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
-def _opened(image: Path | BytesIO) -> Image.Image:
+def open_image(image: Path | BytesIO) -> Image.Image:
+    """An image in one of `formats`.
+
+    Raises:
+        ValueError: it is none.
+        OSError: it cannot be read.
+    """
     size = image.stat().st_size if isinstance(image, Path) else image.getbuffer().nbytes
     if not size:
         raise ValueError("it is empty")

@@ -82,18 +82,18 @@ def serve(setup: Setup, link: Connection, method: Method, ahead: bool) -> NoRetu
 class Nursery:
     def __init__(self, setup: Setup, link: Connection, method: Method, ahead: bool) -> None:
         self._setup, self._link = setup, link
-        self._worker: Worker | Ended | None = None
-        self._prepare = partial(_prepared, setup)
+        registry = None
         if method == "fork":
             import torch._dynamo  # noqa: F401  # optimisers do, and it takes two seconds
 
-            if setup.device == "cpu":
-                self._worker = self._prepare()
-            else:
-                self._prepare = partial(_prepared, setup, _imported(setup.plugin_files))
+            if setup.device != "cpu":
+                registry = _imported(setup.plugin_files)
                 if not _forks_reach(setup.device):
-                    method, self._prepare = "spawn", partial(_prepared, setup)
-        self._ahead = ahead and self._worker is None
+                    method, registry = "spawn", None
+        prepare = partial(_prepared, setup, registry)
+        shared = method == "fork" and setup.device == "cpu"
+        self._known: Known = prepare() if shared else prepare
+        self._ahead = ahead and not shared
         self._context = multiprocessing.get_context(method)
         self._playing: list[_Child] = []
         self._spare: tuple[BaseProcess, Connection] | None = None
@@ -128,8 +128,8 @@ class Nursery:
                 child.job = replace(child.job, seconds=limit.seconds)
 
     def _begin(self, job: Job) -> None:
-        if isinstance(self._worker, Ended):
-            self._tell(job, self._worker)
+        if isinstance(self._known, Ended):
+            self._tell(job, self._known)
             return
         try:
             self._playing.append(_Child(job, *self._process_for(job), time.monotonic()))
@@ -157,7 +157,7 @@ class Nursery:
             # The other threads are numpy's, which knows how to be forked.
             warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
             process: BaseProcess = self._context.Process(  # type: ignore[attr-defined]
-                target=_play, args=(self._worker or self._prepare, job, other, os.getpid())
+                target=_play, args=(self._known, job, other, os.getpid())
             )
             process.start()
         other.close()
