@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from benchmark.games.experiment import Progress
     from benchmark.games.frames import Chapter
     from benchmark.runs.context import RunContext
-    from benchmark.runs.plan import Planner
+    from benchmark.runs.planner import Planner
 
 #: Arrays that a cell leaves behind, by name.
 Arrays = Mapping[str, np.ndarray]

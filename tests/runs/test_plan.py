@@ -7,8 +7,9 @@ from itertools import groupby
 import pytest
 
 from benchmark.protocol import Protocol
+from benchmark.records.cell import Cell
 from benchmark.registry import Registry, RegistryError
-from benchmark.runs.plan import Cell, plan
+from benchmark.runs.plan import plan
 
 
 def attacked(cells: list[Cell]) -> list[Cell]:

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmark.cli import app
+from benchmark.games.detectability.settings import Population
 from benchmark.protocol import Protocol
 from benchmark.registry import Registry, RegistryError
 from benchmark.runs.plan import plan
@@ -95,6 +96,31 @@ def test_m_of_a_population_can_be_asked_for(with_population: Protocol, registry:
     assert poisons("badnets:m=7") == {("badnets:side=0.25", 7)}
     assert poisons("badnets") == {("badnets:side=0.25", 2), ("badnets:side=0.25", 40)}
     assert poisons("tsb") == {("tsb", 30)}
+
+
+def test_a_population_keeps_the_boost_that_the_protocol_gives_it(
+    with_population: Protocol, registry: Registry
+) -> None:
+    game = with_population.detectability
+    assert game is not None
+    few = {"attack": "badnets", "m": [2, 4], "boost": 12}
+    known = [few, {"attack": "badnets", "m": [40]}, {"attack": "badnets:side=0.5", "m": [9]}]
+    populations = [Population.model_validate(one) for one in known]
+    protocol = with_population.model_copy(
+        update={"detectability": game.model_copy(update={"attacks": tuple(populations)})}
+    )
+
+    def boosts(attack: str) -> dict[int, int]:
+        cells = plan(protocol, registry, attacks=[attack], defenses=["neural-cleanse"])
+        met = [cell.victim.attack for cell in cells if cell.victim.attack.m]
+        return {attack.m: attack.boost for attack in met}
+
+    assert boosts("badnets") == boosts("badnets:side=0.5") == {2: 12, 4: 12, 40: 1}
+    assert boosts("badnets:m=4") == {4: 12}
+    assert boosts("badnets:m=40") == {40: 1}
+    assert boosts("badnets:m=40,boost=5") == {40: 5}
+    # The grid plays BadNets without boost.
+    assert boosts("badnets:m=7") == {7: 1}
 
 
 def test_a_detector_plays_alone_and_only_where_there_is_a_population(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from benchmark.games.experiment import Progress
     from benchmark.games.frames import Chapter
     from benchmark.runs.context import RunContext
-    from benchmark.runs.plan import Planner
+    from benchmark.runs.planner import Planner
 
 _ARRAYS = (
     r"labels_test|target|source|scores|class_scores|flagged|norms|also_.+|reversed_answers"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from benchmark.games.frames import Chapter
     from benchmark.games.robustness.play import Outcome
     from benchmark.runs.context import RunContext
-    from benchmark.runs.plan import Planner
+    from benchmark.runs.planner import Planner
 
 
 class RobustnessGame(Game[RobustnessRecord]):
