@@ -98,10 +98,10 @@ def grouped(
 
 
 def defense_key(record: Record) -> tuple[object, ...]:
-    """What tells the defense of a record from others: names, trusted share and settings."""
+    """What tells the defense of a record from others: recipe, names, trusted share and settings."""
     stages = record.defense.stages
     names, labels = (tuple(getattr(one, key) for one in stages) for key in ("name", "label"))
-    return names, record.trusted_share, labels
+    return record.protocol.recipe, names, record.trusted_share, labels
 
 
 def attack_key(record: Record) -> tuple[str, str, int, int]:

@@ -55,7 +55,7 @@ def costs(sources: Sources) -> pd.DataFrame:
     found = []
     for _, group in grouped(
         (one for one in measured(sources) if one.defense.stages),
-        lambda one: (one.protocol.recipe, *defense_key(one)),
+        defense_key,
     ):
         first = group[0]
         stages = "+".join(stage.name for stage in first.defense.stages)
@@ -71,7 +71,7 @@ def costs(sources: Sources) -> pd.DataFrame:
         )
     for _, examined in grouped(
         sources.counted(DetectabilityRecord),
-        lambda one: (one.protocol.recipe, *defense_key(one)),
+        defense_key,
     ):
         clean = [one for one in examined if one.attack.threat == NONE]
         played = [one for one in examined if one.status == "ok"]

@@ -95,12 +95,13 @@ class Costs:
 
 
 def _victims(records: Iterable[Record]) -> dict[str, float]:
-    """By attack the median time that a training took."""
-    found: dict[str, list[float]] = defaultdict(list)
+    """By attack the median time that a training took; every model counts once."""
+    trained: dict[str, dict[str, float]] = defaultdict(dict)
     for record in records:
         if record.cost.victim_seconds is not None and not record.defense.sanitizes:
-            found[record.attack.name].append(record.cost.victim_seconds)
-    return {name: median(seconds) for name, seconds in found.items()}
+            victim = Cell.of(record).victim
+            trained[victim.attack.name][victim.key] = record.cost.victim_seconds
+    return {name: median(models.values()) for name, models in trained.items()}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from benchmark.cli import app
 from benchmark.games.all import records
 from benchmark.protocol import Protocol
 from benchmark.records.cell import Cell
+from benchmark.records.record import Record
 from benchmark.registry import Registry
 from benchmark.runs.forecast import Costs, ForecastError, forecast
 from benchmark.runs.plan import plan
@@ -54,6 +56,24 @@ def test_costs_are_medians_and_scale(small_run: Path) -> None:
     assert twice.cells == {name: 2 * seconds for name, seconds in found.cells.items()}
     with pytest.raises(ForecastError, match="no record says what the training"):
         Costs.of([record for record in there if record.attack.name != "none"])
+
+
+def test_a_model_that_many_cells_met_counts_once(small_run: Path) -> None:
+    clean = [one for one in records(small_run) if one.attack.name == "none"]
+    by_seed = {one.seed: one for one in clean if not one.defense.stages}
+
+    def took(record: Record, seconds: float) -> Record:
+        return record.model_copy(
+            update={"cost": record.cost.model_copy(update={"victim_seconds": seconds})}
+        )
+
+    one, *others = by_seed.values()
+    assert others
+    several = [took(record, 100.0) for record in clean if record.seed == one.seed]
+    found = Costs.of([*several, *(took(other, 10.0) for other in others)])
+    expected = median([100.0, *(10.0 for _ in others)])
+    assert len(several) > len(others)
+    assert found.clean == expected
 
 
 def test_devices_are_not_mixed(small_run: Path) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from benchmark.games.columns import ATTACK, TRUSTED, Column, Unit, attack_label
 from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.games.frames import Frame, Line, Plot, Sources
-from benchmark.games.means import attack_columns, attack_key, average, grouped
+from benchmark.games.means import attack_columns, attack_key, average, defense_key, grouped
 from benchmark.records.record import NONE
 
 Pair = tuple[DetectabilityRecord, DetectabilityRecord]
@@ -23,22 +23,16 @@ Pair = tuple[DetectabilityRecord, DetectabilityRecord]
 def populations(records: Sequence[DetectabilityRecord]) -> list[list[Pair]]:
     """Pairs (clean, poisoned) of examined models of the same seed, per attack, m and detector."""
     clean = {
-        (detector_key(record), record.seed): record
+        (defense_key(record), record.seed): record
         for record in records
         if record.attack.threat == NONE
     }
     groups: defaultdict[tuple[Any, ...], list[Pair]] = defaultdict(list)
     for record in sorted(records, key=lambda record: record.seed):
-        partner = clean.get((detector_key(record), record.seed))
+        partner = clean.get((defense_key(record), record.seed))
         if record.attack.threat != NONE and partner is not None:
-            # The recipe is in both keys.
-            groups[*attack_key(record), *detector_key(record)[1:]].append((partner, record))
+            groups[*attack_key(record), *defense_key(record)].append((partner, record))
     return [groups[key] for key in sorted(groups)]
-
-
-def detector_key(record: DetectabilityRecord) -> tuple[str, str, float]:
-    share = record.trusted_share or 0.0
-    return record.protocol.recipe, record.defense.stages[0].label, share
 
 
 def scores_of_classes(record: DetectabilityRecord) -> NDArray[np.float32]:
@@ -51,7 +45,7 @@ def norms(sources: Sources) -> pd.DataFrame:
     rows = []
     for _, group in grouped(
         (record for record in sources.of(DetectabilityRecord) if record.scans[0].norms is not None),
-        lambda one: (*detector_key(one), one.attack.threat != NONE, *attack_key(one)[1:]),
+        lambda one: (*defense_key(one), one.attack.threat != NONE, *attack_key(one)),
     ):
         first = group[0]
         found = [scan.norms for one in group for scan in one.scans if scan.norms is not None]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import inf
 
-from benchmark.games.detectability.classes import detector_key
 from benchmark.games.detectability.record import DetectabilityRecord, Found
-from benchmark.games.means import attack_key
+from benchmark.games.means import attack_key, defense_key
 from benchmark.records.record import NONE, Record
 
 
@@ -22,9 +21,9 @@ def worst_cases(
     """
     trained = {(*attack_key(one), one.seed) for one in measured if not one.defense.stages}
     attacks = {model[:-1] for model in trained}
-    like = {detector_key(one): one for one in measured if isinstance(one, DetectabilityRecord)}
+    like = {defense_key(one): one for one in measured if isinstance(one, DetectabilityRecord)}
     for record in unfinished:
-        other = like.get(detector_key(record))
+        other = like.get(defense_key(record))
         there = (*attack_key(record), record.seed) in trained
         known = there or (record.attack.threat != NONE and attack_key(record) in attacks)
         if other is not None and known:
