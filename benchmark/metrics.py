@@ -247,7 +247,7 @@ def mean_interval(rates: Sequence[Rate]) -> tuple[float, float, float]:
     return mean, max(low, 0.0), min(high, 1.0)
 
 
-def half_width(values: Sequence[float], confidence: float = 0.95) -> float:
+def half_width(values: Sequence[float] | Scores, confidence: float = 0.95) -> float:
     """Half of Student's interval for the mean of at least two values."""
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return student(len(values), confidence) * error

@@ -31,6 +31,7 @@ from benchmark.games.detectability.classes import (
 )
 from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.games.detectability.shown import DETECTORS, SCORE, scored, verdict
+from benchmark.games.detectability.trend import FRAME as TREND
 from benchmark.games.detectability.worst import worst_cases
 from benchmark.games.frames import Chapter, Frame, Grid, Line, Plot, Sources
 from benchmark.games.means import attack_columns, average, judged, mean_columns, unplayed
@@ -265,6 +266,7 @@ CHAPTER = Chapter(
                 lambda row: str(row["detector"]), even=True, chance=True,
             ),
         ),
+        TREND,
     ),
     HOW,
     DetectabilityRecord,

@@ -1,0 +1,117 @@
+"""Whether more poisoned images are found more easily: rows of sweeps, of whole repetitions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_records import examined, frames_of
+from scipy import stats
+
+from benchmark.games.detectability.trend import rank_correlations, trend
+from benchmark.records.record import Record
+
+SCORES = {
+    # m: the score of the poisoned model of each repetition
+    5: [0.1, 0.2, 0.9],
+    50: [0.5, 0.1, 0.5],
+    4500: [0.8, 0.6, 0.1],
+}
+
+
+def sweep(scores: dict[int, list[float]], attack: str = "badnets") -> list[Record]:
+    return [
+        examined(attack, "finder", seed, [[score, -1.0]], m=m, target=0)
+        for m, row in scores.items()
+        for seed, score in enumerate(row)
+    ]
+
+
+CLEAN = [examined("none", "finder", seed, [[0.0, 0.0]], m=0, target=0) for seed in range(3)]
+
+
+def test_each_repetition_has_its_own_order() -> None:
+    frame = frames_of([*CLEAN, *sweep(SCORES)])["trend"]
+    score, printed = (frame[frame.reading == reading].iloc[0] for reading in ("score", "printed"))
+    assert (score.attack, score.images, score.repetitions) == ("badnets", "5, 50, 4500", 3)
+    # By hand: 1, 1 - 6 * 2 / (3 * 8) = 0.5, -1.
+    assert score.rank_correlation == pytest.approx((1 + 0.5 - 1) / 3)
+    assert score.rank_correlation_low == pytest.approx(-1)
+    # "printed" is the score with its sign turned.
+    assert printed.rank_correlation == pytest.approx(-score.rank_correlation)
+    assert printed.chance == pytest.approx(1 - score.chance)
+
+
+def test_a_repetition_that_lacks_a_number_is_left_out() -> None:
+    fewer = {**SCORES, 50: SCORES[50][:2]}
+    row = frames_of([*CLEAN, *sweep(fewer)])["trend"].iloc[0]
+    assert row.repetitions == 2
+    assert row.rank_correlation == pytest.approx(0.75)
+
+
+def test_one_number_is_no_sweep() -> None:
+    records = [*CLEAN, *sweep({50: SCORES[50]}), *sweep({5: SCORES[5]}, "blend")]
+    assert frames_of(records)["trend"].empty
+
+
+SWEEPS = st.tuples(st.integers(1, 6), st.integers(2, 6)).flatmap(
+    lambda shape: st.tuples(
+        st.lists(st.integers(0, 9), min_size=shape[1], max_size=shape[1]),
+        st.lists(
+            st.lists(st.integers(-3, 3), min_size=shape[1], max_size=shape[1]),
+            min_size=shape[0],
+            max_size=shape[0],
+        ),
+    )
+)
+
+
+@given(sweep=SWEEPS)
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_a_trend_is_spearmans_correlation_in_each_repetition(
+    sweep: tuple[list[int], list[list[int]]],
+) -> None:
+    numbers, scores = sweep
+    found = rank_correlations(np.array(numbers), np.array(scores))
+    expected = [stats.spearmanr(numbers, row).statistic for row in scores]
+    assert found == pytest.approx(np.nan_to_num(expected))
+
+
+@pytest.mark.parametrize(("repetitions", "settings"), [(3, 3), (10, 4), (5, 2)])
+def test_the_chance_of_a_trend_is_that_of_pages_test(repetitions: int, settings: int) -> None:
+    rng = np.random.default_rng(repetitions)
+    # No ties, as scipy's approximation knows none.
+    scores = rng.permuted(np.tile(np.arange(settings), (repetitions, 1)), axis=1)
+    chance = trend(np.arange(settings), scores).chance
+    if settings == 2:  # which scipy refuses: a sign test's normal approximation
+        rises = int((scores[:, 1] > scores[:, 0]).sum())
+        z = (2 * rises - repetitions) / math.sqrt(repetitions)
+        assert chance == pytest.approx(stats.norm.sf(z))
+    else:
+        page = stats.page_trend_test(scores, ranked=False, method="asymptotic")
+        assert chance == pytest.approx(page.pvalue)
+
+
+def test_an_examination_that_failed_has_a_rank_and_equal_scores_say_nothing() -> None:
+    numbers, scores = np.array([5, 50, 4500]), np.array([[-np.inf, 0.1, 0.2], [1.0] * 3])
+    assert rank_correlations(numbers, scores).tolist() == [1, 0]
+    assert trend(numbers, scores).chance == pytest.approx(stats.norm.sf(1))
+
+
+def test_the_interval_of_a_trend_is_the_wider_of_students_and_wilsons() -> None:
+    numbers = np.array([1, 2])
+    same = trend(numbers, np.tile([0.0, 1.0], (10, 1)))
+    # All ten in order: the interval is that of a coin that fell on one side ten times.
+    assert (same.correlation, same.high) == (1, 1)
+    low = stats.binomtest(10, 10).proportion_ci(method="wilson").low
+    assert same.low == pytest.approx(2 * low - 1)
+    mixed = trend(numbers, np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]))
+    half = float(stats.t.ppf(0.975, 2) * stats.sem([1, 1, -1]))
+    assert mixed.low == pytest.approx(max(-1, 1 / 3 - half))
+    assert mixed.high == 1
+    alone = trend(numbers, np.array([[0.0, 1.0]]))
+    low = stats.binomtest(1, 1).proportion_ci(method="wilson").low
+    assert (alone.low, alone.high) == (pytest.approx(2 * low - 1), 1)
