@@ -135,7 +135,7 @@ class Game(ABC, Generic[R]):
 
     @abstractmethod
     def fingerprint(self, record: R, evidence: Arrays) -> np.ndarray:
-        """What no two models have in common, of one dimension.
+        """What no two models have in common, nor two repairs of one model, of one dimension.
 
         Floats are measured, and differ; integers are mistakes, of which two models share some.
         """

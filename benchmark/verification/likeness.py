@@ -42,11 +42,16 @@ class _Seen:
     seed: int
     victim: str
     model: str
+    repair: str
     mark: NDArray[np.generic]
 
-    def same_victim(self, other: _Seen) -> bool:
-        """Whether both may answer alike: one model, or one trained again on other hardware."""
-        return self.model == other.model or self.victim == other.victim
+    def may_agree(self, other: _Seen) -> bool:
+        """Whether both may answer alike: one model, or one trained again on other hardware.
+
+        Different repairs leave different models of it; a repair may have inert settings.
+        """
+        one = self.model == other.model or self.victim == other.victim
+        return one and (self.repair == other.repair or not (self.repair and other.repair))
 
 
 @dataclass
@@ -67,7 +72,10 @@ class Likeness:
         mark = game.fingerprint(record, arrays)
         if record.victim_sha256 is not None and _tells(mark):
             kept = mark if mark.dtype.kind == "f" else _smallest(mark)
-            seen = _Seen(file, record.seed, cell.defended.key, record.victim_sha256, kept)
+            stage = cell.stage("repair")
+            repair = stage.name if stage else ""
+            model = record.victim_sha256
+            seen = _Seen(file, record.seed, cell.defended.key, model, repair, kept)
             self._rows[row].append(seen)
 
     def findings(self, board: Likeness | None = None) -> Iterator[Finding]:
@@ -93,11 +101,11 @@ class Likeness:
             told = set()
             for one in seen:
                 other = first.setdefault(_digest(one.mark), one)
-                if not one.same_victim(other):
+                if not one.may_agree(other):
                     told.add(one.file)
                     yield _finding(one, other, "the same")
             for one, other in combinations([*seen, *board._rows.get(row, ())], 2):
-                near = one.seed != other.seed and not one.same_victim(other)
+                near = one.seed != other.seed and not one.may_agree(other)
                 if near and not told & {one.file, other.file} and _near(one.mark, other.mark):
                     told.add(one.file)
                     same = np.array_equal(one.mark, other.mark)
@@ -105,7 +113,8 @@ class Likeness:
 
 
 def _finding(one: _Seen, other: _Seen, how: str) -> Finding:
-    reason = f"says {how} as that of {other.file}, which is of another model"
+    of = "repair" if one.victim == other.victim else "model"
+    reason = f"says {how} as that of {other.file}, which is of another {of}"
     return Finding(one.file, "evidence", reason)
 
 

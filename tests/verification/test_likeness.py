@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forgeries import REPAIRED, SCANNED, SMOOTHED, edit, edit_evidence, record_of
+from forgeries import REPAIRED, SCANNED, SMOOTHED, edit, edit_evidence, record_of, renamed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_board import cut
 
 from benchmark import protocol as protocols
 from benchmark.games.all import GAMES, read
@@ -84,6 +85,27 @@ def test_a_repetition_is_no_copy_of_another(played: Path) -> None:
 def test_nor_is_it_nearly_one(played: Path) -> None:
     copied(played, flips=2)
     assert any("evidence: says nearly the same" in line for line in lines(played))
+
+
+def test_one_repair_of_a_victim_is_no_copy_of_another(
+    small_run: Path, small_released: None, tmp_path: Path
+) -> None:
+    names = (REPAIRED, "robustness-badnets-m40-none-s0", "robustness-none-m0-none-s0")
+    run = cut(small_run, (f"*/{name}-*" for name in names), tmp_path / "run")
+    path = record_of(run, REPAIRED)
+    shutil.copyfile(run / "evidence" / f"{path.stem}.npz", run / "evidence" / "copy.npz")
+    shutil.copyfile(path, run / "records" / "copy-0.json")
+    other = read(record_of(small_run, "robustness-none-m0-weight-decay-r0.1-s0").read_bytes())
+
+    def claimed(record: dict[str, Any]) -> None:
+        record["defense"] = other.defense.model_dump(mode="json")
+        record["evidence"]["file"] = "copy.npz"
+
+    edit(run / "records" / "copy-0.json", claimed)
+    renamed(run, "copy")
+    (found,) = (line for line in lines(run) if "evidence" in line)
+    assert "says the same as that of records/robustness-badnets-m40-" in found
+    assert found.endswith("which is of another repair")
 
 
 def test_one_victim_may_be_trained_twice_and_answer_alike(played: Path, tmp_path: Path) -> None:

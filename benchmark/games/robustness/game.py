@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from benchmark.runs.context import RunContext
     from benchmark.runs.planner import Planner
 
+#: Two repairs that changed fewer answers may have done the same by chance.
+CHANGED = 12
+
 
 class RobustnessGame(Game[RobustnessRecord]):
     """How much of a backdoor a repair, a guard or a sanitizer leaves within a budget.
@@ -119,13 +122,17 @@ class RobustnessGame(Game[RobustnessRecord]):
     def fingerprint(self, record: RobustnessRecord, evidence: Arrays) -> np.ndarray:
         """Wrong answers at all points, but for the victim's own and those of models that collapsed.
 
-        They are those to test images alone, since targets differ.
+        They are those to test images alone, since targets differ. A repair that hardly changed an
+        answer has none of its own.
         """
         labels, answers = evidence["labels_test"], evidence["test"].astype(np.int64)
+        repaired = any(point.stage == "repair" for point in record.curve)
+        changed = (answers != answers[0]).sum(1)
         points = [
             number
             for number in range(min(1, len(answers) - 1), len(answers))
-            if not metrics.near_chance(metrics.accuracy(answers[number], labels), labels)
+            if not (repaired and changed[number] < CHANGED)
+            and not metrics.near_chance(metrics.accuracy(answers[number], labels), labels)
         ]
         point, image = np.nonzero(answers[points] != labels)
         return np.asarray((point << 48) + (image << 16) + answers[points][point, image])
