@@ -207,7 +207,7 @@ def _of_torchvision(name: str, classes: int) -> nn.Module:
 
 
 def _differences(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """How the names and shapes of weights differ from those that a model has."""
+    """How the names, shapes and kinds of weights differ from those that a model has."""
     own = model.state_dict()
     found = [f"{name} is missing" for name in own.keys() - state.keys()]
     found += [f"{name} is unknown" for name in state.keys() - own.keys()]
@@ -216,8 +216,18 @@ def _differences(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
         for name in own.keys() & state.keys()
         if own[name].shape != state[name].shape
     ]
+    # Loading would take the real part of complex weights, and integers without their scale.
+    found += [
+        f"{name} is {_dtype(state[name])}, expected {_dtype(own[name])}"
+        for name in own.keys() & state.keys()
+        if own[name].is_floating_point() != state[name].is_floating_point()
+    ]
     order = [*own, *state]
     return sorted(found, key=lambda text: order.index(text.split(" ")[0]))
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _built(text: str) -> nn.Module:

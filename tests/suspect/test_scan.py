@@ -359,6 +359,19 @@ def test_weights_without_an_architecture(weights: Path, folder: Path) -> None:
     assert "bn1.weight is (16,), expected (64,)" in other
 
 
+@pytest.mark.parametrize("kind", ["complex64", "int8"])
+def test_weights_of_another_kind(
+    kind: str, poisoned: Any, architecture: str, folder: Path, tmp_path: Path
+) -> None:
+    state = dict(poisoned.net.state_dict())
+    name, weight = next((name, w) for name, w in state.items() if w.ndim == 4)
+    state[name] = weight.to(getattr(torch, kind))
+    torch.save(state, tmp_path / "other.pt")
+    found = invoke("scan", "other.pt", "--data", folder, "--arch", architecture)
+    assert found.exit_code == 2
+    assert f"{name} is {kind}, expected float32" in found.output
+
+
 def test_weights_that_are_not_finite(
     poisoned: Any, architecture: str, folder: Path, tmp_path: Path
 ) -> None:
