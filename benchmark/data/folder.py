@@ -77,12 +77,13 @@ def look(root: Path) -> Found:
 def _found(root: Path, files: Sequence[Path]) -> Found:
     shards = [file for file in files if file.suffix == ".parquet"]
     images = {file for file in files if file not in shards and _is_image(file)}
-    if any(map(_word_of, shards)):
-        found = _shards(root, shards)
+    splits = any(map(_word_of, shards))
+    if splits or (shards and not images):
+        found = _shards(root, shards) if splits else Found({"train": dict.fromkeys(shards, "")})
         found.notes += _left_out(root, images, "lie beside Parquet files, which are read instead")
+        others = {*files} - images - {*shards}
+        found.notes += _left_out(root, others, "are neither Parquet files nor images")
         return found
-    if shards and not images:
-        return Found({"train": dict.fromkeys(shards, "")})
     if not images:
         raise DataError(
             f"{root} holds no data set, expected {CONVENTION}, or images in <class>/ or in "
@@ -91,8 +92,7 @@ def _found(root: Path, files: Sequence[Path]) -> Found:
     found = _trees(root, images)
     used = {file for part in found.parts.values() for file in part}
     found.notes += _left_out(root, images - used, "lie in no folder of a class that is read")
-    others = {file for file in files if file not in images}
-    found.notes += _left_out(root, others, "are no images that Pillow reads")
+    found.notes += _left_out(root, {*files} - images, "are no images that Pillow reads")
     return found
 
 

@@ -77,7 +77,7 @@ def test_all_that_pillow_reads_is_read(sets: Path) -> None:
     )
 
 
-def test_images_beside_parquet_files_are_named(sets: Path) -> None:
+def test_what_lies_beside_parquet_files_is_named(sets: Path) -> None:
     write_parquet(sets / "train-0.parquet", GREY, [0, 1, 0])
     write_images(sets, {"a": GREY[:2]})
     (sets / "README.md").write_text("of a hub")
@@ -86,6 +86,7 @@ def test_images_beside_parquet_files_are_named(sets: Path) -> None:
     assert source.notes == (
         "left out: 2 files (2 .png) lie beside Parquet files, which are read instead: "
         "a/0.png, a/1.png",
+        "left out: 1 files (1 .md) are neither Parquet files nor images: README.md",
     )
 
 
