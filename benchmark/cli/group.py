@@ -23,7 +23,7 @@ OWN = {
     "experiment": "experiment",
     "plan": "forecast",
     "scan": "scan",
-    "repair": "scan",
+    "repair": "repair",
     "plugins": "catalogue",
     "protocols": "catalogue",
     "check": "authoring",
@@ -88,10 +88,12 @@ class Commands(TyperGroup):
         for name in OWN:
             self._own(name)
         from benchmark.hooks import COMMANDS, origin, points
+        from benchmark.unchanged import unchanged
 
         for point in points(COMMANDS):
             try:
-                added = added_by(point.load())
+                with unchanged():
+                    added = added_by(point.load())
                 if taken := sorted(added.keys() & self.commands.keys()):
                     raise CommandError(f"there is a command {taken[0]} already; rename one")
                 self.commands.update(added)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -9,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from benchmark.cli.shared import choose_device, out
+from benchmark.errors import UserError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
     from benchmark.suspect.reading import Given
     from benchmark.suspect.suspect import Suspect
 
+#: Names of files have no more bytes anywhere.
+LONGEST = 255
 Model = Annotated[
     str,
     typer.Argument(
@@ -59,8 +65,8 @@ def read_suspect(
     from benchmark.suspect.suspect import prepare
 
     where = choose_device(device)
-    known = None if Path(model).exists() else published(model)
-    album = read_folder(folder, size or (known.size if known else 0))
+    known = None if os.path.exists(model) else published(model)
+    album = read_folder(folder, side_of(model, size))
     side = tuple(album.images.pixels.shape[2:])
     given = read(model, (side[0], side[1]), arch, registry)
     names = names_of(classes) or (known.class_names if known else None)
@@ -81,15 +87,35 @@ def read_suspect(
         soft_wrap=True,
         highlight=False,
     )
-    for note in suspect.notes:
-        out.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True, highlight=False)
+    say_notes(suspect.notes)
     return suspect, given
 
 
+def say_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        out.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True, highlight=False)
+
+
+def side_of(model: str, size: int) -> int:
+    """To which side images are resized, 0 for as they are."""
+    from benchmark.suspect.reading import published
+
+    known = None if size or os.path.exists(model) else published(model)
+    return known.size if known else size
+
+
 def names_of(text: str | None) -> tuple[str, ...] | None:
+    """Names with commas between them, or of a file with one in each line."""
     if text is None:
         return None
-    lines = Path(text).read_text("utf-8").splitlines() if Path(text).is_file() else text.split(",")
+    # Not Path.is_file, which raises where many names are too long for one of a file.
+    if not os.path.isfile(text):
+        lines = text.split(",")
+    else:
+        try:
+            lines = Path(text).read_text("utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise UserError(f"{text} is no text in UTF-8; save it as such") from None
     return tuple(line.strip() for line in lines if line.strip())
 
 
@@ -102,6 +128,33 @@ def numbers_of(option: str, text: str | None) -> list[float] | None:
         raise typer.BadParameter(
             f"{text!r}; write numbers with commas between them", param_hint=option
         ) from None
+
+
+def file_of(model: str) -> Path:
+    """The file of a model, which may be FILE:FUNCTION."""
+    return Path(model.partition(":")[0])
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a place where nothing can be written, before the work is done.
+
+    Raises:
+        UserError: it lies in or is something else than a folder, or may not be written to.
+    """
+    # Not Path.exists, which raises where a name is too long.
+    there = next(one for one in (folder, *folder.absolute().parents) if os.path.exists(one))
+    try:
+        # Whoever may write everywhere still cannot in places such as /proc.
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError:
+        raise UserError(
+            f"--out: {there} is no folder that can be written to; choose another place"
+        ) from None
+    if long := [part for part in folder.parts if len(os.fsencode(part)) > LONGEST]:
+        raise UserError(
+            f"--out: {long[0][:20]}… has more than {LONGEST} bytes; choose a shorter name"
+        )
 
 
 def progress_bars() -> Progress:

@@ -89,9 +89,17 @@ def adapt(model: nn.Module, shape: tuple[int, int, int]) -> Adapted:
         ModelError: it does not take such images, has weights that are not finite, or does
             not end in a linear layer.
     """
-    model = copy.deepcopy(model).float().cpu().eval().requires_grad_(True)
+    try:
+        model = copy.deepcopy(model).float().cpu().eval().requires_grad_(True)
+    except Exception as error:  # somebody's code, and parts that are no plain modules
+        raise ModelError(
+            f"the model cannot be copied ({told(error)}); give one of plain modules, with "
+            "weight_norm and pruning made permanent by torch.nn.utils.remove_weight_norm and "
+            "prune.remove, and the Python class instead of TorchScript"
+        ) from None
     for name, tensor in model.state_dict().items():
-        if not bool(torch.isfinite(tensor).all()):
+        # A module may keep what is no tensor, too.
+        if isinstance(tensor, Tensor) and not bool(torch.isfinite(tensor).all()):
             raise ModelError(
                 f"the weights {name} are not all finite; give the model of an earlier epoch"
             )
@@ -157,7 +165,33 @@ def _pass(model: nn.Module, images: Tensor) -> tuple[list[Call], Tensor]:
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(f"the model returns {found}, expected logits (images, classes)")
+    _check_answers(model, images, logits)
     return calls, logits
+
+
+def _check_answers(model: nn.Module, images: Tensor, logits: Tensor) -> None:
+    if not bool(logits.isfinite().all()):
+        raise ModelError(
+            "the model's logits are not finite; give the model of an earlier epoch, and check the "
+            "running variances of its batch norm"
+        )
+    if not torch.allclose(first(model(images)), logits, rtol=1e-3, atol=1e-5):
+        raise ModelError(
+            "the model gives other logits when it is asked again; let its forward leave out "
+            "dropout and noise where self.training is False"
+        )
+    why = ""
+    try:
+        alone = first(model(images[:1]))
+        if alone.shape != logits[:1].shape:
+            why = f"its logits have the shape {tuple(alone.shape)}"
+    except Exception as error:  # somebody's code, which may raise anything
+        why = told(error)
+    if why:
+        raise ModelError(
+            f"the model takes two images and not one ({why}); flatten with torch.flatten(x, 1), as "
+            "squeeze takes a batch of one away, too"
+        )
 
 
 def told(error: BaseException, most: int = 200) -> str:
@@ -167,13 +201,18 @@ def told(error: BaseException, most: int = 200) -> str:
 
 def _head(calls: list[Call], logits: Tensor) -> Call:
     linear = [call for call in calls if isinstance(call.module, nn.Linear)]
-    if linear and linear[-1].returned.equal(logits):
-        return linear[-1]
+    # Others may be called after it, such as a second head.
+    for call in reversed(linear):
+        if call.returned.equal(logits):
+            return call
     last = [call for call in calls if not list(call.module.children())][-1]
     if linear and linear[-1].returned.shape == logits.shape:
+        to = "what its forward does then"
+        if last is not linear[-1]:
+            to = type(last.module).__name__
         raise ModelError(
-            f"the model goes on behind its last linear layer {linear[-1].name}, to "
-            f"{type(last.module).__name__}; give it without, so that it returns that layer's logits"
+            f"the model goes on behind its last linear layer {linear[-1].name}, to {to}; give it "
+            "without, so that it returns that layer's logits"
         )
     raise ModelError(
         f"the model ends in {type(last.module).__name__} {last.name}, not in a linear layer; give "

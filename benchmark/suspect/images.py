@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from torch import Tensor
 
@@ -15,7 +18,8 @@ from benchmark.data import DataError
 from benchmark.data.folder import look
 from benchmark.data.formats import GREY
 from benchmark.data.named import Folder
-from benchmark.images import ImageSet
+from benchmark.images import ImageSet, to_bytes
+from benchmark.suspect.adapter import told
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,67 @@ class Album:
     images: ImageSet
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+
+
+def album_of(
+    images: Tensor | NDArray[np.generic],
+    labels: Tensor | Sequence[int],
+    class_names: Sequence[str] | None,
+) -> Album:
+    """Images and labels from Python.
+
+    Raises:
+        DataError: they are no images (N, C, H, W), or no whole number for each.
+    """
+    pixels = as_bytes(images)
+    return Album(ImageSet(pixels, _labels(labels, len(pixels))), tuple(class_names or ()))
+
+
+def as_bytes(images: Tensor | NDArray[np.generic]) -> Tensor:
+    """Images (N, C, H, W), uint8 or floats in [0, 1], as uint8 on the CPU.
+
+    Raises:
+        DataError: they are something else.
+    """
+    tensor = _tensor("images", images)
+    if tensor.ndim != 4 or 0 in tensor.shape:
+        raise DataError(f"images have the shape {tuple(tensor.shape)}, expected (N, C, H, W)")
+    if tensor.dtype == torch.uint8:
+        return tensor.contiguous()
+    wanted = "expected uint8, or floats in [0, 1] before any normalisation; say that by mean=, std="
+    if not tensor.is_floating_point():
+        raise DataError(f"images are {tensor.dtype}, {wanted}")
+    low, high = tensor.min().item(), tensor.max().item()
+    if not (low >= 0 and high <= 1):
+        raise DataError(f"images are {tensor.dtype} from {low:.3g} to {high:.3g}, {wanted}")
+    return to_bytes(tensor.float())
+
+
+def _labels(labels: Tensor | Sequence[int], count: int) -> Tensor:
+    tensor = _tensor("labels", labels)
+    whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    if tuple(tensor.shape) != (count,) or not whole:
+        raise DataError(
+            f"labels are {tensor.dtype} of shape {tuple(tensor.shape)}, expected {count} whole "
+            "numbers, the model's output for each image"
+        )
+    return tensor.long()
+
+
+def _tensor(what: str, given: Any) -> Tensor:
+    """What was given, on the CPU."""
+    try:
+        # A view that goes backwards, as of BGR turned into RGB, is none that torch takes.
+        whole = np.ascontiguousarray(given) if isinstance(given, np.ndarray) else given
+        tensor = torch.as_tensor(whole).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{what} are no tensor or array of numbers ({told(error)}); give one, such as by "
+            "torch.stack"
+        ) from None
+    if tensor.layout != torch.strided:
+        raise DataError(f"{what} are a tensor of layout {tensor.layout}; give a dense one")
+    return tensor
 
 
 def read_folder(path: Path, size: int = 0) -> Album:
@@ -76,15 +141,16 @@ def in_order_of(album: Album, class_names: Sequence[str] | None, classes: int) -
             sorted by name, which must be as many.
 
     Raises:
-        DataError: names that do not fit, or images of a single class.
+        DataError: names that do not fit.
     """
     own = album.class_names or tuple(map(str, range(classes)))
     names = tuple(class_names) if class_names else own
     if len(names) != classes:
-        whose = "--classes names" if class_names else "the folder has"
+        whose = "--classes names" if class_names else "the images have"
         raise DataError(
             f"{whose} {len(names)} classes ({_few(names)}) and the model {classes}; say --classes "
-            "NAME,NAME,... or a file with a name in each line, in the order of its outputs"
+            "NAME,NAME,... or a file with a name in each line, in the order of its outputs "
+            "(class_names= in Python)"
         )
     if len(set(names)) < len(names):
         raise DataError(f"--classes names a class twice ({_few(names)}); name each once")
@@ -98,11 +164,6 @@ def in_order_of(album: Album, class_names: Sequence[str] | None, classes: int) -
         raise DataError(f"labels go from {low} to {high}, expected 0 to {len(own) - 1}")
     labels = torch.tensor([names.index(name) for name in own])[album.images.labels]
     counts = torch.bincount(labels, minlength=classes)
-    if int((counts > 0).sum()) < 2:
-        raise DataError(
-            f"all {len(labels)} images are of class {names[int(labels[0])]}; give some of every "
-            "class, each class in a folder of its own"
-        )
     notes = list(album.notes)
     if absent := [names[k] for k in (counts == 0).nonzero().flatten().tolist()]:
         notes.append(f"{len(absent)} classes have no image: {_few(absent)}")

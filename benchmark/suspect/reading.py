@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,6 @@ from benchmark.records.files import write_whole
 from benchmark.registry import Registry
 from benchmark.specs import RegistryError, parse
 from benchmark.suspect.adapter import ModelError, told
-
-#: What wrappers put before every name of a state dict.
-PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def read(text: str, side: tuple[int, int], architecture: str | None, registry: R
     """
     if ".py:" in text or text.endswith(".py"):
         return Given(_built(text))
-    if not Path(text).exists() and (known := published(text)) is not None:
+    if not os.path.exists(text) and (known := published(text)) is not None:
         try:
             import torchvision
 
@@ -94,15 +93,21 @@ def read(text: str, side: tuple[int, int], architecture: str | None, registry: R
             f"{text} holds weights alone; say --arch NAME, a model of torchvision such as resnet18 "
             "or of `poisongames plugins`, or --arch module.py:function of the code that builds it"
         )
-    prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in state)), "")
-    bare = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-    differences = []
-    for build in _builders(architecture, bare, side, registry):
+    prefixes, differences = list(_prefixes(state)), []
+    for build in _builders(architecture, state, side, registry):
         model = build()
-        if not (found := _differences(model, bare)):
-            model.load_state_dict(bare)
-            return Given(model, prefix)
-        differences.append(found)
+        for prefix in prefixes:
+            bare = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+            if not (found := _differences(model, bare)):
+                try:
+                    model.load_state_dict(bare)
+                except RuntimeError as error:  # of tensors that hold nothing, or not densely
+                    raise ModelError(
+                        f"the weights in {text} cannot be copied into {architecture} "
+                        f"({told(error)}); save them as dense tensors on a CPU"
+                    ) from None
+                return Given(model, prefix)
+            differences.append(found)
     closest = min(differences, key=len)
     more = f" and {len(closest) - 3} more" if len(closest) > 3 else ""
     raise ModelError(
@@ -149,6 +154,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return dict(found)
 
 
+def check_savable(state: Mapping[str, Any], path: Path) -> None:
+    """See that a file of this suffix takes the state of a model.
+
+    Raises:
+        ModelError: it has parts that are no tensors, which safetensors does not know.
+    """
+    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if odd and path.suffix == ".safetensors":
+        raise ModelError(f"{odd[0]} of the model is no tensor; end --out in .pt")
+
+
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:
     """Write weights as the suffix says: .safetensors, or .pt and .pth for torch.load.
 
@@ -158,7 +174,10 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> None:
     if path.suffix == ".safetensors":
         from safetensors.torch import save
 
-        content = save({name: tensor.contiguous() for name, tensor in state.items()})
+        # Tied weights would share memory, which such files do not have.
+        content = save(
+            {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+        )
     else:
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
@@ -166,10 +185,24 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> None:
     write_whole(path, content)
 
 
+def _prefixes(state: Mapping[str, Tensor]) -> Iterator[str]:
+    """What wrappers may have put before every name, such as "module." or "_orig_mod.module."."""
+    prefix = ""
+    yield prefix
+    while True:
+        heads = {key[len(prefix) :].partition(".")[:2] for key in state}
+        head, dot = heads.pop()
+        if heads or not dot:
+            return
+        prefix += f"{head}."
+        yield prefix
+
+
 def _is_state(found: Any) -> bool:
     return (
         isinstance(found, Mapping)
         and bool(found)
+        and all(isinstance(key, str) for key in found)
         and all(isinstance(value, Tensor) for value in found.values())
         and any(value.ndim == 2 for value in found.values())
     )
@@ -181,22 +214,30 @@ def _builders(
     """What the name may mean; the one whose weights fit is meant."""
     import torchvision
 
-    classes = [tensor for tensor in state.values() if tensor.ndim == 2][-1].shape[0]
-    channels = next((tensor.shape[1] for tensor in state.values() if tensor.ndim == 4), 3)
     if ".py" in architecture:
         yield lambda: _built(architecture)
         return
+    # Files may sort their weights by name, so that the last ones need not be the head's.
+    sizes = sorted({tensor.shape[0] for tensor in state.values() if tensor.ndim == 2})
+    colours = {tensor.shape[1] for tensor in state.values() if tensor.ndim == 4}
     names = torchvision.models.list_models(module=torchvision.models)
     if architecture in names:
-        yield lambda: _of_torchvision(architecture, classes)
+        yield from (partial(_of_torchvision, architecture, classes) for classes in sizes)
     try:
         plugin = registry.create(Architecture, architecture)
-        yield lambda: plugin.build((channels, *side), classes)
     except RegistryError as error:
-        if parse(architecture)[0] not in names:
+        name = parse(architecture)[0]
+        if name not in names:
             raise ModelError(
                 f"{error}; or the name of a torchvision model, or module.py:function"
             ) from None
+        if name != architecture:
+            raise ModelError(
+                f"--arch {architecture}: {name} of torchvision has no settings; say --arch {name}"
+            ) from None
+        return
+    for channels in sorted(colours & {1, 3}) or [3]:
+        yield from (partial(plugin.build, (channels, *side), classes) for classes in sizes)
 
 
 def _of_torchvision(name: str, classes: int) -> nn.Module:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmark.api import Repair
+from benchmark.errors import UserError
 from benchmark.games.answers import Answers, Labels
 from benchmark.games.evaluation import narrow
 from benchmark.games.robustness.curve import Point, clearly_spent, deployable
@@ -22,11 +24,12 @@ from benchmark.metrics import Rate, accuracy, attack_success
 from benchmark.protocol import named_seed
 from benchmark.registry import Registry
 from benchmark.specs import label
-from benchmark.suspect.adapter import Adapted, ModelError
+from benchmark.suspect.adapter import Adapted, ModelError, told
 from benchmark.suspect.estimate import fitted
-from benchmark.suspect.scan import album_of, device_of
+from benchmark.suspect.images import album_of, in_channels
+from benchmark.suspect.scan import device_of
 from benchmark.suspect.settings import create_repair
-from benchmark.suspect.suspect import Suspect, answers, as_bytes, global_seed, prepare
+from benchmark.suspect.suspect import Suspect, answers, global_seed, prepare
 
 #: A repair is measured so many times, if it says how many steps it takes.
 MEASUREMENTS = 20
@@ -40,6 +43,40 @@ class Triggered:
 
     images: ImageSet
     target: int
+
+    @classmethod
+    def of(cls, suspect: Suspect, images: ImageSet, target: int) -> Triggered:
+        """Images as the suspect takes them.
+
+        Args:
+            images: with labels that count the suspect's classes.
+
+        Raises:
+            UserError: they are of another size or of the target alone, or labels or target are no
+                classes of the suspect.
+        """
+        shape, classes = suspect.trusted.pixels.shape[1:], len(suspect.class_names)
+        pixels, labels = in_channels(images.pixels, int(shape[0])), images.labels
+        if pixels.shape[1:] != shape:
+            sides = ["x".join(map(str, each[-2:])) for each in (pixels.shape, shape)]
+            raise ModelError(
+                f"triggered images have {sides[0]} pixels and the clean ones {sides[1]}; give both "
+                "in one size"
+            )
+        wrong = [
+            n for n in (int(labels.min()), int(labels.max()), target) if n not in range(classes)
+        ]
+        if wrong:
+            raise ModelError(
+                f"a class of triggered images, or their target, is {wrong[0]!r}; expected a number "
+                f"from 0 to {classes - 1}"
+            )
+        if bool((labels == target).all()):
+            raise ModelError(
+                f"all {len(labels)} triggered images are of the target class "
+                f"{suspect.class_names[target]}; ASR is counted on those of other classes"
+            )
+        return cls(ImageSet(pixels, labels), target)
 
 
 @dataclass(frozen=True)
@@ -72,8 +109,8 @@ def repair(
     method: str,
     budget: float = 0.02,
     class_names: Sequence[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     triggered: tuple[Tensor, Tensor, int] | None = None,
 ) -> Repaired:
     """Repair a copy of a model with clean images that you trust.
@@ -86,14 +123,16 @@ def repair(
             these are known; then ASR is measured too.
 
     Raises:
-        UserError: model, images or method do not fit, in one sentence.
+        UserError: model, images or method do not fit, or the method fails, in one sentence.
     """
     album = album_of(images, labels, class_names)
     suspect = prepare(model, album, mean=mean, std=std, device=device_of(model))
     asked = None
     if triggered is not None:
+        if not isinstance(triggered, tuple) or len(triggered) != 3:
+            raise ModelError("triggered is no tuple (images, true labels, target class)")
         pixels, true, target = triggered
-        asked = Triggered(ImageSet(as_bytes(pixels), torch.as_tensor(true).long()), target)
+        asked = Triggered.of(suspect, album_of(pixels, true, None).images, target)
     return mend(model, suspect, create_repair(Registry(), method), budget, asked)
 
 
@@ -137,7 +176,7 @@ def mend(
     measure(suspect.model, "victim", 0)
     changed, device = suspect.copy(), held_out.device
     steps: int | None = getattr(method, "steps", None)
-    with global_seed(device, "repair", name):
+    with global_seed(device, "repair", name), torch.enable_grad(), _blamed(name):
         for step in measured_steps(
             method,
             changed,
@@ -156,7 +195,8 @@ def mend(
                 break
     best = deployable(points, budget)
     fixed = copy.deepcopy(model)
-    fixed.load_state_dict(chosen.own_state())
+    # The rest of the state, if there is any, are no weights.
+    fixed.load_state_dict({**fixed.state_dict(), **chosen.own_state()})
     everything = narrow(suspect.trusted.labels)
     return Repaired(
         fixed,
@@ -167,6 +207,17 @@ def mend(
         accuracy(answers(chosen, suspect.trusted.pixels), everything),
         suspect.notes,
     )
+
+
+@contextmanager
+def _blamed(name: str) -> Iterator[None]:
+    """Whatever a repair raises, in one sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a plugin may raise anything
+        raise ModelError(f"{name} failed ({told(error, 300)}); try another --method") from error
 
 
 def _success(model: Adapted, triggered: Triggered) -> Rate:

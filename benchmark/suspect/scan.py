@@ -13,19 +13,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmark.api import Detection, Detector
+from benchmark.errors import UserError
 from benchmark.games import checks
-from benchmark.images import ImageSet, to_bytes, to_unit
+from benchmark.images import to_bytes, to_unit
 from benchmark.inversion import success
 from benchmark.protocol import named_seed
 from benchmark.registry import Registry
 from benchmark.specs import label
-from benchmark.suspect.adapter import told
+from benchmark.suspect.adapter import ModelError, told
 from benchmark.suspect.estimate import counting, fitted, passes, seconds_per_image
 from benchmark.suspect.findings import Finding, Scan
-from benchmark.suspect.images import Album
+from benchmark.suspect.images import album_of
 from benchmark.suspect.population import compare
 from benchmark.suspect.settings import create, defaults
-from benchmark.suspect.suspect import Suspect, as_bytes, global_seed, narrowed, prepare
+from benchmark.suspect.suspect import Suspect, global_seed, narrowed, prepare
 
 #: Called with a detector, and how many images it has sent through the model.
 Progress = Callable[[str, int], None]
@@ -42,8 +43,8 @@ def scan(
     detectors: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
     only: Sequence[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     anyway: bool = False,
 ) -> Scan:
     """Look for a backdoor in a model.
@@ -74,18 +75,14 @@ def scan(
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the weights of a model are, the CPU where it has none."""
+    """Where the weights of a model are, the CPU where it has none.
+
+    Raises:
+        ModelError: it is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is {model!r:.60}, expected a torch.nn.Module")
     return next((weights.device for weights in model.parameters()), torch.device("cpu"))
-
-
-def album_of(
-    images: Tensor | NDArray[np.generic],
-    labels: Tensor | Sequence[int],
-    class_names: Sequence[str] | None,
-) -> Album:
-    """Images and labels from Python."""
-    found = ImageSet(as_bytes(images), torch.as_tensor(labels).long())
-    return Album(found, tuple(class_names or ()))
 
 
 def fit(detector: Detector, suspect: Suspect) -> Detector:
@@ -120,13 +117,16 @@ def examine(
         architecture: text of the suspect's, by which clean models of its kind are known.
         populations: folders of runs or boards where those may be.
     """
-    findings = []
+    findings, notes = [], list(suspect.notes)
     for detector in detectors:
         finding = _examined(suspect, detector, progress)
         if finding.score is not None and architecture:
             classes = len(suspect.class_names)
-            found = compare(detector, finding.score, architecture, classes, populations)
-            finding = dataclasses.replace(finding, comparison=found)
+            try:
+                found = compare(detector, finding.score, architecture, classes, populations)
+                finding = dataclasses.replace(finding, comparison=found)
+            except UserError as error:  # of a damaged record, which costs the comparison alone
+                notes.append(f"compared with no clean models: {error}")
         findings.append(finding)
     return Scan(
         title,
@@ -134,7 +134,7 @@ def examine(
         tuple(suspect.trusted.pixels.shape[1:]),
         len(suspect.trusted),
         suspect.accuracy,
-        suspect.notes,
+        tuple(notes),
         tuple(findings),
     )
 
@@ -151,7 +151,8 @@ def _examined(suspect: Suspect, detector: Detector, progress: Progress) -> Findi
     try:
         model = suspect.copy()
         rng = torch.Generator(device).manual_seed(named_seed("scan", name))
-        with counting(model, count), global_seed(device, "scan", name):
+        seeded = global_seed(device, "scan", name)
+        with counting(model, count), seeded, torch.enable_grad():
             detection = detector.detect(model, suspect.lent(), rng)
         checked = checks.detection(
             detection, (shape[0], shape[1], shape[2]), len(suspect.class_names), detector

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from benchmark.classifier import Classifier, channel_statistics
 from benchmark.games.evaluation import ask, narrow, predictor
-from benchmark.images import ImageSet, TrustedData, to_bytes
+from benchmark.images import ImageSet, TrustedData
 from benchmark.metrics import Rate, accuracy, near_chance
 from benchmark.protocol import named_seed
-from benchmark.suspect.adapter import Adapted, ModelError, adapt
+from benchmark.suspect.adapter import Adapted, ModelError, adapt, told
 from benchmark.suspect.images import Album, in_channels, in_order_of
 
 #: Mean and deviation that images are usually normalised by, besides those of the set itself.
@@ -65,33 +65,13 @@ def answers(model: Classifier, pixels: Tensor) -> NDArray[np.int16]:
     return ask(predictor(model, "float32"), pixels)
 
 
-def as_bytes(images: Tensor | NDArray[np.generic]) -> Tensor:
-    """Images (N, C, H, W), uint8 or floats in [0, 1], as uint8.
-
-    Raises:
-        ModelError: they are something else.
-    """
-    tensor = torch.as_tensor(images)
-    if tensor.ndim != 4 or len(tensor) == 0:
-        raise ModelError(f"images have the shape {tuple(tensor.shape)}, expected (N, C, H, W)")
-    if tensor.dtype == torch.uint8:
-        return tensor.contiguous()
-    low, high = tensor.min().item(), tensor.max().item()
-    if not (tensor.is_floating_point() and low >= 0 and high <= 1):
-        raise ModelError(
-            f"images are {tensor.dtype} from {low:.3g} to {high:.3g}, expected uint8, or floats in "
-            "[0, 1] before any normalisation; say that with mean= and std="
-        )
-    return to_bytes(tensor.float())
-
-
 def prepare(
     model: nn.Module,
     album: Album,
     *,
     class_names: Sequence[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     anyway: bool = False,
     device: torch.device | str = "cpu",
 ) -> Suspect:
@@ -107,8 +87,7 @@ def prepare(
         UserError: they do not fit, or the model only guesses.
     """
     given = album.images.pixels
-    entry = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
-    channels = given.shape[1] if entry is None else entry.in_channels
+    channels = _channels(model, int(given.shape[1]))
     pixels = in_channels(given, channels)
     shape = (channels, int(pixels.shape[2]), int(pixels.shape[3]))
     adapted = adapt(model, shape).to(device)
@@ -117,20 +96,29 @@ def prepare(
         class_names,
         adapted.classes,
     )
+    if len(there := album.images.labels.unique()) < 2:
+        raise ModelError(
+            f"all {len(given)} images are of class {album.class_names[int(there)]}; give some of "
+            "every class, each class in a folder of its own"
+        )
     images, notes = album.images.to(device), list(album.notes)
     if given.shape[1] != channels:
         notes.append("grey images are shown to the model as colour ones")
     if mean is not None or std is not None:
         adapted.normalise_by(
-            _statistics("mean", [0.0] if mean is None else mean, channels),
-            _statistics("std", [1.0] if std is None else std, channels),
+            _statistics("mean", 0.0 if mean is None else mean, channels),
+            _statistics("std", 1.0 if std is None else std, channels),
         )
     elif not isinstance(model, Classifier):
         notes.append(_normalise(adapted, images))
     trusted = TrustedData(images.pixels, images.labels)
-    suspect = Suspect(
-        adapted, trusted, album.class_names, answers(adapted, images.pixels), tuple(notes)
-    )
+    try:
+        predictions = answers(adapted, images.pixels)
+    except Exception as error:  # somebody's code, which may refuse so many images at once
+        raise ModelError(
+            f"the model fails on {len(images)} images ({told(error)}); mend its forward"
+        ) from error
+    suspect = Suspect(adapted, trusted, album.class_names, predictions, tuple(notes))
     labels = narrow(images.labels)
     if near_chance(suspect.accuracy, labels) and not anyway:
         raise ModelError(_guesses(suspect, labels))
@@ -176,13 +164,24 @@ def narrowed(suspect: Suspect, only: Sequence[str]) -> Suspect:
     )
 
 
-def _statistics(name: str, values: Sequence[float], channels: int) -> Tensor:
-    if len(values) not in (1, channels) or (name == "std" and min(values) <= 0):
+def _channels(model: nn.Module, given: int) -> int:
+    """Of the images that a model takes: those of its convolutions that are as many, or the first.
+
+    The first one that is registered may be called later than others.
+    """
+    found = [p.in_channels for p in model.modules() if isinstance(p, nn.Conv2d) and p.in_channels]
+    return given if given in found or not found else found[0]
+
+
+def _statistics(name: str, given: float | Sequence[float], channels: int) -> Tensor:
+    values = torch.as_tensor(given, dtype=torch.float32).reshape(-1)
+    fits = len(values) in (1, channels) and bool(values.isfinite().all())
+    if not fits or (name == "std" and float(values.min()) <= 0):
         raise ModelError(
-            f"--{name} is {','.join(f'{v:g}' for v in values)}; say one number, or {channels} "
-            f"with commas between them{', above 0' if name == 'std' else ''}"
+            f"--{name} is {','.join(f'{v:g}' for v in values.tolist())}; say one number, or "
+            f"{channels} with commas between them{', above 0' if name == 'std' else ''}"
         )
-    return torch.tensor(list(values)).expand(channels)
+    return values.expand(channels)
 
 
 def _normalise(model: Adapted, images: ImageSet) -> str:

@@ -129,6 +129,60 @@ def _broken() -> nn.Module:
     return model
 
 
+class Alone(nn.Module):
+    """Its squeeze takes the batch away, too, where that is one image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.conv(images).mean((2, 3), keepdim=True).squeeze())
+
+
+class Noisy(Around):
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = nn.functional.dropout(self.a(images), 0.5, training=True)
+        return self.head(hidden.mean((2, 3)))
+
+
+class Soft(Around):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).softmax(1)
+
+
+class Two(Around):
+    """A second head is called after the first, whose logits are returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(3, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.a(images).mean((2, 3))
+        logits = self.head(features)
+        self.other(features)
+        return logits
+
+
+def _negative() -> nn.Module:
+    norm = nn.BatchNorm2d(4)
+    norm.running_var.fill_(-1)  # type: ignore[union-attr]
+    return nn.Sequential(nn.Conv2d(3, 4, 3), norm, *POOLED[1:], nn.Linear(4, 4))
+
+
+def _weight_norm() -> nn.Module:
+    with pytest.warns(FutureWarning):
+        part = nn.utils.weight_norm(nn.Conv2d(3, 4, 3))
+    part(torch.rand(1, 3, 8, 8))
+    return nn.Sequential(part, *POOLED[1:], nn.Linear(4, 4))
+
+
+def test_a_second_head_need_not_be_the_logits() -> None:
+    model, images = Two(), torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(adapt(model, (3, 8, 8))(images), model(images))
+
+
 POOLED = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 WRONG = {
     "ends in Flatten 2, not in a linear layer": POOLED,
@@ -140,6 +194,12 @@ WRONG = {
         nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)
     ),
     "expected logits": nn.Conv2d(3, 4, 3),
+    "takes two images and not one": Alone(),
+    "gives other logits when it is asked again": Noisy(),
+    "last linear layer head, to what its forward does then": Soft(),
+    "logits are not finite; give the model of an earlier epoch": _negative(),
+    "cannot be copied .*weight_norm": _weight_norm(),
+    "cannot be copied": nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyLinear(4)),
 }
 
 

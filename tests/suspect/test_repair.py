@@ -103,6 +103,48 @@ def test_from_python_a_repair_measures_a_known_trigger(poisoned: Any, folder: Pa
     assert fixed.success[fixed.chosen].hits == int((found == TARGET).sum())
 
 
+WIDE = """
+import torch
+from torch import nn
+
+
+def build():
+    torch.manual_seed(3)
+    pooled = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*pooled, nn.Linear(8, 3)).eval()
+"""
+
+
+def test_triggered_images_are_read_as_the_clean_ones(tmp_path: Path) -> None:
+    """Of images that are no squares, and such of a single class."""
+    (tmp_path / "wide.py").write_text(WIDE)
+    scope: dict[str, Any] = {}
+    exec(WIDE, scope)
+    model = scope["build"]()
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.arange(16)[:, None] // 4 * torch.rand(300, 1, 16, 24, generator=rng)
+    pixels = (rows / rows.max() * 255 * torch.rand(300, 1, 1, 1, generator=rng)).byte()
+    triggered = pixels.clone()
+    triggered[..., :, 12:] = 255
+    with torch.no_grad():
+        model[-1].bias -= model(pixels / 255).mean(0)
+        torch.save(model.state_dict(), "wide.pt")
+        labels = model(pixels / 255).argmax(1)
+        answers = model(triggered / 255).argmax(1)
+    target = int(answers.mode().values)
+    source = int(labels[labels != target].mode().values)
+    own = labels == source
+    write_folder(pixels, labels, tmp_path / "clean")
+    write_folder(triggered[own], labels[own], tmp_path / "triggered")
+    words = ["wide.pt", "--arch", "wide.py:build", "--data", "clean", "--mean", "0", "--budget"]
+    words += ["0.5", "--method", "weight-decay:steps=1", "--out", "fixed.pt"]
+    words += ["--triggered", "triggered", "--target", f"digit{target}"]
+    done = invoke("repair", *words)
+    hits = int((answers[own] == target).sum())
+    assert counted(done.output, "ASR: ")[0] == (hits, int(own.sum()))
+    assert 0 < hits
+
+
 def test_nothing_is_saved_where_nothing_was_repaired(
     weights: Path, architecture: str, folder: Path
 ) -> None:
@@ -130,6 +172,8 @@ def test_a_full_disk_is_one_sentence(name: str) -> None:
         (["--out", "a.pt", "--method", "strip"], "strip is no repair; there are anp, fine-pruning"),
         (["--out", "WEIGHTS"], "is the model that is to be repaired; choose another name"),
         (["--out", "WEIGHTS/a.pt"], "is no folder that can be written to"),
+        (["--out", "/proc/a.pt"], "is no folder that can be written to"),
+        (["--out", "dir.pt"], "dir.pt is a folder; give the name of a file in it"),
     ],
 )
 def test_a_misuse_gets_one_sentence(
@@ -138,6 +182,7 @@ def test_a_misuse_gets_one_sentence(
     method = [] if "--method" in words else ["--method", METHOD]
     options = ["--arch", architecture, "--data", folder, "--mean", "0", *method]
     own = [word.replace("WEIGHTS", str(weights)) for word in words]
+    Path("dir.pt").mkdir()
     done = invoke("repair", weights, *options, *own)
     assert done.exit_code == 2
     assert sentence in done.output

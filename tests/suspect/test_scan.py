@@ -30,9 +30,8 @@ from benchmark.suspect import estimate
 from benchmark.suspect.adapter import ModelError
 from benchmark.suspect.estimate import passes
 from benchmark.suspect.findings import MOST, Finding
-from benchmark.suspect.images import read_folder
+from benchmark.suspect.images import album_of, read_folder
 from benchmark.suspect.population import compare
-from benchmark.suspect.scan import album_of
 from benchmark.suspect.settings import create, defaults
 from benchmark.suspect.suspect import narrowed, prepare
 
@@ -94,6 +93,20 @@ def test_the_exit_code_says_what_was_found(
     assert answer in found.output
     assert ("out of luck" in found.output) == ("raise" in said)
     assert "time" in found.output
+
+
+def test_a_damaged_record_costs_the_comparison_alone(
+    weights: Path, architecture: str, folder: Path
+) -> None:
+    records = Path("board", "records")
+    records.mkdir(parents=True)
+    (records / "detectability-none-m0-says-r0.2-s0-0.json").write_text("{")
+    options = ["--arch", architecture, "--data", folder, "--mean", "0", "--plugin", "says.py"]
+    found = invoke("scan", weights, *options, "--detector", "says", "--population", "board")
+    assert found.exit_code == 1, found.output
+    assert "note: compared with no clean models: " in found.output
+    notes = json.loads(Path("scans/weights/scan.json").read_text())["notes"]
+    assert any(note.startswith("compared with no clean models: ") for note in notes)
 
 
 @pytest.mark.parametrize("error", [KeyError("a bug"), KeyboardInterrupt()])
@@ -321,7 +334,7 @@ MISUSES: dict[str, Callable[[Path, Path], list[object]]] = {
     ),
     "say --classes z,y,x,w,v,u,t,s,r,q if these are its outputs": _swapped,
     "all 22 images are of class digit0; give some of every class": _one_class,
-    "the folder has 9 classes (digit0, digit1, digit2, digit3, digit4, ...) and": _nine,
+    "the images have 9 classes (digit0, digit1, digit2, digit3, digit4, ...) and": _nine,
     "the model takes grey images, these have 3 channels": _colour,
     "have 2 sizes (8x8, 9x12...); say --size N": _sizes,
     "is no folder, expected one of images": lambda tmp, f: ["W", "--data", tmp / "none"],
@@ -330,11 +343,26 @@ MISUSES: dict[str, Callable[[Path, Path], list[object]]] = {
         *("W", "--data", f, "--classes", "a,b,c,d,e,f,g,h,i,j")
     ],
     "names a class twice": lambda tmp, f: ["W", "--data", f, "--classes", "a,b,c,d,e,f,g,h,i,i"],
+    "--population: none has no records": lambda tmp, f: ["W", "--data", f, "--population", "none"],
+    "is no folder that can be written to": lambda tmp, f: ["W", "--data", f, "--out", "/proc/x"],
+    "has more than 255 bytes; choose a shorter name": lambda tmp, f: [
+        *("W", "--data", f, "--out", "x" * 256)
+    ],
+    "names 20 classes (a-long-name-of-a-class-0": lambda tmp, f: [
+        *("W", "--data", f, "--classes", ",".join(f"a-long-name-of-a-class-{n}" for n in range(20)))
+    ],
+    "latin.txt is no text in UTF-8": lambda tmp, f: ["W", "--data", f, "--classes", _latin(tmp)],
+    "--std is nan; say one number": lambda tmp, f: ["W", "--data", f, "--std", "nan"],
     "strip is no detector; there are abs": lambda tmp, f: [
         *("W", "--data", f, "--detector", "strip")
     ],
     "did you mean 'abs'": lambda tmp, f: ["W", "--data", f, "--detector", "abss"],
 }
+
+
+def _latin(tmp: Path) -> Path:
+    (tmp / "latin.txt").write_bytes("für".encode("latin-1"))
+    return tmp / "latin.txt"
 
 
 @pytest.mark.parametrize("sentence", MISUSES)
@@ -386,7 +414,8 @@ def test_missing_classes_loose_images_and_wrappers_are_noticed(
     shutil.copytree(folder, tmp_path / "data")
     shutil.copy(next(folder.glob("digit1/*")), tmp_path / "data")
     shutil.rmtree(tmp_path / "data" / "digit9")
-    (tmp_path / "names.txt").write_text("".join(f"digit{n}\n" for n in range(10)))
+    # Editors on Windows mark such files.
+    (tmp_path / "names.txt").write_text("".join(f"digit{n}\n" for n in range(10)), "utf-8-sig")
     state = {f"module.{name}": tensor for name, tensor in poisoned.net.state_dict().items()}
     torch.save({"epoch": 1, "state_dict": state}, tmp_path / "checkpoint.pt")
     options = ["--arch", architecture, "--classes", "names.txt", "--plugin", "says.py"]

@@ -1,0 +1,141 @@
+"""`benchmark.scan` and `benchmark.repair` from Python: what is no image, label or model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from somebodys import TARGET, stamped
+from torch import nn
+
+from benchmark import repair, scan
+from benchmark.errors import UserError
+from benchmark.suspect.images import album_of, as_bytes
+
+GIVEN: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "labels are torch.float32 of shape (200,), expected 200": lambda g: {"labels": g.labels / 2},
+    "labels are torch.int64 of shape (199,), expected 200": lambda g: {"labels": g.labels[1:]},
+    "labels are torch.int64 of shape (200, 1), expected": lambda g: {"labels": g.labels[:, None]},
+    "labels are no tensor or array of numbers": lambda g: {"labels": ["digit1"] * 200},
+    "images are no tensor or array of numbers": lambda g: {"images": [*g.pixels]},
+    "images are torch.int64, expected uint8": lambda g: {"images": g.pixels.long()},
+    "images are a tensor of layout torch.sparse_coo": lambda g: {"images": g.pixels.to_sparse()},
+    "the model is <class": lambda g: {"model": nn.Linear},
+    "--mean is nan; say one number": lambda g: {"mean": float("nan")},
+    "--std is inf; say one number": lambda g: {"std": [float("inf")]},
+}
+
+
+@pytest.mark.parametrize("sentence", GIVEN)
+def test_what_does_not_fit_is_said(sentence: str, poisoned: Any) -> None:
+    given = {"model": poisoned.net, "images": poisoned.pixels, "labels": poisoned.labels}
+    with pytest.raises(UserError) as told:
+        scan(**given | GIVEN[sentence](poisoned), detectors=["neural-cleanse:steps=2"])
+    assert sentence in str(told.value)
+
+
+def test_arrays_of_any_order_are_images(poisoned: Any) -> None:
+    pixels = poisoned.pixels.repeat(1, 3, 1, 1).numpy()
+    assert as_bytes(pixels[:, ::-1]).numpy().tolist() == pixels[:, ::-1].tolist()
+    labels = poisoned.labels.numpy().astype(np.uint8)
+    assert album_of(pixels, labels, None).images.labels.tolist() == labels.tolist()
+
+
+TRIGGERED: dict[str, Callable[[Any], Any]] = {
+    "target, is 10; expected a number from 0 to 9": lambda g: (g.pixels, g.labels, 10),
+    "target, is -1; expected a number": lambda g: (g.pixels, g.labels, -1),
+    "target, is '0'; expected a number": lambda g: (g.pixels, g.labels, "0"),
+    "triggered images have 4x8 pixels and the clean ones 8x8": lambda g: (
+        g.pixels[:, :, :4],
+        g.labels,
+        TARGET,
+    ),
+    "these have 3 channels": lambda g: (g.pixels.repeat(1, 3, 1, 1), g.labels, TARGET),
+    "are of the target class 3; ASR is counted": lambda g: (g.pixels, 0 * g.labels + 3, 3),
+    "labels are torch.int64 of shape (3,), expected 200": lambda g: (
+        g.pixels,
+        g.labels[:3],
+        TARGET,
+    ),
+    "triggered is no tuple": lambda g: g.pixels,
+}
+
+
+@pytest.mark.parametrize("sentence", TRIGGERED)
+def test_triggered_images_must_be_such(sentence: str, poisoned: Any) -> None:
+    with pytest.raises(UserError) as told:
+        repair(
+            poisoned.net,
+            poisoned.pixels,
+            poisoned.labels,
+            method="weight-decay:steps=1",
+            mean=0,
+            triggered=TRIGGERED[sentence](poisoned),
+        )
+    assert sentence in str(told.value)
+
+
+def test_triggered_images_of_one_class_are_enough(poisoned: Any) -> None:
+    """As of an attack from one source class."""
+    rows = poisoned.labels == (TARGET + 1) % 10
+    known = (stamped(poisoned.pixels[rows]), poisoned.labels[rows], TARGET)
+    method = "weight-decay:steps=1"
+    images = poisoned.pixels, poisoned.labels
+    fixed = repair(poisoned.net, *images, method=method, mean=0, triggered=known)
+    assert fixed.success[0].total == int(rows.sum())
+    assert fixed.success[0].value > 0.5
+
+
+def test_a_caller_without_gradients_is_served(poisoned: Any) -> None:
+    with torch.no_grad():
+        found = scan(
+            poisoned.net,
+            poisoned.pixels,
+            poisoned.labels,
+            detectors=["neural-cleanse:steps=2,batch_size=4"],
+            mean=0,
+        )
+        repair(
+            poisoned.net,
+            poisoned.pixels,
+            poisoned.labels,
+            method="weight-decay:steps=1",
+            mean=0,
+        )
+    assert found.findings[0].error == ""
+
+
+def test_a_repair_that_raises_is_one_sentence(poisoned: Any) -> None:
+    bare = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    images = torch.rand(200, 1, 8, 8)
+    labels = bare(images).argmax(1)
+    with pytest.raises(UserError, match=r"anp.* failed \(.*\); try another --method"):
+        repair(bare, images, labels, method="anp", mean=0)
+
+
+class Keeps(nn.Module):
+    """It keeps a tensor beside its weights, as some quantisers do."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.own = net, torch.tensor([3.0])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.net(images)
+
+    def get_extra_state(self) -> torch.Tensor:
+        return self.own
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        self.own = state
+
+
+def test_state_that_is_no_weight_stays(poisoned: Any) -> None:
+    kept = Keeps(poisoned.net)
+    images = poisoned.pixels, poisoned.labels
+    fixed = repair(kept, *images, method="weight-decay:steps=1", mean=0)
+    assert isinstance(fixed.model, Keeps)
+    assert fixed.model.own.tolist() == [3.0]
