@@ -142,7 +142,7 @@ def test_triggered_images_are_read_as_the_clean_ones(tmp_path: Path) -> None:
     done = invoke("repair", *words)
     hits = int((answers[own] == target).sum())
     assert counted(done.output, "ASR: ")[0] == (hits, int(own.sum()))
-    assert 0 < hits
+    assert hits > 0
 
 
 def test_nothing_is_saved_where_nothing_was_repaired(
