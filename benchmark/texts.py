@@ -30,6 +30,11 @@ def hidden(character: str) -> bool:
     return not (letter and onward) or "FILLER" in unicodedata.name(character, "FILLER")
 
 
+def shown(text: str) -> str:
+    """A text on one line that every screen and file takes: what cannot be printed is escaped."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 def unfit(text: str) -> list[str]:
     """Characters of a name or a value that those must not have."""
     return [character for character in text if character in MARKUP or hidden(character)]

@@ -17,11 +17,12 @@ import torch
 
 from benchmark import images
 from benchmark.api import Dataset, Source
-from benchmark.data.decoding import Bench, Progress, decoding_at
+from benchmark.data.decoding import Bench, Progress, Unwritten, decoding_at
 from benchmark.errors import UserError
 from benchmark.images import ImageSet
 from benchmark.protocol import digest
 from benchmark.specs import identity
+from benchmark.texts import shown
 
 __all__ = ["DataError", "load", "sha256", "summary"]
 
@@ -39,10 +40,11 @@ class DataError(UserError, ValueError):
     """A data set that is missing, damaged or not what it should be: one sentence per problem."""
 
     def __str__(self) -> str:
-        if len(self.args) == 1:
-            return str(self.args[0])
-        lines = "".join(f"\n  - {problem}" for problem in self.args)
-        return f"{len(self.args)} problems with the data:{lines}"
+        problems = [shown(str(problem)) for problem in self.args]  # names of files are in them
+        if len(problems) == 1:
+            return problems[0]
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        return f"{len(problems)} problems with the data:{lines}"
 
 
 def cache_folder() -> Path:
@@ -143,7 +145,8 @@ def _fingerprint(dataset: Dataset, files: Sequence[Path]) -> str:
     sources = []
     for file in files:
         try:
-            sources.append([str(file.resolve()), *_stamp(file)])
+            # Not resolve(), which has an error of its own for a link to itself.
+            sources.append([os.path.realpath(file), *_stamp(file)])
         except OSError as error:
             raise DataError(
                 f"{file} cannot be read ({error.strerror}); restore or remove it"
@@ -190,8 +193,14 @@ def _fill(
             try:
                 with decoding_at(work / _DECODED, progress) as bench:
                     source = dataset.download(work) if files is None else dataset.decode(files)
-            except OSError as error:
+            except Unwritten as error:
                 raise _unwritable(entry.parent, error) from error
+            except OSError as error:
+                if error.filename is None:  # it is not about a file, such as a broken pipe
+                    raise
+                raise DataError(
+                    f"{error.filename} cannot be read ({error.strerror}); permit or restore it"
+                ) from error
             _write(source, work / "entry", entry, bench)
         return _open(entry) or source
 

@@ -29,6 +29,18 @@ Array = npt.NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 
 
+class Unwritten(OSError):
+    """Decoded images cannot be written, unlike images that cannot be read."""
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unwritten(*error.args) from error
+
+
 @dataclass
 class Bench:
     """Where the images of a data set are decoded.
@@ -62,7 +74,8 @@ _bench: ContextVar[Bench | None] = ContextVar("bench", default=None)
 @contextmanager
 def decoding_at(folder: Path, progress: Progress) -> Iterator[Bench]:
     """For as long as this lasts, images are decoded into files below `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with _writing():
+        folder.mkdir(parents=True, exist_ok=True)
     bench = Bench(folder, progress)
     token = _bench.set(bench)
     try:
@@ -116,6 +129,7 @@ class Filed:
             pass  # it begins anew
         bench.progress(self.done, count)
 
+    @_writing()
     def begin(self, shape: tuple[int, ...]) -> None:
         self._noted.unlink(missing_ok=True)
         whole = (self.count, *shape)
@@ -127,6 +141,11 @@ class Filed:
 
     def write(self, row: int, images: Sequence[Array]) -> None:
         """Write images from `row` on; all rows before it were written."""
+        self._write(row, images)
+        self._bench.progress(row + len(images), self.count)
+
+    @_writing()
+    def _write(self, row: int, images: Sequence[Array]) -> None:
         content = memoryview(np.stack(images).tobytes())
         # Not through a map, whose pages would count as this process's memory.
         written, start = 0, self._offset + row * int(np.prod(self.shape))
@@ -135,7 +154,6 @@ class Filed:
         self._unsynced += len(content)
         if self._unsynced > SYNCED_BYTES:
             self._note(row + len(images))
-        self._bench.progress(row + len(images), self.count)
 
     def _note(self, done: int) -> None:
         os.fdatasync(self._file)
@@ -144,6 +162,7 @@ class Filed:
         new.write_text(str(done))
         os.replace(new, self._noted)
 
+    @_writing()
     def finish(self) -> Tensor:
         if self._file < 0:
             return torch.empty(0, dtype=torch.uint8)

@@ -16,6 +16,7 @@ from torch import Tensor
 from benchmark.data import DataError
 from benchmark.data.formats import NAMED, Reading, formats, open_image, read_images
 from benchmark.data.parquet import CONVENTION, read_parquet
+from benchmark.texts import shown
 
 #: Words that name a split, and the part that it serves as; of several for one part the first is
 #: taken.
@@ -69,7 +70,8 @@ def look(root: Path) -> Found:
     pipes = {file for file in there if file.exists() and not file.is_file()}
     files = [file for file in there if file not in pipes]
     found = _found(root, files)
-    found.notes += _left_out(root, pipes, "are no plain files")
+    found.notes += _left_out(root, pipes, "of a special kind, such as a pipe")
+    found.notes = [*map(shown, found.notes)]
     found.files = files
     return found
 
@@ -80,9 +82,9 @@ def _found(root: Path, files: Sequence[Path]) -> Found:
     splits = any(map(_word_of, shards))
     if splits or (shards and not images):
         found = _shards(root, shards) if splits else Found({"train": dict.fromkeys(shards, "")})
-        found.notes += _left_out(root, images, "lie beside Parquet files, which are read instead")
+        found.notes += _left_out(root, images, "beside Parquet files, which are read instead")
         others = {*files} - images - {*shards}
-        found.notes += _left_out(root, others, "are neither Parquet files nor images")
+        found.notes += _left_out(root, others, "in neither Parquet nor a format of images")
         return found
     if not images:
         raise DataError(
@@ -91,8 +93,8 @@ def _found(root: Path, files: Sequence[Path]) -> Found:
         )
     found = _trees(root, images)
     used = {file for part in found.parts.values() for file in part}
-    found.notes += _left_out(root, images - used, "lie in no folder of a class that is read")
-    found.notes += _left_out(root, {*files} - images, "are no images that Pillow reads")
+    found.notes += _left_out(root, images - used, "in no folder of a class that is read")
+    found.notes += _left_out(root, {*files} - images, "in no format of images that Pillow reads")
     return found
 
 
@@ -150,7 +152,7 @@ def _shards(root: Path, shards: Sequence[Path]) -> Found:
         raise DataError(f"{home} holds no train-*.parquet, expected {CONVENTION}; fetch the others")
     found = Found({part: dict.fromkeys(files, "") for part, files in parts.items()}, notes)
     elsewhere = {shard for shard in shards if not _word_of(shard) or home not in shard.parents}
-    found.notes += _left_out(root, elsewhere, "belong to no split that is read")
+    found.notes += _left_out(root, elsewhere, "of no split that is read")
     return found
 
 
@@ -186,10 +188,11 @@ def _trees(root: Path, images: set[Path]) -> Found:
     for part, top in parts.items():
         found.parts[part] = _classes(top, images, found)
     if not found.parts["train"]:
-        raise DataError(
+        loose = (
             f"{parts['train']} holds {len(images)} images and no folder per class; sort them into "
             "<class>/"
         )
+        raise DataError(*(found.problems or [loose]))
     names = {*found.parts["train"].values()}
     if {name.lower() for name in names} <= _WORDS.keys():
         found.problems.append(
@@ -216,14 +219,25 @@ def _classes(top: Path, images: set[Path], found: Found) -> dict[Path, str]:
             of.setdefault(file.relative_to(top).parts[0], []).append(file)
     class_of: dict[Path, str] = {}
     deep = set()
-    for folder in _subfolders(top):
+    folders = _subfolders(top)
+    walked = dict[str, Path]()
+    if any(folder.name not in of for folder in folders):  # `walk` enters no folder twice
+        places = {place for file in images for place in file.parents}
+        walked = {os.path.realpath(place): place for place in places}
+    for folder in folders:
         own = sorted(of.get(folder.name, ()))
         if not folder.name.isprintable():
             found.problems.append(
                 f"{folder.name!a} has characters that cannot be shown, and classes are called "
                 "by their folders; rename it"
             )
-        if not own:
+        linked = ((place, walked.get(os.path.realpath(place))) for place in folder.glob("**"))
+        if not own and (pair := next(filter(all, linked), None)):
+            found.problems.append(
+                f"{pair[0]} and {pair[1]} are the same folder, expected images of its own in each; "
+                "remove the link"
+            )
+        elif not own:
             found.problems.append(
                 f"{folder} holds no images, expected some .jpg, .png, .tif or what else Pillow "
                 "reads; add them or remove the folder"
@@ -232,9 +246,9 @@ def _classes(top: Path, images: set[Path], found: Found) -> dict[Path, str]:
         deep |= {file for file in own if file.parent != folder}
     if deep:
         found.notes.append(
-            f"{len(deep)} images in {top} lie deeper than in the folder of a class ("
-            f"{_some(sorted({str(file.parent.relative_to(top)) for file in deep}))}); their class "
-            "is the outermost folder"
+            f"{_many(len(deep), 'image')} in {top}, deeper than in the folder of a class ("
+            f"{_some(sorted({str(file.parent.relative_to(top)) for file in deep}))}), went to the "
+            "class of the outermost folder"
         )
     return class_of
 
@@ -261,7 +275,11 @@ def _left_out(root: Path, files: set[Path], why: str) -> list[str]:
     kinds = Counter(file.suffix.lower() or "without suffix" for file in sorted(files))
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(NAMED))
     names = _some(sorted(str(file.relative_to(root)) for file in files))
-    return [f"left out: {len(files)} files ({counted}) {why}: {names}"]
+    return [f"left out: {_many(len(files), 'file')} ({counted}) {why}: {names}"]
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" + "s" * (count != 1)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -230,7 +230,8 @@ def read_images(
         f"rename or remove its folder in {next(f for f in class_of if class_of[f] == name).parent}"
         for name in sorted(set(class_of.values()) - set(names))
     ]
-    known = {file: names.index(name) for file, name in class_of.items() if name in names}
+    labels_of = {name: label for label, name in enumerate(names)}
+    known = {file: labels_of[name] for file, name in class_of.items() if name in labels_of}
     items = ((str(file), file, label) for file, label in known.items())
     try:
         pixels, labels = collect(items, len(known), len(names), how)

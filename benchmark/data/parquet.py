@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -49,13 +51,13 @@ def read_parquet(
         with _parquet(file) as opened:
             rows += opened.metadata.num_rows
             columns[file] = _columns(file, opened.schema_arrow, how)
-            found = _class_names(opened.schema_arrow, columns[file][1])
+            found = _class_names(file, opened.schema_arrow, columns[file][1])
         if found and class_names and found != class_names:
             raise DataError(
                 f"{file} names the classes {', '.join(found)}, expected "
                 f"{', '.join(class_names)} as in the other files; keep one set per folder"
             )
-        if twice := sorted({name for name in found if found.count(name) > 1}):
+        if not class_names and (twice := _twice(found)):
             raise DataError(
                 f"{file} gives several classes the name {twice[0]}; each needs one of its own"
             )
@@ -68,11 +70,19 @@ def read_parquet(
     return pixels, labels, class_names or tuple(map(str, range(int(labels.max()) + 1)))
 
 
-def _parquet(file: Path) -> pq.ParquetFile:
+@contextmanager
+def _parquet(file: Path) -> Iterator[pq.ParquetFile]:
     try:
-        return pq.ParquetFile(file)
+        with pq.ParquetFile(file) as opened:
+            yield opened
     except (OSError, pa.ArrowException) as error:
-        raise _damaged(file, error) from error
+        raise DataError(
+            f"{file} is truncated or not a Parquet file ({reason(error)}); fetch it again"
+        ) from error
+
+
+def _twice(names: Sequence[str]) -> list[str]:
+    return sorted(name for name, many in Counter(names).items() if many > 1)
 
 
 def _columns(file: Path, schema: pa.Schema, how: Reading) -> tuple[str, str]:
@@ -83,10 +93,9 @@ def _columns(file: Path, schema: pa.Schema, how: Reading) -> tuple[str, str]:
     Raises:
         DataError: there is none, or several that nobody has chosen from.
     """
-    types = {column.name: column.type for column in schema}
     fitting = {
-        "image": [name for name, kind in types.items() if _holds_images(kind)],
-        "label": [name for name, kind in types.items() if pa.types.is_integer(kind)],
+        "image": [column.name for column in schema if _holds_images(column.type)],
+        "label": [column.name for column in schema if pa.types.is_integer(column.type)],
     }
     chosen = []
     for what, names in fitting.items():
@@ -102,12 +111,16 @@ def _columns(file: Path, schema: pa.Schema, how: Reading) -> tuple[str, str]:
                 f"folder:path=…,{what}={names[0]}"
             )
         else:
-            there = ", ".join(f"{name}: {kind}" for name, kind in types.items())
+            there = ", ".join(f"{column.name}: {column.type}" for column in schema)
             where = f" in {wanted}" if wanted else ""
             raise DataError(
                 f"{file} has the columns {there or 'none'}, expected image: struct<bytes: binary> "
                 f"and label: int64{where}; write it in the Hugging Face image convention"
             )
+    if twice := [name for name in _twice(schema.names) if name in chosen]:
+        raise DataError(
+            f"{file} has several columns {twice[0]}; remove or rename all but one of them"
+        )
     return chosen[0], chosen[1]
 
 
@@ -118,26 +131,33 @@ def _holds_images(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(content) or pa.types.is_large_binary(content))
 
 
-def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
+def _class_names(file: Path, schema: pa.Schema, label: str) -> tuple[str, ...]:
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        return tuple(map(str, features[label]["names"]))
-    except (LookupError, TypeError, ValueError):
+        names = features[label]["names"]
+    except (LookupError, TypeError, ValueError, RecursionError):
         return ()
+    if names is None:
+        return ()
+    unfit = [one for one in names if not _is_name(one)] if isinstance(names, list) else [names]
+    if unfit:
+        raise DataError(
+            f"{file} has {unfit[0]!a:.80} for names of classes, expected a list of texts that can "
+            "be shown; correct the names in its metadata"
+        )
+    return tuple(map(str, names))
+
+
+def _is_name(one: object) -> bool:
+    # Whole numbers are names as well, as `datasets` has it.
+    return isinstance(one, str | int) and str(one) != "" and str(one).isprintable()
 
 
 def _items(file: Path, image: str, label: str) -> Iterator[Item]:
-    try:
-        row = 0
-        with _parquet(file) as opened:
-            for batch in opened.iter_batches(256, columns=[image, label]):
-                columns = (batch.column(name).to_pylist() for name in (image, label))
-                for cell, number in zip(*columns, strict=True):
-                    yield f"{file} row {row}", BytesIO((cell or {}).get("bytes") or b""), number
-                    row += 1
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(file, error) from error
-
-
-def _damaged(file: Path, error: Exception) -> DataError:
-    return DataError(f"{file} is truncated or not a Parquet file ({reason(error)}); fetch it again")
+    row = 0
+    with _parquet(file) as opened:
+        for batch in opened.iter_batches(256, columns=[image, label]):
+            columns = (batch.column(name).to_pylist() for name in (image, label))
+            for cell, number in zip(*columns, strict=True):
+                yield f"{file} row {row}", BytesIO((cell or {}).get("bytes") or b""), number
+                row += 1

@@ -148,3 +148,37 @@ def test_a_large_set_is_trained_on_from_files(
         patched.setattr(decoding, "empty_bytes", lambda *_: pytest.fail("held in memory"))
         other = cache.with_name("another cache")
         assert len(load(folder, cache=other).train) == COUNT
+
+
+@pytest.mark.parametrize(("module", "name"), [(os, "pwrite"), (os, "fdatasync"), (Path, "mkdir")])
+def test_disk_that_is_full_while_images_are_decoded(
+    module: Any, name: str, folder: Folder, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = getattr(module, name)
+
+    def full(first: Any, *rest: Any, **options: Any) -> Any:
+        if name != "mkdir" or first.name == "decoded":
+            raise OSError(28, "No space left on device")
+        return real(first, *rest, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, full)
+        with pytest.raises(DataError, match=r"^the cache .* written \(No space left on device\)"):
+            load(folder, cache=cache)
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+def test_what_cannot_be_read_is_no_fault_of_the_cache(
+    folder: Folder, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(error: OSError) -> None:
+        def fail(*_: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(Folder, "decode", fail)
+        load(folder, cache=cache)
+
+    with pytest.raises(DataError, match=r"^a/0.png cannot be read \(Permission denied\); permit"):
+        decode(PermissionError(13, "Permission denied", "a/0.png"))
+    with pytest.raises(TimeoutError, match="it took too long"):
+        decode(TimeoutError("it took too long"))

@@ -422,7 +422,7 @@ def test_missing_classes_loose_images_and_wrappers_are_noticed(
     found = invoke("scan", "checkpoint.pt", "--data", "data", *options, "--detector", "says")
     assert found.exit_code == 1, found.output
     assert "1 classes have no image: digit9" in found.output
-    assert "left out: 1 files (1 .png) lie in no folder of a class that is read: " in found.output
+    assert "left out: 1 file (1 .png) in no folder of a class that is read: " in found.output
 
 
 @pytest.fixture
