@@ -212,7 +212,10 @@ class Inverter(Defense):
     def smoothed(
         self, model: Classifier, sigma: float
     ) -> Callable[[Images, Generator], Tensor] | None:
-        """Probabilities (B, K) of the smoothed classifier that is inverted, None without one."""
+        """Probabilities (B, K) of the smoothed classifier that is inverted, None without one.
+
+        At noise level 0 it answers as the model does, unless `uses` names what else it has.
+        """
         return None
 
 

@@ -133,6 +133,13 @@ class Game(ABC, Generic[R]):
         """What a record says of things that it shares with others, which must say the same."""
         yield from ()
 
+    def answered(self, record: R, evidence: Arrays) -> Mapping[str, np.ndarray]:
+        """What the undefended victim says of the first test images, (N,), by what they are.
+
+        Other records of the same model have nearly the same; another precision changes a few.
+        """
+        return {}
+
     @abstractmethod
     def fingerprint(self, record: R, evidence: Arrays) -> np.ndarray:
         """What no two models have in common, nor two repairs of one model, of one dimension.

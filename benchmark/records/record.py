@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 NONE = "none"
 
+#: Versions that a record names, see `benchmark.runs.report.environment`.
+VERSIONS = ("poisongames", "python", "torch", "torchvision", "numpy", "system")
+
 #: Characters that the message of an error may have.
 MESSAGE_LIMIT = 10_000
 

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from benchmark.games.settings import Part
 from benchmark.records.files import StoreError, write_whole
 from benchmark.records.record import Sha256
+from benchmark.records.strict import first_error
 
 FILE = "replays.json"
 
@@ -45,8 +46,11 @@ def read(folder: Path) -> Replays:
     try:
         return _READ.validate_json(path.read_bytes()) if path.is_file() else {}
     except (OSError, ValidationError) as error:
-        first = str(error).splitlines()[0]
-        raise StoreError(f"{path} is no list of replays ({first}); restore or remove it") from None
+        why = str(error)
+        if isinstance(error, ValidationError):
+            first = first_error(error)
+            why = f"{first.field}: {first.reason}"
+        raise StoreError(f"{path} is no list of replays ({why}); restore or remove it") from None
 
 
 def add(folder: Path, replays: Mapping[str, Replay], there: Collection[str]) -> None:

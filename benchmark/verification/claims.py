@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 
 from benchmark.games.all import GAMES
 from benchmark.games.base import Claim
+from benchmark.games.shapes import digest
 from benchmark.records.evidence import Arrays
 from benchmark.records.record import NONE, AttackRef, Record, StageRef
 from benchmark.records.strict import Finding
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from benchmark.registry import Registry
 
 Ref = AttackRef | StageRef
+#: One model gives so many other answers at most in another precision.
+APART = 0.05
 
 
 class Claims:
@@ -27,6 +29,7 @@ class Claims:
     def __init__(self) -> None:
         self._said: dict[tuple[str, str], dict[str, str]] = {}
         self._plugins: dict[Claim, tuple[Ref, str]] = {}
+        self._answers: dict[str, dict[bytes, tuple[np.ndarray, str]]] = {}
 
     def add(self, claims: Mapping[Claim, Ref | None], file: str) -> None:
         for claim, ref in claims.items():
@@ -34,8 +37,28 @@ class Claims:
             if ref is not None:
                 self._plugins.setdefault(claim, (ref, file))
 
+    def answered(self, record: Record, arrays: Arrays, file: str) -> None:
+        """Keep what the victim answered; see `benchmark.games.base.Game.answered`."""
+        for name, answers in GAMES[record.game].answered(record, arrays).items():
+            about = f"model {str(record.victim_sha256)[:12]} for its {name} images"
+            self._answers.setdefault(about, {}).setdefault(answers.tobytes(), (answers, file))
+
+    def other_answers(self, board: Claims | None = None) -> Iterator[Finding]:
+        """Where a record has a model answer otherwise than the record that asks it most does."""
+        for about, found in self._answers.items():
+            known = found | (board._answers.get(about, {}) if board else {})
+            most, where = max(known.values(), key=lambda one: len(one[0]))
+            for answers, file in found.values():
+                apart = int((answers != most[: len(answers)]).sum())
+                if apart > APART * len(answers):
+                    reason = (
+                        f"{apart} of {len(answers)} answers of {about} are not those of {where}"
+                    )
+                    yield Finding(file, "evidence", reason)
+
     def contradictions(self, board: Claims | None = None) -> Iterator[Finding]:
         """Where records say something else than the first of them, or than those of a board."""
+        yield from self.other_answers(board)
         for (field, about), said in self._said.items():
             known = said if board is None else board._said.get((field, about), said)
             first, where = next(iter(known.items()))
@@ -84,15 +107,14 @@ def claims_of(record: Record, arrays: Arrays | None) -> dict[Claim, Ref | None]:
     for name in arrays:
         if name == "labels_held_out":
             drawn = f"of seed {record.seed}, r = {record.trusted_share}"
-            found[Claim(name, f"the digest of the labels {drawn}", _digest(arrays[name]))] = None
+            found[Claim(name, f"the digest of the labels {drawn}", digest(arrays[name]))] = None
         elif name.startswith("labels_") and name != "labels_starts":
-            found[Claim(name, "the digest of the labels", _digest(arrays[name]))] = None
+            found[Claim(name, "the digest of the labels", digest(arrays[name]))] = None
+    if "labels_test" in arrays:
+        classes = str(int(arrays["labels_test"].max()) + 1)
+        found[Claim("classes", "the number of classes", classes)] = None
     return found | dict.fromkeys(GAMES[record.game].claims(record, arrays))
 
 
 def _role(ref: Ref) -> tuple[str, str]:
     return ("attack", ref.threat) if isinstance(ref, AttackRef) else ("defense", ref.stage)
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:12]

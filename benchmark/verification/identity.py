@@ -11,12 +11,14 @@ from benchmark.games.base import Wrong
 from benchmark.hooks import STAGES
 from benchmark.protocol import Protocol
 from benchmark.records.cell import CLEAN, Cell
-from benchmark.records.record import NONE, PluginRef, Record
+from benchmark.records.record import NONE, VERSIONS, PluginRef, Record
 from benchmark.records.strict import Refused
 from benchmark.specs import RegistryError, joined, parse, written
 
 #: Versions and boosting factors beyond this are no honest ones.
 LARGEST = 10_000
+#: Seconds are kept in thousandths.
+ROUNDED = 1e-3
 
 
 def protocol_of(record: Record) -> Protocol:
@@ -54,6 +56,7 @@ def check(record: Record, file: str, protocol: Protocol) -> Iterator[Wrong]:
     if record.picture is not None and record.picture.file != f"{cell.name}.png":
         yield "picture.file", f"must be {cell.name}.png"
     yield from _settings(record, cell, protocol)
+    yield from _costs(record)
     yield from _status(record)
 
 
@@ -136,6 +139,18 @@ def _settings(record: Record, cell: Cell, protocol: Protocol) -> Iterator[Wrong]
     yield from game.rules(cell)
     if share not in (allowed := game.shares(record.defense, protocol)):
         yield "trusted_share", f"is {share}, allowed are {', '.join(map(str, allowed))}"
+
+
+def _costs(record: Record) -> Iterator[Wrong]:
+    """Versions are named, and no part of a cell takes longer than the cell."""
+    if record.env.keys() != set(VERSIONS):
+        found = ", ".join(record.env) or "nothing"
+        yield "env", f"names {found[:100]}; a record names {', '.join(VERSIONS)}"
+    whole, defense = record.cost.seconds, record.cost.defense_seconds
+    if defense is not None and defense > whole + ROUNDED:
+        yield "cost.defense_seconds", f"is {defense}, the whole cell took {whole}"
+    if record.cost.victim_seconds is None and record.status != "failed":
+        yield "cost.victim_seconds", "is missing; a cell that was measured has a victim"
 
 
 def _status(record: Record) -> Iterator[Wrong]:

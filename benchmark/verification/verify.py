@@ -42,8 +42,11 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-#: What a run's folder has besides what is generated.
-FOLDERS = {"records", "evidence", "tuning", "artifacts", credits.FOLDER}
+#: Folders that a run has and a board has not.
+OF_RUNS = {"artifacts", "experiments"}
+#: What a run's folder has besides what is generated, and the files that are written there.
+FOLDERS = {"records", "evidence", "tuning", credits.FOLDER} | OF_RUNS
+WRITTEN = {deviations.FILE, replays.FILE, credits.FILE}
 
 
 @dataclass
@@ -105,18 +108,17 @@ def verify_records(
     progress: Progress = lambda done, total: None,
 ) -> Checked:
     """The same without the board."""
-    linked = [name for name in sorted(FOLDERS) if (folder / name).is_symlink()]
-    if linked:
-        reason = "is a link; a board has folders of its own"
-        return Checked([Finding(name, "file", reason) for name in linked])
+    if wrong := list(_of_other_kinds(folder)):
+        return Checked(wrong)
     inside = sorted(path.parent for path in folder.glob("*/records") if path.is_dir())
     if inside and not (folder / "records").exists():
         reason = f"there are none; name one of the folders in it, such as {inside[0]}"
         return Checked([Finding("records", "file", reason)])
     found = Checked()
-    if (folder / "artifacts").exists() and has_index(folder.parent):
-        reason = "is a run's; a board has none, remove it"
-        found.findings.append(Finding("artifacts", "file", reason))
+    for name in sorted(OF_RUNS):
+        if (folder / name).exists() and has_index(folder.parent):
+            reason = "is a run's; a board has none, remove it"
+            found.findings.append(Finding(name, "file", reason))
     there = sorted((folder / "records").glob("*")) if (folder / "records").is_dir() else []
     paths = [path for path in there if not is_unfinished(path)]
     if not paths:
@@ -125,8 +127,7 @@ def verify_records(
         progress(number, len(paths))
         found.findings += _record(path, folder, found)
     progress(len(paths), len(paths))
-    written = {deviations.FILE, replays.FILE, credits.FILE}
-    found.findings += strangers(folder, generated() | FOLDERS | written)
+    found.findings += strangers(folder, generated() | FOLDERS | WRITTEN)
     named = {f"{path.stem}.{ending}" for path in paths for ending in ("npz", "png")}
     found.findings += strangers(folder / "evidence", named, "evidence/")
     found.findings += found.claims.contradictions()
@@ -139,6 +140,21 @@ def verify_records(
     if found.protocol is not None:
         found.findings += _searches(folder, found.protocol, found.files)
     return found
+
+
+def _of_other_kinds(folder: Path) -> Iterator[Finding]:
+    """Folders that are none, and files that are none; whoever opens a pipe waits for ever."""
+    for name in sorted(FOLDERS):
+        path = folder / name
+        if path.is_symlink():
+            yield Finding(name, "file", "is a link; a board has folders of its own")
+        elif path.exists() and not path.is_dir():
+            yield Finding(name, "file", "is no folder; a board has one of that name, or none")
+    for name in sorted(generated() | WRITTEN):
+        path = folder / name
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            reason = "is no plain file; links, folders and pipes are not taken"
+            yield Finding(name, "file", reason)
 
 
 def _record(path: Path, folder: Path, found: Checked) -> Iterator[Finding]:
@@ -174,6 +190,7 @@ def _record(path: Path, folder: Path, found: Checked) -> Iterator[Finding]:
         found.claims.add(claims_of(record, arrays), place)
         if arrays is not None:
             found.likeness.add(record, cell, arrays, place)
+            found.claims.answered(record, arrays, place)
 
 
 def wrong_numbers(record: Record, arrays: Arrays, protocol: Protocol) -> Iterator[Wrong]:
@@ -197,7 +214,10 @@ def _replays(folder: Path, there: Mapping[str, str]) -> Iterator[Finding]:
         if (folder / replays.FILE).exists():
             plain_json(regular(folder / replays.FILE, RECORD_LIMIT))
         noted = replays.read(folder)
-    except (Refused, StoreError) as error:
+    except Refused as refused:
+        yield Finding(replays.FILE, refused.field, refused.reason)
+        return
+    except StoreError as error:
         yield Finding(replays.FILE, "file", str(error))
         return
     for key, one in noted.items():

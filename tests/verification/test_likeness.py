@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forgeries import REPAIRED, SCANNED, SMOOTHED, edit, edit_evidence, record_of, renamed
+from forgeries import REPAIRED, SCANNED, SMOOTHED, at, edit, edit_evidence, record_of, renamed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_board import cut
@@ -68,7 +69,15 @@ def copied(run: Path, flips: int = 0) -> None:
                 arrays[part] = answers
             arrays["held_out"] = np.concatenate([arrays["held_out"][:1], source["held_out"][1:]])
 
-        rescored(run, REPAIRED.replace("-s0", f"-s{seed}"), change)
+        name = REPAIRED.replace("-s0", f"-s{seed}")
+        rescored(run, name, change)
+        path = record_of(run, name)
+        unrepaired = json.loads(path.read_text())["metrics"]["deployable"]["stage"] == "victim"
+        edit(path, at("model_sha256", victim_of(path) if unrepaired else str(seed) * 64))
+
+
+def victim_of(path: Path) -> str:
+    return str(json.loads(path.read_text())["victim_sha256"])
 
 
 def lines(run: Path) -> list[str]:
@@ -113,7 +122,7 @@ def test_one_victim_may_be_trained_twice_and_answer_alike(played: Path, tmp_path
     elsewhere = shutil.copytree(played, tmp_path / "elsewhere")
     for path in (elsewhere / "records").glob("*-s0-*.json"):
         other = ("a" if "none-m0" in path.name else "b") * 64
-        edit(path, lambda record, other=other: record.update(victim_sha256=other))
+        path.write_text(path.read_text().replace(victim_of(path), other))
     own, board = verify_records(elsewhere), verify_records(played)
     assert own.findings == []
     assert list(own.likeness.findings(board.likeness)) == []

@@ -169,3 +169,9 @@ def test_replays_are_of_records_as_they_are(row: Path, tmp_path: Path) -> None:
     (folder / "replays.json").write_text('{"\\u202e": {"device": "<img>"}}')
     (finding,) = verify(folder).findings
     assert "characters that names" in finding.reason
+    (folder / "replays.json").write_text('{"x": {}')
+    (finding,) = verify(folder).findings
+    assert str(finding).startswith("replays.json: file: is no JSON that a record may be: ")
+    (folder / "replays.json").write_text(json.dumps({"x": {"device": "cpu"}}))
+    (finding,) = verify(folder).findings
+    assert "is no list of replays (x.record: field required)" in finding.reason

@@ -181,7 +181,8 @@ def test_one_model_does_not_answer_in_two_ways(played: Path, tmp_path: Path) -> 
 
 
 def test_a_run_trains_every_victim_once(played: Path, tmp_path: Path) -> None:
-    edit(record_of(played, GUARDED), at("victim_sha256", "0" * 64))
+    for digest in ("victim_sha256", "model_sha256"):
+        edit(record_of(played, GUARDED), at(digest, "0" * 64))
     assert any("another model" in line for line in refused(played, tmp_path / "boards"))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +33,11 @@ def populations(records: Sequence[DetectabilityRecord]) -> list[list[Pair]]:
         if record.attack.threat != NONE and partner is not None:
             groups[*attack_key(record), *defense_key(record)].append((partner, record))
     return [groups[key] for key in sorted(groups)]
+
+
+def readings(records: Iterable[DetectabilityRecord]) -> list[str]:
+    """Names of the readings beside the score that all examinations have."""
+    return sorted(set.intersection(*(set(scan.also) for one in records for scan in one.scans)))
 
 
 def scores_of_classes(record: DetectabilityRecord) -> NDArray[np.float32]:

@@ -27,6 +27,7 @@ from benchmark.games.detectability.classes import (
     MODELS,
     Pair,
     populations,
+    readings,
     scores_of_classes,
 )
 from benchmark.games.detectability.record import DetectabilityRecord
@@ -54,7 +55,7 @@ def detectability(sources: Sources) -> pd.DataFrame:
             "detector": sources.name(detector),
             "trusted_share": first.trusted_share,
         }
-        for reading in (SCORE, *sorted(first.scans[0].also)):
+        for reading in (SCORE, *readings(one for pair in pairs for one in pair)):
             clean, poisoned = (_scores(column, reading) for column in zip(*pairs, strict=True))
             found = metrics.separation(clean, poisoned, named_seed(*seeds[:1], "auc", *seeds[1:]))
             row = (

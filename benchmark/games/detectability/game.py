@@ -14,7 +14,7 @@ from benchmark.games.detectability.score import score
 from benchmark.games.shapes import SIDE, answers, fits_protocol, known, known_source, shape
 from benchmark.protocol import Protocol
 from benchmark.records.cell import CLEAN, Cell
-from benchmark.records.record import DefenseRef
+from benchmark.records.record import LARGEST_SINGLE, DefenseRef
 from benchmark.records.strict import Refused
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ class DetectabilityGame(Game[DetectabilityRecord]):
             yield "scans", f"are {len(record.scans)}, the protocol examines {repeats} times"
             return
         classes, tests = len(record.scans[0].class_scores), len(evidence["labels_test"])
-        if int(evidence["labels_test"].max()) >= classes:
-            yield "scans.0.class_scores", f"are {classes}, there are more classes"
+        if (there := int(evidence["labels_test"].max()) + 1) != classes:
+            yield "scans.0.class_scores", f"are {classes}, the test images have {there} classes"
         yield from known_source(evidence, record, classes)
         wanted: dict[str, tuple[int, ...]] = {
             "scores": (),
@@ -134,13 +134,18 @@ class DetectabilityGame(Game[DetectabilityRecord]):
         for name, rest in wanted.items():
             whole = name in ("flagged", "reversed_answers")
             shape(evidence, name, repeats, *rest, kinds="iu" if whole else "f")
+        if "norms" in evidence and (least := float(evidence["norms"].min())) < 0:
+            raise Refused("norms", f"hold {least:g}, which no norm is")
         _pictures(evidence, repeats)
+        yield from _times(record)
 
     def claims(self, record: DetectabilityRecord, evidence: Arrays) -> Iterator[Claim]:
         scan = record.scans[0]
         readings = ", ".join(sorted(scan.also)) or "none"
         norms = "without" if scan.norms is None else "with"
         said = f"{len(scan.class_scores)} classes {norms} norms, other readings: {readings}"
+        shown = [f"{name} {evidence[name].shape[2:]}" for name in sorted(_shown(evidence))]
+        said += f", pictures: {', '.join(shown) or 'none'}"
         yield Claim("scans", record.defense.stages[0].label, said)
 
     def fingerprint(self, record: DetectabilityRecord, evidence: Arrays) -> np.ndarray:
@@ -160,17 +165,45 @@ class DetectabilityGame(Game[DetectabilityRecord]):
         return {"score": (fmean(scores), min(scores), max(scores))}
 
 
+def _shown(evidence: Arrays) -> set[str]:
+    """Names of reversed triggers, without their ranges."""
+    names = {name for name in evidence if name.startswith("reversed_")} - {"reversed_answers"}
+    return {name for name in names if not name.endswith("_range")}
+
+
 def _pictures(evidence: Arrays, repeats: int) -> None:
-    """Reversed triggers for the target and the guess of every examination, kept as bytes."""
-    for name, found in evidence.items():
-        if name == "reversed_answers" or not name.startswith("reversed_"):
-            continue
-        if name.endswith("_range"):
-            shape(evidence, name, 2, kinds="f")
-            continue
-        fits = found.dtype == np.uint8 and found.shape[:2] == (repeats, 2) and found.ndim <= 5
-        if not fits or max(found.shape[2:], default=0) > SIDE:
+    """Reversed triggers for the target and the guess of every examination, kept as bytes.
+
+    Each has a range: what 0 and 255 stand for.
+    """
+    pictures = _shown(evidence)
+    for name in pictures:
+        found = evidence[name]
+        fits = found.dtype == np.uint8 and found.shape[:2] == (repeats, 2) and found.ndim == 5
+        if not fits or not 0 < min(found.shape[2:]) <= max(found.shape[2:]) <= SIDE:
             raise Refused(name, f"are {found.dtype} of shape {found.shape}, no triggers")
+    ranges = {name for name in evidence if name.startswith("reversed_") and name.endswith("_range")}
+    for name in ranges:
+        shape(evidence, name, 2, kinds="f")
+        low, high = map(float, evidence[name])
+        if not -LARGEST_SINGLE <= low <= high <= LARGEST_SINGLE:
+            raise Refused(name, f"goes from {low:g} to {high:g}, which is no range")
+    if alone := sorted(ranges ^ {f"{name}_range" for name in pictures}):
+        raise Refused(alone[0], "is there without its trigger, or the trigger without it")
+    if pictures and "norms" not in evidence:
+        raise Refused("norms", "are missing; whoever reverses triggers has their norms")
+
+
+def _times(record: DetectabilityRecord) -> Iterator[Wrong]:
+    """The defense took what its examinations took on average, and the cell all of them."""
+    seconds, cost = [scan.seconds for scan in record.scans], record.cost
+    mean, rounded = fmean(seconds), 2e-3  # all are kept in thousandths
+    if cost.defense_seconds is None or abs(cost.defense_seconds - mean) > rounded:
+        said = f"the examinations took {mean:.3f} on average"
+        yield "cost.defense_seconds", f"is {cost.defense_seconds}, {said}"
+    if sum(seconds) > cost.seconds + rounded * len(seconds):
+        said = f"the examinations alone took {sum(seconds):.3f}"
+        yield "cost.seconds", f"is {cost.seconds}, {said}"
 
 
 def _evidence(scans: Sequence[Scan], labels: Labels) -> dict[str, np.ndarray]:

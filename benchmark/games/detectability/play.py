@@ -77,6 +77,7 @@ def examine(
         )
         found.append((detection, seconds))
         progress(repeat + 1, repeats)
+    checks.same_readings([detection for detection, _ in found], detector)
     # Only now do reversed triggers, which are the detector's code, meet test images.
     return [
         Scan(

@@ -14,7 +14,7 @@ import pandas as pd
 
 from benchmark import metrics
 from benchmark.games.columns import TRUSTED, Column, Unit
-from benchmark.games.detectability.classes import DETECTOR, populations
+from benchmark.games.detectability.classes import DETECTOR, populations, readings
 from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.games.detectability.shown import SCORE
 from benchmark.games.frames import Frame, Sources
@@ -94,7 +94,7 @@ def trends(sources: Sources) -> pd.DataFrame:
             "trusted_share": first.trusted_share,
             "repetitions": len(seeds),
         }
-        for reading in (SCORE, *sorted(first.scans[0].also)):
+        for reading in (SCORE, *readings(models[seed] for _, models in sweep for seed in seeds)):
             scores = [[_mean(models[seed], reading) for _, models in sweep] for seed in seeds]
             found = trend(np.array(numbers), np.array(scores))
             own = {
@@ -137,4 +137,5 @@ FRAME = Frame(
         Column("chance", "p", Unit.NUMBER, "how often the mean would be as large if m did not "
                "matter (Page's test)", brief=True, digits=-2),
     ),
+    readme=False,
 )  # fmt: skip

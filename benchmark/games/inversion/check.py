@@ -11,7 +11,7 @@ from benchmark.games.base import Arrays, Wrong
 from benchmark.games.inversion.record import InversionRecord
 from benchmark.games.inversion.score import covers
 from benchmark.games.inversion.settings import Inversion
-from benchmark.games.shapes import SIDE, bits, known, known_source, shape, takes_turn
+from benchmark.games.shapes import SIDE, answers, bits, known, known_source, shape, takes_turn
 from benchmark.records.strict import Refused
 
 #: Older records also say which run was chosen, which follows from the others.
@@ -59,6 +59,11 @@ def check(record: InversionRecord, arrays: Arrays, game: Inversion) -> Iterator[
             yield "smoothed", f"is at noise levels {sigmas}, the protocol's are {game.sigmas}"
             return
         shape(arrays, "smoothed", len(sigmas), 2, game.evaluation)
+        answers(arrays, "smoothed", classes)
+    if "chosen" in arrays:
+        shape(arrays, "chosen", starts)
+        if (chosen := arrays["chosen"].tolist()) != [start.chosen for start in record.starts]:
+            yield "chosen", f"is {chosen} in the evidence, which is not what the runs make"
 
 
 def _configured(record: InversionRecord, game: Inversion) -> Iterator[Wrong]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +16,8 @@ from benchmark.games.inversion.contests import selected
 from benchmark.games.inversion.record import InversionRecord
 from benchmark.games.inversion.score import score
 from benchmark.games.inversion.settings import Inversion
+from benchmark.games.robustness.check import PARTS
+from benchmark.games.shapes import digest
 from benchmark.protocol import Protocol
 from benchmark.records.cell import Cell
 from benchmark.records.record import NONE, DefenseRef
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from benchmark.games.frames import Chapter
     from benchmark.runs.context import RunContext
     from benchmark.runs.planner import Planner
+
+#: What every inverter of a victim begins from and is compared with.
+_GIVEN = ("scale", "masks", "starts", "labels_starts", "triggered")
 
 
 class InversionGame(Game[InversionRecord]):
@@ -134,10 +138,20 @@ class InversionGame(Game[InversionRecord]):
 
     def claims(self, record: InversionRecord, evidence: Arrays) -> Iterator[Claim]:
         victim = f"{record.attack}, seed {record.seed}, {record.protocol.recipe}"
-        scale = evidence["scale"].tobytes() + evidence["masks"].tobytes()
-        said = hashlib.sha256(scale).hexdigest()[:12]
+        said = digest(*(evidence[name] for name in _GIVEN))
         yield Claim("scale", f"the digest of the trigger of {victim}", said)
-        yield Claim("swept", "the number of classes", str(len(record.swept[0].classes[0])))
+        yield Claim("classes", "the number of classes", str(len(record.swept[0].classes[0])))
+        yield Claim("images", "the shape of the images", str(evidence["starts"].shape[1:]))
+        has = "there" if "smoothed" in evidence else "none"
+        inverter = record.defense.stages[0].label
+        yield Claim("smoothed", f"the smoothed classifier of {inverter}", has)
+
+    def answered(self, record: InversionRecord, evidence: Arrays) -> Mapping[str, np.ndarray]:
+        """Without noise a smoothed classifier is the victim, but for what a denoiser changes."""
+        sigmas = evidence.get("sigmas", np.empty(0)).tolist()
+        if record.uses or 0 not in sigmas:
+            return {}
+        return dict(zip(PARTS, evidence["smoothed"][sigmas.index(0)], strict=True))
 
     def fingerprint(self, record: InversionRecord, evidence: Arrays) -> np.ndarray:
         """What inverters changed on their start images."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmark import metrics
 from benchmark.games.base import Arrays, Wrong, is_clean
-from benchmark.games.robustness.curve import both_spent, held_out_count
+from benchmark.games.robustness.curve import both_spent, deployable, held_out_count
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.games.shapes import SIDE, answers, fits_protocol, known, known_source, shape
 from benchmark.hooks import STAGES
@@ -22,6 +22,8 @@ from benchmark.records.strict import Refused
 FEW, MUCH = 3, 0.05
 #: What a victim that was followed answers after each epoch.
 PARTS = ("test", "triggered")
+#: What is measured at every point of the curve.
+_MEASURED = ("held_out", *PARTS)
 #: Confidence is kept, and perhaps was computed, in half precision.
 ROUNDED = 0.02
 #: Examples of a trigger that are kept.
@@ -52,16 +54,20 @@ def check(record: RobustnessRecord, arrays: Arrays, protocol: Protocol) -> Itera
         raise Refused("confidence", "holds values outside 0 to 1")
     if triggered and not record.defense.sanitizes:
         _confidence(arrays, counted, classes)
-    _examples(arrays)
+    yield from _examples(record, arrays)
     yield from _epochs(record, arrays, protocol, triggered)
     guards = [point.stage == "deploy" for point in record.curve]
-    for name in ("held_out", *PARTS):
+    for name in _MEASURED:
         answers({name: arrays[name][np.logical_not(guards)]}, name, classes)
         answers({name: arrays[name][guards]}, name, classes, metrics.REJECTED)
     for name in ("labels_held_out", "clean_model", *(n for n in arrays if n.startswith("epochs"))):
         answers(arrays, name, classes)
     yield from _order(record, protocol)
     yield from _flat(record, arrays)
+    yield from _model(record, arrays, protocol.budget)
+    if (record.cost.defense_seconds is None) != (record.trusted_share is None):
+        said = "must be there where a defender trusts images, and only there"
+        yield "cost.defense_seconds", f"is {record.cost.defense_seconds}; it {said}"
     guarded = record.curve[-1].stage == "deploy"
     if guarded:
         shape(arrays, "suspicion_test", tests, kinds="f")
@@ -153,17 +159,36 @@ def _repair(record: RobustnessRecord, repair: StageRef, protocol: Protocol) -> I
 def _flat(record: RobustnessRecord, arrays: Arrays) -> Iterator[Wrong]:
     """What differs much from the victim goes on to change, if only by an answer."""
     rows = [number for number, point in enumerate(record.curve) if point.stage == "repair"]
-    answers = np.concatenate([arrays[part] for part in ("held_out", "test", "triggered")], axis=1)
+    answers = np.concatenate([arrays[part] for part in _MEASURED], axis=1)
     same = len(rows) > FEW and bool((answers[rows] == answers[rows[0]]).all())
     if same and float(np.mean(answers[rows[0]] != answers[0])) > MUCH:
         yield "curve", f"has {len(rows)} checkpoints that give the very same answers to everything"
 
 
-def _examples(arrays: Arrays) -> None:
-    """Pictures of the trigger are small and can be drawn."""
+def _model(record: RobustnessRecord, arrays: Arrays, budget: float) -> Iterator[Wrong]:
+    """The model that is left is the victim where nothing changed it, and another where it did."""
+    same = record.model_sha256 == record.victim_sha256
+    if record.model_sha256 is None:
+        yield "model_sha256", "is missing; a cell that was measured leaves a model"
+    elif not record.defense.sanitizes:
+        # A guard changes no model; the victim is the undefended one, at the first point.
+        points = [record.curve[0], *(one for one in record.curve[1:] if one.stage != "deploy")]
+        left = points.index(deployable(points, budget))
+        changed = any((arrays[part][left] != arrays[part][0]).any() for part in _MEASURED)
+        if not left and not same:
+            yield "model_sha256", f"is {record.model_sha256[:12]}…, the victim itself is left"
+        elif changed and same:
+            said = f"the model of step {points[left].step} answers otherwise"
+            yield "model_sha256", f"is {record.model_sha256[:12]}…, that of the victim; {said}"
+
+
+def _examples(record: RobustnessRecord, arrays: Arrays) -> Iterator[Wrong]:
+    """Pictures of the trigger are small and can be drawn; an attack shows them once."""
     shown = arrays.get("examples")
     if shown is None:
         return
+    if record.defense.stages or record.seed or is_clean(record):
+        yield "examples", "are kept with the first undefended model of an attack, and only there"
     pairs, count, channels, *sides = (*shown.shape, 0, 0, 0, 0, 0)[:5]
     small = pairs == 2 and 0 < count <= EXAMPLES and all(0 < side <= SIDE for side in sides)
     if shown.dtype != np.uint8 or shown.ndim != 5 or channels not in (1, 3) or not small:

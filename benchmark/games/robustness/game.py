@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from benchmark import metrics
 from benchmark.games.base import Arrays, Claim, Extra, Game, Number, Played, Wrong, is_clean
-from benchmark.games.robustness.check import EXAMPLES, check
+from benchmark.games.robustness.check import EXAMPLES, PARTS, check
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.games.robustness.score import score
+from benchmark.games.shapes import digest
 from benchmark.protocol import Protocol
 from benchmark.records.cell import CLEAN, Cell
 from benchmark.records.record import NONE, DefenseRef
@@ -114,10 +114,22 @@ class RobustnessGame(Game[RobustnessRecord]):
 
     def claims(self, record: RobustnessRecord, evidence: Arrays) -> Iterator[Claim]:
         """The same model gives the same answers. A sanitizer's cell begins with another one."""
+        model = f"model {str(record.victim_sha256)[:12]}"
+        about = f"the digest of the clean model's answers to the trigger of {model}"
+        yield Claim("clean_model", about, digest(evidence["clean_model"]))
+        about = f"the digest of the confidence of {model}"
+        yield Claim("confidence", about, digest(evidence["confidence"]))
+        if "examples" in evidence:
+            yield Claim("images", "the shape of the images", str(evidence["examples"].shape[2:]))
         if not record.defense.sanitizes:
-            first = b"".join(evidence[name][:1].tobytes() for name in ("test", "triggered"))
-            about = f"the digest of the answers of model {str(record.victim_sha256)[:12]}"
-            yield Claim("curve.0", about, hashlib.sha256(first).hexdigest()[:12])
+            first = digest(evidence["test"][:1], evidence["triggered"][:1])
+            yield Claim("curve.0", f"the digest of the answers of {model}", first)
+            drawn = f"held-out images, seed {record.seed}, r = {record.trusted_share}"
+            about = f"the digest of the answers of {model} to {drawn}"
+            yield Claim("curve.0.held_out", about, digest(evidence["held_out"][:1]))
+
+    def answered(self, record: RobustnessRecord, evidence: Arrays) -> Mapping[str, np.ndarray]:
+        return {} if record.defense.sanitizes else {name: evidence[name][0] for name in PARTS}
 
     def fingerprint(self, record: RobustnessRecord, evidence: Arrays) -> np.ndarray:
         """Wrong answers at all points, but for the victim's own and those of models that collapsed.
