@@ -87,12 +87,16 @@ class ImageSet:
             pixels[rows] = self.pixels[index[rows]]
         return ImageSet(pixels, self.labels[index])
 
+    def copy(self) -> ImageSet:
+        """All of it in memory, or in a file, of its own."""
+        return self.subset(torch.arange(len(self), device=self.device))
+
     def replace(self, index: Tensor, pixels: Tensor, labels: Tensor) -> ImageSet:
         """Return a copy in which the rows `index` are exchanged for other images and labels.
 
         Soft `labels` (M, K) turn all labels soft; hard ones are cast to what is there.
         """
-        copy = self.subset(torch.arange(len(self), device=self.device))
+        copy = self.copy()
         all_labels = copy.labels
         if labels.ndim == 2:
             all_labels = one_hot(all_labels, labels.shape[1])

@@ -184,10 +184,12 @@ def load(name_or_path: str) -> Protocol:
     """
     if name_or_path.endswith(".toml"):
         path = Path(name_or_path)
+        if path.is_dir():
+            raise ProtocolError(f"{path} is a folder; name a .toml file in it")
         if not path.is_file():
             hint = did_you_mean(path.name, (one.name for one in path.parent.glob("*.toml")))
             raise ProtocolError(f"{path}: no such protocol file{hint}")
-        protocol = _parse(path.read_text(), str(path))
+        protocol = _parse(_text(path), str(path))
         _refuse_withdrawn(protocol.name)
         expected = released().get(protocol.name, protocol.sha256)
     else:
@@ -206,6 +208,17 @@ def load(name_or_path: str) -> Protocol:
             f"{protocol.sha256[:12]}; a changed protocol needs a new name"
         )
     return protocol
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ProtocolError(
+            f"{path}: byte {error.start} is none of UTF-8; save the file as UTF-8"
+        ) from None
+    except OSError as error:
+        raise ProtocolError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _refuse_withdrawn(name: str) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import inspect
-import re
+import os
 import sys
 import typing
 from collections.abc import Callable, Iterable
@@ -30,17 +30,10 @@ from benchmark.api import (
 )
 from benchmark.hooks import COMMANDS, HookSpecs, origin, points
 from benchmark.hooks import GROUP as GROUP
-from benchmark.specs import (
-    ALLOWED,
-    NAME_LIMIT,
-    RegistryError,
-    describe_type,
-    is_allowed,
-    parameters,
-    parse,
-    read,
-)
+from benchmark.registration import check
+from benchmark.specs import RegistryError, parameters, parse, read
 from benchmark.texts import did_you_mean
+from benchmark.unchanged import unchanged
 
 P = TypeVar("P", bound=Plugin)
 
@@ -84,7 +77,11 @@ class Registry:
     """
 
     def __init__(self, paths: Iterable[Path] = ()) -> None:
-        self.paths = tuple(paths)
+        # A file that is given twice, or by two names, counts once.
+        once: dict[str, Path] = {}
+        for path in paths:
+            once.setdefault(os.path.realpath(path), path)
+        self.paths = tuple(once.values())
         self.failures: list[Failure] = []
         self._found: dict[tuple[type[Plugin], str], list[Entry]] = {}
         self._manager = pluggy.PluginManager(GROUP)
@@ -102,7 +99,10 @@ class Registry:
 
     def _add(self, name: str, origin: str, load: Callable[[], ModuleType]) -> None:
         try:
-            module = load()
+            with unchanged():
+                module = load()
+            if self._manager.is_registered(module):
+                raise RegistryError(f"{module.__name__} is registered already by another name")
             self._manager.register(module, name=f"{origin}:{name}")
             callers = self._manager.get_hookcallers(module) or []
             unknown = [caller.name for caller in callers if caller.name not in KINDS]
@@ -119,7 +119,7 @@ class Registry:
                     kind: type[Plugin] = kind,
                     bases: tuple[type[Plugin], ...] = bases,
                 ) -> None:
-                    _check(plugin, bases)
+                    check(plugin, bases)
                     entries = self._found.setdefault((kind, plugin.name), [])
                     # Of distributions neither is the first one; a file comes after all of them.
                     if entries and Path(origin) in self.paths:
@@ -132,8 +132,11 @@ class Registry:
                 # Not the hook itself: one implementation at a time keeps errors apart.
                 for implementation in caller.get_hookimpls():
                     if implementation.plugin is module:
-                        implementation.function(register)
-        except (Exception, SystemExit) as error:
+                        with unchanged():
+                            implementation.function(register)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # what a file raises for itself may be of any kind
             self.failures.append(Failure(name, origin, f"{type(error).__name__}: {error}"))
 
     def find(self, kind: type[P], name: str) -> type[P]:
@@ -210,6 +213,8 @@ class Registry:
             return plugin(**arguments)
         except (TypeError, ValueError) as error:
             raise RegistryError(f"{where}: {error}") from None
+        except Exception as error:  # in the plugin's own code
+            raise RegistryError(f"{where}: {type(error).__name__}: {error}") from None
 
 
 def _value(where: str, field: str, hint: Any, text: str) -> Any:
@@ -227,39 +232,9 @@ def _unknown(what: str, name: str, known: list[str]) -> str:
     return f"unknown {what} {name!r}{hint} (there are: {', '.join(sorted(known)) or 'none'})"
 
 
-def _check(plugin: object, bases: tuple[type[Plugin], ...]) -> None:
-    """Refuse what could not be played, with one sentence."""
-    kinds = " or ".join(base.__name__ for base in bases)
-    if not (isinstance(plugin, type) and issubclass(plugin, bases)):
-        raise RegistryError(f"{plugin!r} is not a subclass of {kinds}")
-    where = f"class {plugin.__name__}"
-    name = getattr(plugin, "name", "")
-    if not re.fullmatch(r"[a-z0-9]+([-_][a-z0-9]+)*", name) or len(name) > NAME_LIMIT:
-        raise RegistryError(
-            f"{where}: name must be lower-case words joined by - or _, at most {NAME_LIMIT} "
-            f"characters, got {name!r}"
-        )
-    if not isinstance(plugin.version, int):
-        raise RegistryError(f"{where}: version must be a whole number, got {plugin.version!r}")
-    if not dataclasses.is_dataclass(plugin):
-        raise RegistryError(f"{where}: must be decorated with @dataclass")
-    missing = getattr(plugin, "__abstractmethods__", frozenset())
-    if missing:
-        raise RegistryError(f"{where}: has no {', '.join(sorted(missing))}")
-    if issubclass(plugin, Attack | Defense):
-        for field, (_, default) in parameters(plugin).items():
-            if default is dataclasses.MISSING:
-                raise RegistryError(f"{where}: parameter {field} needs a default")
-    for field, (hint, _) in parameters(plugin).items():
-        if not is_allowed(hint):
-            raise RegistryError(
-                f"{where}: parameter {field} is a {describe_type(hint)}, allowed are {ALLOWED}"
-            )
-    if "__doc__" not in vars(plugin) or (plugin.__doc__ or "").startswith(f"{plugin.__name__}("):
-        raise RegistryError(f"{where}: needs a docstring, its first line is the summary")
-
-
 def _load_file(path: Path) -> ModuleType:
+    if path.is_dir():
+        raise RegistryError(f"{path} is a folder; name a file in it, as in {path / 'mine.py'}")
     if not path.is_file():
         raise RegistryError(f"no such file: {path}")
     # Two files may have the same name in different folders.

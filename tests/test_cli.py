@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+import typer
 from rich.console import Console
 from small_board import cut
 from typer.testing import CliRunner, Result
@@ -289,6 +290,7 @@ def test_protocols_are_listed_and_shown() -> None:
         (["run", "digits-v3", "--recipe", "slow"], "unknown recipe 'slow'; there are standard"),
         (["run", "digits-v3", "--device", "tpu"], "choose auto, cpu or cuda"),
         (["run", "digits-v3", "--plugin", "nowhere.py"], "no such file: nowhere.py"),
+        (["run", "digits-v3", "--plugin", str(ROOT / "plugins")], "plugins is a folder; name a"),
         (["run", "cifar10-v3", "--data-dir", "nowhere"], "nowhere is no folder"),
         (["run", "digits-v1"], "protocol 'digits-v1' was withdrawn, see CHANGELOG.md; there are"),
         (["board", "build", "nowhere"], "holds no records; play a protocol"),
@@ -308,6 +310,18 @@ def test_errors_are_one_sentence(words: list[str], message: str, tmp_path: Path)
 )
 def test_durations(text: str | None, seconds: float | None) -> None:
     assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["1h30", "5m10", "30m1h", "1.5h", "soon", "", "h"])
+def test_what_is_no_duration_is_told_the_forms(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match=r"is no duration; write 90s, 9m, 1h30m, or"):
+        seconds_of(text)
+
+
+def test_a_limit_of_nothing_is_refused_where_it_means_nothing() -> None:
+    assert seconds_of("0s") == 0
+    with pytest.raises(typer.BadParameter, match="'0s' leaves no time; write 90s"):
+        seconds_of("0s", some=True)
 
 
 def test_a_terminal_that_knows_only_ascii_is_no_reason_to_fail(

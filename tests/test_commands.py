@@ -37,6 +37,10 @@ BROKEN = {
         WORD + "\n@hookimpl\ndef register_attacks(register): pass\n",
         "it implements register_attacks and register_commands; a module of poisongames.commands",
     ),
+    "changes a setting": (
+        "import os\n" + WORD + "    os.chdir('/')\n",
+        "ChangedSetting: its import changes the working directory; leave that as it is",
+    ),
     "hook raises": (WORD.replace("cli.command()(word)", "1 / 0"), "ZeroDivisionError"),
     "odd parameter": (WORD.replace("int = 1", "int | str"), "doesn't support Union types"),
     "taken": (GOOD.format(word="run"), "there is a command run already; rename one"),

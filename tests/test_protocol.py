@@ -309,7 +309,13 @@ def test_errors_name_file_and_field(
         parsed(TOML.replace(old, new))
 
 
-def test_what_cannot_be_found_is_said() -> None:
+def test_what_cannot_be_found_or_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "latin.toml").write_bytes(TOML.replace("–", "é").encode("latin-1"))
+    with pytest.raises(ProtocolError, match=r"latin\.toml: byte \d+ is none of UTF-8; save the"):
+        load(str(tmp_path / "latin.toml"))
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(ProtocolError, match=r"folder\.toml is a folder; name a \.toml file in it"):
+        load(str(tmp_path / "folder.toml"))
     with pytest.raises(ProtocolError, match=r"gone\.toml: no such protocol file"):
         load("gone.toml")
     with pytest.raises(ProtocolError, match=r"unknown protocol 'gone'.*path of a \.toml file"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import types
 import typing
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import Field, TypeAdapter
@@ -141,6 +144,28 @@ BROKEN = {
         "the name 'badnets' is taken by a plugin of poisongames 0.1.0; choose another name",
     ),
     "no default": (CLASS.format(line="side: int"), "parameter side needs a default"),
+    "no number of classes": (
+        CLASS.format(line="source: str = 'web'"),
+        "class Bad: parameter source is a str, but it must be an int, as in source: Count = 1",
+    ),
+    "no plugin by default": (
+        CLASS.format(line="base: PoisoningAttack = None"),
+        "class Bad: parameter base is another plugin, and its default must be one, a PoisoningAtt",
+    ),
+    "cannot be built": (
+        CLASS.format(line="def __post_init__(self): assert False, 'never'"),
+        "class Bad: cannot be built with its defaults: AssertionError: never",
+    ),
+    "raises for itself": (
+        "class Own(BaseException): pass\nraise Own('on purpose')",
+        "Own: on purpose",
+    ),
+    "hook changes a setting": (
+        HEADER
+        + "import torch\n@hookimpl\ndef register_attacks(register):\n"
+        + "    torch.set_default_dtype(torch.float64)\n",
+        "ChangedSetting: its import changes torch's default dtype; leave that as it is",
+    ),
     "hook raises": (
         HEADER + "@hookimpl\ndef register_attacks(register):\n    1 / 0\n",
         "ZeroDivisionError",
@@ -173,6 +198,109 @@ def test_a_broken_plugin_is_listed_and_stops_nobody(case: str, tmp_path: Path) -
 def test_a_missing_file_is_a_failure_too(tmp_path: Path) -> None:
     (failure,) = Registry([tmp_path / "gone.py"]).failures
     assert "no such file" in failure.error
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    (failure,) = Registry([tmp_path]).failures
+    assert f"{tmp_path} is a folder; name a file in it" in failure.error
+
+
+def test_a_file_that_is_given_twice_counts_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "good", GOOD.format(name="good"))
+    (tmp_path / "link.py").symlink_to(path)
+    found = Registry([path, tmp_path / "." / "good.py", tmp_path / "link.py"])
+    assert found.failures == []
+    assert found.paths == (path,)
+
+
+def test_a_module_of_two_names_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = fake_module(Fake)
+    found = with_points(
+        monkeypatch,
+        FakePoint("a", "one", lambda: module, dist("one", "1.0")),
+        FakePoint("b", "one", lambda: module, dist("one", "1.0")),
+    )
+    (failure,) = found.failures
+    assert failure.error == "RegistryError: fake is registered already by another name"
+    assert found.find(Attack, "fake") is Fake
+
+
+#: What a file may set at its import, and how that is called; nothing where it is forgiven.
+CHANGES = {
+    "torch.set_default_dtype(torch.float64)": "torch's default dtype",
+    "torch.set_default_device('meta')": "torch's default device",
+    "torch.set_grad_enabled(False)": "whether torch keeps gradients",
+    "torch.set_num_threads(3)": "torch's number of threads",
+    "torch.manual_seed(3)": "",
+    "torch.use_deterministic_algorithms(True)": "whether torch is deterministic",
+    "torch.set_flush_denormal(True)": "whether torch flushes denormal numbers",
+    "torch.set_float32_matmul_precision('medium')": "torch's precision of products",
+    "torch.autograd.set_detect_anomaly(True)": "whether torch looks for anomalies",
+    "torch.backends.mkldnn.enabled = False": "torch.backends.mkldnn.enabled",
+    "torch.backends.cudnn.benchmark = True": "torch.backends.cudnn.benchmark",
+    "torch.backends.cuda.matmul.fp32_precision = 'tf32'": "torch's precision of products",
+    "numpy.random.seed(3)": "",
+    "numpy.seterr(all='raise')": "numpy's errors",
+    "random.seed(3)": "",
+    "sys.setrecursionlimit(80)": "",
+    "os.chdir('/')": "the working directory",
+    "signal.signal(signal.SIGCHLD, signal.SIG_IGN)": "",
+    "warnings.simplefilter('error')": "whether warnings are errors",
+    "sys.stdout = None": "sys.stdout",
+    "sys.stderr.close()": "sys.stderr",
+}
+
+
+#: Imports one file after the other, and says what came of each.
+IMPORTING = """
+import json, sys
+from pathlib import Path
+from benchmark.registry import Registry
+from benchmark.unchanged import settings
+
+Registry()
+said, kept = [], sys.stdout
+for file in sys.argv[2:]:
+    before = [(one, one.get()) for one in settings()]
+    found = Registry([Path(file), Path(sys.argv[1])])
+    changed = [one.name for one, value in before if one.get() != value]
+    names = [one.plugin.name for one in found.entries]
+    said.append([[one.error for one in found.failures], "bad" in names, "good" in names, changed])
+print(json.dumps(said), file=kept)
+"""
+
+
+def test_what_an_import_sets_is_put_back_and_the_plugin_is_refused(tmp_path: Path) -> None:
+    """In another process, since tests have streams of their own."""
+    head = "import numpy, os, random, signal, sys, torch, warnings\n" + GOOD.format(name="bad")
+    files = [write(tmp_path, f"bad{n}", f"{head}\n{line}\n") for n, line in enumerate(CHANGES)]
+    good = write(tmp_path, "good", GOOD.format(name="good"))
+    command = [sys.executable, "-c", IMPORTING, str(good), *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for (line, name), said in zip(CHANGES.items(), json.loads(done.stdout), strict=True):
+        errors, is_bad_there, is_good_there, changed = said
+        if name:
+            (error,) = errors
+            assert error.startswith(f"ChangedSetting: its import changes {name}"), line
+            assert error.endswith("; leave that as it is")
+        else:
+            assert not errors, line
+        assert (is_bad_there, is_good_there) == (not name, True)
+        # What was closed is not what it was; it can be written to again.
+        assert changed == (["sys.stderr"] if "close" in line else []), line
+
+
+def test_a_distribution_that_sets_something_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load() -> types.ModuleType:
+        torch.set_default_dtype(torch.float64)
+        return fake_module(Fake)
+
+    found = with_points(monkeypatch, FakePoint("a", "one:a", load, dist("one", "1.0")))
+    assert torch.get_default_dtype() == torch.float32
+    assert found.entries == []
+    (failure,) = found.failures
+    assert "changes torch's default dtype" in failure.error
 
 
 def test_what_a_module_registered_before_it_broke_stays(tmp_path: Path) -> None:
@@ -321,13 +449,22 @@ def test_a_wrong_spec_says_what_is_wrong(kind: type[Plugin], spec: str, message:
         REGISTRY.create(kind, spec)
 
 
-def test_an_error_of_the_plugins_own_names_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("ValueError('not today')", "picky: not today"),
+        ("KeyError('side')", "picky: KeyError: 'side'"),
+        ("AssertionError('no')", "picky: AssertionError: no"),
+    ],
+)
+def test_an_error_of_the_plugins_own_names_it(raised: str, said: str, tmp_path: Path) -> None:
     content = GOOD.format(name="picky").replace(
         "    def trigger",
-        "    def __post_init__(self):\n        raise ValueError('not today')\n\n    def trigger",
+        f"    def __post_init__(self):\n        if self.share == 1:\n            raise {raised}\n\n"
+        "    def trigger",
     )
-    with pytest.raises(RegistryError, match="picky: not today"):
-        Registry([write(tmp_path, "picky", content)]).create(Attack, "picky")
+    with pytest.raises(RegistryError, match=f"^{re.escape(said)}$"):
+        Registry([write(tmp_path, "picky", content)]).create(Attack, "picky:share=1")
 
 
 def test_parse_splits_names_from_settings() -> None:

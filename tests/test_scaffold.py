@@ -199,6 +199,9 @@ TAKEN = next(d.name for d in distributions() if d.name == "pyarrow")
         ("sklearn", "is taken by an installed package"),
         ("random", "is taken by an installed package"),
         ("here", "here exists already; choose another name or --out"),
+        ("none", "cannot be a plugin's name"),
+        ("a" * 51, "has 51 characters, a plugin's name has at most 50; choose a shorter one"),
+        ("share", "makes a class Share, which hides the Share that its code uses; choose"),
     ],
 )
 def test_a_name_is_refused_in_one_sentence(name: str, message: str, tmp_path: Path) -> None:
@@ -220,6 +223,43 @@ def test_a_name_that_is_not_refused_can_be_registered(name: str, registry: Regis
             return
         assert module.parent.name.isidentifier()
         assert Registry([module]).find(Attack, name).name == name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_class_hides_what_its_module_imports(
+    kind: str, tmp_path: Path, registry: Registry
+) -> None:
+    """Of every name that a package's code imports, none is taken for its class."""
+    made = write("mine", kind, tmp_path, registry)  # type: ignore[arg-type]
+    imported = {
+        alias.name
+        for node in ast.parse(module_of(made).read_text()).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name == alias.name.capitalize()  # what the class of one word may be
+    }
+    assert imported
+    for name in imported:
+        with pytest.raises(ScaffoldError, match=f"which hides the {name} that its code uses"):
+            write(name.lower(), kind, tmp_path, registry)  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_heading_of_the_readme_stands_alone(package: tuple[str, Path]) -> None:
+    lines = ("\n" + (package[1] / "README.md").read_text()).split("\n")
+    for before, line, after in zip(lines, lines[1:], lines[2:], strict=False):
+        assert not line.startswith("## ") or (before, after) == ("", ""), line
+
+
+def test_a_folder_without_a_name_is_not_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (["new", "attack", "mine"], ["run", "digits-v3"]):
+        done = invoke(*words, "--out", "")
+        assert done.exit_code == 2
+        assert "the name of a folder is empty; write . for this one" in done.output
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_write_leaves_nothing(
@@ -284,6 +324,12 @@ def test_check_says_why_one_does_not_apply(tmp_path: Path) -> None:
     done = invoke("check", "mine", "--plugin", path)
     assert done.exit_code == 1
     assert re.search(r"^– state +does not apply: it cannot play a round", done.output, re.M)
+
+
+def test_check_needs_time_for_a_rule() -> None:
+    done = invoke("check", "badnets", "--rule-time-limit", "0s")
+    assert done.exit_code == 2
+    assert "'0s' leaves no time; write 90s, 9m or 1h30m" in done.output
 
 
 def test_check_of_an_unknown_name() -> None:

@@ -9,7 +9,16 @@ import typer
 from rich.markup import escape
 
 from benchmark.cli.completion import plugin_names
-from benchmark.cli.shared import PluginFiles, err, load_registry, one_sentence, out, say, seconds_of
+from benchmark.cli.shared import (
+    PluginFiles,
+    err,
+    folder,
+    load_registry,
+    one_sentence,
+    out,
+    say,
+    seconds_of,
+)
 from benchmark.hooks import Stage, Threat
 
 if TYPE_CHECKING:
@@ -18,7 +27,12 @@ if TYPE_CHECKING:
 Name = Annotated[
     str, typer.Argument(help="Name of the plugin and of its package, as in my-attack.")
 ]
-Folder = Annotated[Path, typer.Option("--out", help="Folder that the package is written into.")]
+OutDir = Annotated[
+    Path,
+    typer.Option(
+        "--out", parser=folder, metavar="<path>", help="Folder that the package is written into."
+    ),
+]
 
 
 MARKS = {"kept": "[green]✓[/green]", "broken": "[red]✗[/red]", "silent": "–"}
@@ -34,7 +48,7 @@ def new_attack(
         Threat,
         typer.Option(help="What the attacker may change."),
     ] = "poison-label",
-    out_dir: Folder = Path("."),
+    out_dir: OutDir = Path("."),
 ) -> None:
     """Write an installable package with a small working attack and its tests."""
     _write(name, threat, out_dir)
@@ -47,7 +61,7 @@ def new_defense(
         Stage,
         typer.Option(help="Where in the game it acts."),
     ] = "repair",
-    out_dir: Folder = Path("."),
+    out_dir: OutDir = Path("."),
 ) -> None:
     """Write an installable package with a small working defense and its tests."""
     _write(name, stage, out_dir)
@@ -86,7 +100,7 @@ def check(
 
         from benchmark.cli.examine import examine
 
-        seconds = seconds_of(rule_time_limit)
+        seconds = seconds_of(rule_time_limit, some=True)
         assert seconds is not None
         count = failed = 0
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()

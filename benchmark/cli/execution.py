@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from benchmark.api import Source
     from benchmark.protocol import Protocol
     from benchmark.records.cell import Cell, Tune
+    from benchmark.records.record import Record
     from benchmark.registry import Registry
     from benchmark.runs.context import Setup
     from benchmark.runs.executor import Executor
@@ -127,8 +129,8 @@ def execute_plan(
         executor = LocalExecutor(setup, workers or workers_for(setup.device))
     limit, store = seconds_of(time_limit), Store(setup.root)
     name = setup.protocol.name
-    cell_seconds = seconds_of(cell_time_limit)
-    with Display(err, f"{name} on {setup.device}") as display:
+    cell_seconds = seconds_of(cell_time_limit, some=True)
+    with store.alone(), Display(err, f"{name} on {setup.device}") as display:
         summary = execute(
             store,
             tasks,
@@ -155,8 +157,22 @@ def execute_plan(
         )
     elif display.failed:
         out.print(f"{display.failed} {what} failed")
+    _say_invalid([record for record in there if record is not None], what)
     show()
     if summary.why:
         reason = "time limit reached" if summary.why == "time" else summary.why
         out.print(f"{reason}; the same command continues")
         raise typer.Exit({"time": 3, "interrupted": 130}.get(summary.why, 1))
+
+
+def _say_invalid(records: Sequence[Record], what: str) -> None:
+    """How many have numbers that do not count, and why."""
+    from benchmark.records.record import REASONS
+
+    reasons = Counter(record.reason for record in records if record.reason is not None)
+    if reasons:
+        why = "; ".join(f"{REASONS[reason]} ({count})" for reason, count in reasons.items())
+        out.print(
+            f"{reasons.total()} {what} are invalid, and their numbers do not count: {why}",
+            soft_wrap=True,
+        )

@@ -16,6 +16,7 @@ from benchmark.cli.shared import (
     DataDir,
     Device,
     PluginFiles,
+    folder,
     one_sentence,
     out,
 )
@@ -62,7 +63,13 @@ TimeLimit = Annotated[
     typer.Option(help="Stop after this long (90s, 9m, 1h); run again to continue."),
 ]
 OutDir = Annotated[
-    Optional[Path], typer.Option("--out", help="Folder of the run; runs/PROTOCOL by default.")
+    Optional[Path],
+    typer.Option(
+        "--out",
+        parser=folder,
+        metavar="<path>",
+        help="Folder of the run; runs/PROTOCOL by default.",
+    ),
 ]
 Workers = Annotated[
     Optional[int],

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 from rich.markup import escape
 
-from benchmark.cli.shared import BOARDS, Device, PluginFiles, err, load_registry, one_sentence, out
+from benchmark.cli.shared import (
+    BOARDS,
+    Device,
+    PluginFiles,
+    err,
+    folder,
+    load_registry,
+    one_sentence,
+    out,
+)
 from benchmark.cli.suspects import (
     Anyway,
     Arch,
@@ -56,7 +65,13 @@ def scan(
         typer.Option(help="A run or board with clean models of its kind; else leaderboards/*."),
     ] = None,
     to: Annotated[
-        Optional[Path], typer.Option("--out", help="Folder of the report; scans/MODEL by default.")
+        Optional[Path],
+        typer.Option(
+            "--out",
+            parser=folder,
+            metavar="<path>",
+            help="Folder of the report; scans/MODEL by default.",
+        ),
     ] = None,
     anyway: Anyway = False,
     device: Device = "auto",
@@ -79,9 +94,9 @@ def scan(
 
         to = to or Path("scans") / file_of(model).stem
         check_folder(to)
-        for folder in population or ():
-            if not (folder / "records").is_dir():
-                raise UserError(f"--population: {folder} has no records; give a run or a board")
+        for board in population or ():
+            if not (board / "records").is_dir():
+                raise UserError(f"--population: {board} has no records; give a run or a board")
         registry = load_registry(plugin)
         chosen = [create(registry, Detector, spec) for spec in detector or ()]
         suspect, _ = read_suspect(

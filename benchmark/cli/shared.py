@@ -74,15 +74,32 @@ def one_sentence() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def seconds_of(text: str | None) -> float | None:
-    """Parse a duration such as 90s, 9m, 1h30m or a plain number of seconds."""
+def folder(text: str | Path) -> Path:
+    """A folder that was named; no name would be the current folder."""
+    if not str(text):
+        raise typer.BadParameter("the name of a folder is empty; write . for this one")
+    return Path(text)
+
+
+def seconds_of(text: str | None, *, some: bool = False) -> float | None:
+    """Parse a duration such as 90s, 9m, 1h30m or a plain number of seconds.
+
+    Args:
+        some: whether 0 is refused.
+    """
     if text is None:
         return None
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
-    if not text.strip() or match is None:
-        raise typer.BadParameter(f"{text!r} is no duration; write 90s, 9m or 1h30m")
+    plain = f"{text.strip()}s" if text.strip().isdecimal() else text.strip()
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", plain)
+    if not plain or match is None:
+        raise typer.BadParameter(
+            f"{text!r} is no duration; write 90s, 9m, 1h30m, or seconds alone, as in 90"
+        )
     hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return 3600.0 * hours + 60 * minutes + seconds
+    found = 3600.0 * hours + 60 * minutes + seconds
+    if some and not found:
+        raise typer.BadParameter(f"{text!r} leaves no time; write 90s, 9m or 1h30m")
+    return found
 
 
 def load_registry(files: list[Path] | None) -> Registry:

@@ -36,7 +36,8 @@ _ALL: tuple[Examine, ...] = (
 )  # fmt: skip
 _METHODS: tuple[Examine, ...] = (plugins.source, plugins.inputs, plugins.own_randomness)
 _ATTACKS: tuple[Examine, ...] = (attacks.state, attacks.batches, attacks.eight_bits)
-_REPAIRS: tuple[Examine, ...] = (defenses.finite, defenses.changes, defenses.stops)
+_REPAIRS: tuple[Examine, ...] = (defenses.finite, defenses.changes, defenses.stops, defenses.ends)
+_DETECTORS: tuple[Examine, ...] = (defenses.told_nothing, defenses.same_readings)
 _INVERTERS: tuple[Examine, ...] = (defenses.inverts_one_by_one, defenses.hashes)
 
 #: How each kind plays a round, and what it has to hold besides.
@@ -46,7 +47,7 @@ _KINDS: dict[type[api.Plugin], tuple[Play, tuple[Examine, ...]]] = {
     api.Sanitizer: (defenses.play_sanitizer, _METHODS),
     api.Repair: (defenses.play_repair, _METHODS + _REPAIRS),
     api.Deployment: (defenses.play_deployment, (*_METHODS, defenses.guards_one_by_one)),
-    api.Detector: (defenses.play_detector, (*_METHODS, defenses.told_nothing)),
+    api.Detector: (defenses.play_detector, _METHODS + _DETECTORS),
     api.Inverter: (defenses.play_inverter, _METHODS + _INVERTERS),
     api.Dataset: (materials.play_dataset, ()),
     api.Architecture: (materials.play_architecture, ()),

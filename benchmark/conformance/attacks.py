@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmark.api import Attack, CodePoisoningAttack
 from benchmark.conformance import tiny
 from benchmark.conformance.subject import ConformanceError, Subject, Watch, depends_on_others, same
-from benchmark.games import victims
+from benchmark.games import checks, victims
 from benchmark.games.evaluation import ask, predictor
 from benchmark.records.store import Store
 
@@ -26,7 +26,8 @@ def play(attack: Attack, watch: Watch) -> Mapping[str, Tensor]:
     watch.over(attack, "setup", "trigger", "train" if owns_code else "poison")
     attack.setup(experiment.attacker_view(0), experiment.rng("trigger"))
     # What is no tensor is the check `state`'s business.
-    state = {name: v for name, v in attack.state.items() if isinstance(v, Tensor)}
+    learnt = attack.state if isinstance(attack.state, Mapping) else {}
+    state = {name: v for name, v in learnt.items() if isinstance(v, Tensor)}
     outputs = {f"state[{name!r}]": value.clone() for name, value in state.items()}
     # A single image has to be possible as well as many.
     for m in (tiny.m_of(attack), 1):
@@ -49,7 +50,7 @@ def state(subject: Subject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
         try:
-            store.victims.save("check", {"state": found.plugin.state}, {})
+            store.victims.save("check", {"state": checks.state(found.plugin)}, {})
         except Exception as error:
             raise ConformanceError(f"the state cannot be saved ({error}); {advice}") from error
         loaded = store.victims.tensors("check", "state")

@@ -33,6 +33,9 @@ from benchmark.images import to_unit
 #: How many steps a repair has, at most, to change something; one with a parameter `steps` is told.
 MOST_STEPS = 100
 
+#: What outputs that are a detector's readings begin with.
+READING = "the score "
+
 #: Noise level at which a smoothed classifier is asked.
 SIGMA = 0.25
 
@@ -47,8 +50,7 @@ def play_sanitizer(sanitizer: Sanitizer, watch: Watch) -> Mapping[str, Tensor]:
 
 def play_repair(repair: Repair, watch: Watch) -> Mapping[str, Tensor]:
     """Repair the suspect, as far as the first steps."""
-    if hasattr(repair, "steps"):  # the game holds it to them
-        repair = replace(cast(Any, repair), steps=min(repair.steps, STEPS))
+    repair = _shortened(repair, STEPS)
     watch.over(repair, "repair")
     experiment = tiny.experiment()
     trusted = experiment.trusted(tiny.SHARE, 0)
@@ -56,6 +58,12 @@ def play_repair(repair: Repair, watch: Watch) -> Mapping[str, Tensor]:
         experiment, tiny.evaluation_set(), tiny.suspect(), repair=repair, trusted=trusted
     )
     return {f"weight {name}": value for name, value in watch.models[0].state_dict().items()}
+
+
+def _shortened(repair: Repair, most: int) -> Repair:
+    """The repair with fewer steps, where it says how many it takes: the game holds it to them."""
+    steps = checks.steps(repair)
+    return repair if steps is None else replace(cast(Any, repair), steps=min(steps, most))
 
 
 def finite(subject: Subject) -> None:
@@ -79,9 +87,7 @@ def changes(subject: Subject) -> None:
     if not unchanged({name: outputs[f"weight {name}"] for name in suspect}):
         return
     # A repair may first optimise something else, such as masks, and use it in the end.
-    repair, experiment = subject.create(), tiny.experiment()
-    if hasattr(repair, "steps"):
-        repair = replace(repair, steps=min(repair.steps, MOST_STEPS))
+    repair, experiment = _shortened(subject.create(), MOST_STEPS), tiny.experiment()
     model = copy.deepcopy(tiny.suspect()).requires_grad_(True)
     steps = repair.repair(model, experiment.trusted(tiny.SHARE, 0), experiment.rng("repair"))
     taken = sum(1 for _ in islice(steps, MOST_STEPS))
@@ -115,6 +121,24 @@ def stops(subject: Subject) -> None:
             "repair changes the model when it is stopped; let every yield leave the model as it "
             "shall be used"
         )
+
+
+def ends(subject: Subject) -> None:
+    """It changes nothing after its last step."""
+    subject.round()
+    repair, experiment = _shortened(subject.create(), STEPS), tiny.experiment()
+    steps = robustness.measured_steps(
+        repair,
+        copy.deepcopy(tiny.suspect()).requires_grad_(True),
+        experiment.trusted(tiny.SHARE, 0),
+        interval=1,
+        rng=experiment.rng("repair"),
+    )
+    try:
+        for _ in islice(steps, MOST_STEPS):
+            pass
+    except checks.RuleViolation as error:
+        raise ConformanceError(str(error)) from None
 
 
 def play_deployment(deployment: Deployment, watch: Watch) -> Mapping[str, Tensor]:
@@ -170,7 +194,7 @@ def play_detector(detector: Detector, watch: Watch) -> Mapping[str, Tensor]:
     )
     found = scans[0].detection
     outputs = {"the score": torch.tensor(found.score), "the class scores": found.class_scores}
-    outputs |= {f"the score {name!r}": torch.tensor(value) for name, value in found.also.items()}
+    outputs |= {f"{READING}{name!r}": torch.tensor(value) for name, value in found.also.items()}
     if found.trigger is not None:
         outputs |= {f"the trigger's {k}": v for k, v in found.trigger.pictures.items()}
     return outputs
@@ -183,6 +207,21 @@ def told_nothing(subject: Subject) -> None:
         raise ConformanceError(
             f"{different} changes with the attack that the harness is told of; use the model, the "
             "trusted images and rng only"
+        )
+
+
+def same_readings(subject: Subject) -> None:
+    """It has the same readings for every model."""
+    found, experiment = subject.round().outputs, tiny.experiment()
+    (scan,) = detectability.examine(
+        experiment, tiny.evaluation_set(), tiny.clean(), subject.create(), share=tiny.SHARE, seed=0
+    )
+    ours = {name for name in found if name.startswith(READING)}
+    theirs = {f"{READING}{name!r}" for name in scan.detection.also}
+    if ours != theirs:
+        raise ConformanceError(
+            f"{', '.join(sorted(ours ^ theirs))} is there for one model and not for another; "
+            "return the same readings for all"
         )
 
 

@@ -11,7 +11,7 @@ import sys
 from functools import cache
 from typing import Any
 
-import torch
+from benchmark.unchanged import settings
 
 #: Parts of the core that plugins build on or that are listed themselves: what these load is no
 #: further library.
@@ -49,17 +49,8 @@ def _packages() -> set[str]:
     return {name.split(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
 
 
-def _settings() -> dict[str, Any]:
-    return {
-        "torch's global random state": torch.get_rng_state().tolist(),
-        "torch's default dtype": torch.get_default_dtype(),
-        "torch's number of threads": torch.get_num_threads(),
-        "the GPU": torch.cuda.is_initialized(),
-    }
-
-
 def _answer(modules: list[str]) -> dict[str, Any]:
-    packages, before = _packages(), _settings()
+    packages, before = _packages(), [(one, one.get()) for one in settings()]
     try:
         for module in modules:
             if module.endswith(".py"):
@@ -70,7 +61,7 @@ def _answer(modules: list[str]) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {error}"}
     return {
         "packages": sorted(p for p in _packages() - packages if not p.startswith("_")),
-        "touched": [name for name, value in _settings().items() if value != before[name]],
+        "touched": [one.name for one, value in before if one.get() != value],
     }
 
 

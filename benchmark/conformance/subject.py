@@ -51,6 +51,7 @@ class Watch:
         lent: who was lent a tensor, as it was then, and the tensor itself.
         moved: methods that drew from torch's global random state, or seeded it.
         models: the private copies that were handed out.
+        begun: what takes steps; kept, since what nobody holds any more is stopped.
         printed: what came out of the round as text.
     """
 
@@ -59,6 +60,7 @@ class Watch:
     lent: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
     models: list[Classifier] = field(default_factory=list)
+    begun: list[Iterator[Any]] = field(default_factory=list)
     printed: str = ""
 
     def over(self, plugin: Plugin, *methods: str) -> None:
@@ -78,6 +80,7 @@ class Watch:
         return call
 
     def _first_steps(self, who: str, steps: Iterator[Any]) -> Iterator[Any]:
+        self.begun.append(steps)
         for _ in range(STEPS):
             with self._seeded(who):
                 try:

@@ -76,6 +76,13 @@ def suspect() -> Classifier:
 
 
 @cache
+def clean() -> Classifier:
+    """A model of the same images before they were poisoned."""
+    training = victims.collect(experiment(), None, 0, 1, experiment().target(0), experiment().rng())
+    return victims.train(experiment(), None, training, experiment().rng("train"))
+
+
+@cache
 def evaluation_set() -> EvaluationSet:
     """Clean and triggered images; the target is the attack's."""
     triggered = victims.trigger_test_images(experiment(), _attack(), experiment().rng("test"))

@@ -14,7 +14,7 @@ from benchmark.games.base import Game
 from benchmark.games.detectability.game import DetectabilityGame
 from benchmark.games.inversion.game import InversionGame
 from benchmark.games.robustness.game import RobustnessGame
-from benchmark.records.files import StoreError
+from benchmark.records.files import StoreError, in_its_place
 from benchmark.records.record import Record
 
 #: By name, in the order in which boards show them.
@@ -48,10 +48,15 @@ def records(folder: Path, pattern: str = "*.json") -> Iterator[Record]:
         StoreError: a file is not a record.
     """
     for path in sorted((folder / "records").glob(pattern), key=lambda path: path.name):
+        if path.is_dir():
+            raise in_its_place(path)
         try:
             yield read(path.read_bytes())
         except ValidationError as error:
             first = error.errors()[0]
             # The first part of the place is the game that the record is of.
             field = ".".join(map(str, first["loc"][1:])) or "file"
-            raise StoreError(f"{path}: {field}: {first['msg']}") from None
+            raise StoreError(
+                f"{path}: {field}: {first['msg']}; the same `poisongames run` plays its cell "
+                "again, or remove the file"
+            ) from None

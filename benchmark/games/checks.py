@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.api import Deployment, Detection, Detector, PoisoningAttack, Sanitizer, Verdict
+from benchmark.api import (
+    Attack,
+    Deployment,
+    Detection,
+    Detector,
+    PoisoningAttack,
+    Repair,
+    Sanitizer,
+    Verdict,
+)
 from benchmark.metrics import REJECTED
 from benchmark.records.record import LARGEST_SINGLE
 from benchmark.texts import FIELD
@@ -80,6 +90,34 @@ def unchanged(before: Tensor, after: Tensor, who: str) -> None:
         raise RuleViolation(f"{who} changed its input in place; it must return a copy")
 
 
+def state(attack: Attack) -> Mapping[str, Tensor]:
+    """What an attack has learnt, provided that it can be saved."""
+    found: object = attack.state
+    got = None
+    if not isinstance(found, Mapping):
+        got = _kind(found)
+    else:
+        for name, value in found.items():
+            if not isinstance(name, str) or not isinstance(value, Tensor):
+                got = f"{_kind(value)} under {name!r}"
+    if got is not None:
+        raise RuleViolation(f"{attack.name}.state must be a dict of tensors, got {got}")
+    return attack.state
+
+
+def steps(repair: Repair) -> int | None:
+    """How many steps a repair says that it takes, None where it has no `steps`."""
+    if not hasattr(repair, "steps"):
+        return None
+    found: object = repair.steps
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise RuleViolation(
+            f"{repair.name}.steps must be a whole number from 1 on, got {found!r}; give what is "
+            "something else another name"
+        )
+    return found
+
+
 def kept(returned: object, count: int, classes_left: Tensor, sanitizer: Sanitizer) -> Tensor:
     """Pass on a sanitizer's mask, provided that something is left to train on."""
     who = f"{sanitizer.name}.sanitize"
@@ -92,8 +130,18 @@ def kept(returned: object, count: int, classes_left: Tensor, sanitizer: Sanitize
     return returned
 
 
+def guarded(returned: object, deployment: Deployment) -> Callable[[Tensor], object]:
+    """Pass on a guarded model; what it answers is checked by `verdict`."""
+    if not callable(returned):
+        raise RuleViolation(
+            f"{deployment.name}.deploy must return the guarded model, a function from images to a "
+            f"Verdict, got {_kind(returned)}"
+        )
+    return returned
+
+
 def verdict(returned: object, count: int, classes: int, deployment: Deployment) -> Verdict:
-    """Pass on a guarded model's answer to `count` images."""
+    """A private copy of a guarded model's answer to `count` images: it may use a buffer again."""
     who = f"{deployment.name}.deploy"
     if not isinstance(returned, Verdict):
         raise RuleViolation(f"{who}: the guarded model must return a Verdict")
@@ -104,20 +152,29 @@ def verdict(returned: object, count: int, classes: int, deployment: Deployment) 
         raise RuleViolation(f"{who}: expected {count} predictions and suspicions")
     if returned.predictions.dtype != torch.int64:
         raise RuleViolation(f"{who}: predictions must be int64, got {returned.predictions.dtype}")
-    if not bool(torch.isfinite(returned.suspicion).all()):
-        raise RuleViolation(f"{who}: suspicions must be finite")
+    if returned.suspicion.is_complex():
+        raise RuleViolation(f"{who}: suspicions must be real, got {returned.suspicion.dtype}")
+    suspicion = _private(returned.suspicion).float()
+    if not bool(torch.isfinite(suspicion).all()):
+        wrong = returned.suspicion[~torch.isfinite(suspicion)][0].item()
+        raise RuleViolation(
+            f"{who}: suspicions must be finite in single precision, got {wrong:.4g}"
+        )
     low, high = int(returned.predictions.min()), int(returned.predictions.max())
     if low < REJECTED or high >= classes:
         raise RuleViolation(
             f"{who}: predictions must lie in {REJECTED}..{classes - 1}, got {low}..{high}"
         )
-    return returned
+    return Verdict(_private(returned.predictions), suspicion)
 
 
 def detection(
     returned: object, shape: tuple[int, int, int], classes: int, detector: Detector
 ) -> Detection:
-    """Pass on what a detector found, provided that its numbers are finite and per class."""
+    """A private copy of what a detector found, provided that its numbers are finite and per class.
+
+    A detector may use what it returns again, in its next examination.
+    """
     who = f"{detector.name}.detect"
     if not isinstance(returned, Detection):
         raise RuleViolation(f"{who} must return a Detection, got {type(returned).__name__}")
@@ -142,22 +199,65 @@ def detection(
                 f"{who}: {name!r} is no name of a reading; choose English letters, digits and "
                 "spaces, at most 60, and not 'score'"
             )
-    numbers = [returned.score, *returned.class_scores.tolist(), *returned.also.values()]
-    for number in numbers:
-        scalar = isinstance(number, Tensor) and number.numel() == 1
-        if not isinstance(number, Real) and not scalar:
-            raise RuleViolation(f"{who} must return numbers as scores, got {_kind(number)}")
-        if not abs(number) <= LARGEST_SINGLE:  # written so that NaN fails too
-            raise RuleViolation(f"{who} must return finite scores, got {float(number):g}")
+    score = _number(returned.score, who)
+    for number in returned.class_scores.tolist():
+        _number(number, who)
+    also = {name: _number(number, who) for name, number in returned.also.items()}
+    flagged = None if returned.flagged is None else bool(returned.flagged)
+    class_scores, trigger = _private(returned.class_scores).float(), None
     if returned.trigger is not None:
-        blank = torch.zeros(1, *shape, device=returned.class_scores.device)
-        triggered = returned.trigger.apply(blank)
+        if not isinstance(returned.trigger, Trigger):
+            raise RuleViolation(
+                f"{who} must return a Trigger or None as trigger, got {_kind(returned.trigger)}"
+            )
+        trigger = _private_trigger(returned.trigger)
+        triggered = trigger.apply(torch.zeros(1, *shape, device=class_scores.device))
         if triggered.shape != (classes, 1, *shape):
             raise RuleViolation(
                 f"{who} must return a trigger for each of {classes} classes, got images of "
                 f"shape {tuple(triggered.shape)}"
             )
-    return returned
+    return Detection(score, class_scores, flagged, trigger, also)
+
+
+def same_readings(found: Sequence[Detection], detector: Detector) -> None:
+    """Refuse a detector whose repeats have other readings than one another."""
+    first, *others = (sorted(one.also) for one in found)
+    for other in others:
+        if other != first:
+            raise RuleViolation(
+                f"{detector.name}.detect must return the same readings in every repeat and for "
+                f"every model, got {_names(other)} after {_names(first)}"
+            )
+
+
+def _names(readings: list[str]) -> str:
+    return ", ".join(map(repr, readings)) or "none"
+
+
+def _number(value: object, who: str) -> float:
+    """One score, which may be a tensor of one element."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.detach().item()
+    if not isinstance(value, Real):
+        raise RuleViolation(f"{who} must return numbers as scores, got {_kind(value)}")
+    try:
+        number = float(value)
+    except OverflowError:  # whole numbers know no limit
+        number = inf
+    if not abs(number) <= LARGEST_SINGLE:  # written so that NaN fails too
+        raise RuleViolation(f"{who} must return finite scores, got {number:g}")
+    return number
+
+
+def _private(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
+
+
+def _private_trigger(returned: Trigger) -> Trigger:
+    trigger = copy.copy(returned)
+    trigger.variables = [_private(variable) for variable in trigger.variables]
+    return trigger
 
 
 def reversed_trigger(returned: object, starts: Tensor, who: str) -> Trigger:
@@ -168,9 +268,8 @@ def reversed_trigger(returned: object, starts: Tensor, who: str) -> Trigger:
     """
     if type(returned) not in (Patch, Additive):
         raise RuleViolation(f"{who} must yield a Patch or an Additive, got {_kind(returned)}")
-    trigger = copy.copy(returned)
-    assert isinstance(trigger, Trigger)
-    trigger.variables = [variable.detach().clone() for variable in trigger.variables]
+    assert isinstance(returned, Trigger)
+    trigger = _private_trigger(returned)
     shape = trigger.apply(starts[:1]).shape
     if shape != (len(starts), 1, *starts.shape[1:]):
         raise RuleViolation(

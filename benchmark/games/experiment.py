@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from benchmark.api import Architecture, AttackerView, Source
 from benchmark.classifier import Classifier, channel_statistics
+from benchmark.games.checks import RuleViolation
 from benchmark.games.initial import initial
 from benchmark.images import ImageSet, TrustedData
 from benchmark.memory import images_per_pass
@@ -147,13 +148,22 @@ class Experiment:
         """The class that repetition `seed` is attacked for: targets take turns."""
         return seed % len(self.class_names)
 
-    def rebuilt(self, model: nn.Module) -> Classifier:
+    def rebuilt(self, model: nn.Module, who: str = "a plugin") -> Classifier:
         """A freshly built classifier with the weights of `model`, and nothing else of it.
 
+        Args:
+            who: had the model in hand.
+
         Raises:
-            RuntimeError: these are not the weights of the protocol's architecture.
+            RuleViolation: these are not the weights of the protocol's architecture.
         """
-        return self.loaded(model.state_dict())
+        fresh = self._blank(self.rng("loading"))
+        try:
+            fresh.load_state_dict(model.state_dict())
+        except RuntimeError as error:
+            what = " ".join(str(error).split())
+            raise RuleViolation(f"{who} must keep the architecture: {what}") from None
+        return fresh
 
     def loaded(self, state: Mapping[str, Tensor]) -> Classifier:
         """A freshly built classifier with these weights, all of them free to be trained.

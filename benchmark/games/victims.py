@@ -111,8 +111,7 @@ def sanitize(
         return model
 
     data = training.data
-    lent = ImageSet(data.pixels.clone(), data.labels.clone())
-    keep = sanitizer.sanitize(lent, train, rng)
+    keep = sanitizer.sanitize(data.copy(), train, rng)
     keep = checks.kept(keep, len(data), data.labels, sanitizer)
     return TrainingSet(data.subset(keep), training.poisoned[keep], training.repeats[keep])
 
@@ -125,7 +124,10 @@ def train(
     progress: Progress = lambda done, total: None,
     after_epoch: Callable[[Classifier], None] = lambda model: None,
 ) -> Classifier:
-    """Train the victim; an attacker who owns the code trains it himself."""
+    """Train the victim; an attacker who owns the code trains it himself.
+
+    He is lent a copy of the images, and nothing but the weights he leaves is the victim.
+    """
     model = experiment.new_model(rng)
 
     def finished(epoch: int, epochs: int) -> None:
@@ -134,8 +136,8 @@ def train(
 
     trainer = experiment.trainer(finished)
     if isinstance(attack, CodePoisoningAttack):
-        attack.train(model, training.data, trainer, rng)
-        model.eval()
+        attack.train(model, training.data.copy(), trainer, rng)
+        model = experiment.rebuilt(model, f"{attack.name}.train")
     else:
         trainer.fit(model, training.data, rng, repeats=training.repeats)
     return model

@@ -29,7 +29,7 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write so that a kill at any instant leaves the old file or the new one.
 
     Raises:
-        StoreError: the disk is full or the folder cannot be written.
+        StoreError: the disk is full, the folder cannot be written, or a folder is in its place.
     """
     temporary = path.with_name(f".{uuid4().hex}.tmp")
     try:
@@ -40,6 +40,8 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
+        if path.is_dir():
+            raise in_its_place(path) from error
         refused = unwritable(path, error.strerror)
         refused.size = 0 if error.errno in DISK else len(content)
         raise refused from error
@@ -64,7 +66,16 @@ def remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
+        if path.is_dir():
+            raise in_its_place(path) from error
         raise unwritable(path, error.strerror) from error
+
+
+def in_its_place(path: Path) -> StoreError:
+    return StoreError(
+        f"{path} is a folder, where a file belongs; remove this folder, then run the same command "
+        "to continue"
+    )
 
 
 def unwritable(path: Path, why: str | None) -> StoreError:

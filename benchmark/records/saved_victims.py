@@ -48,13 +48,22 @@ class SavedVictims:
     def save(
         self, key: str, tensors: Mapping[str, Mapping[str, Tensor]], facts: dict[str, Any]
     ) -> None:
-        """Save groups of tensors, then the facts, whose presence says that all is there."""
+        """Save groups of tensors, then the facts, whose presence says that all is there.
+
+        Tensors may be views of one another.
+        """
+        import torch
         from safetensors.torch import save
 
         self.discard(key)
         digests = {}
         for group, members in tensors.items():
-            content = save({name: tensor.cpu().contiguous() for name, tensor in members.items()})
+            # Of its own, since the format refuses tensors that share memory.
+            own = {
+                name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, tensor in members.items()
+            }
+            content = save(own)
             digests[f"{group}.safetensors"] = sha256(content)
             self._write(key, f"{group}.safetensors", content)
         index = {"facts": facts, "files": digests}

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
 
-from benchmark.records.files import StoreError, remove, sha256, unwritable, write_in
+from benchmark.records.files import StoreError, remove, sha256, unwritable, vanished, write_in
 from benchmark.records.record import Evidence, Record
 from benchmark.records.saved_victims import SavedVictims
 
@@ -77,6 +78,30 @@ class Store:
             raise unwritable(self.root, error.strerror) from error
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise unwritable(self.root, "no permission, or a read-only disk")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other runs out of the folder: one would take the other's files for damaged.
+
+        Raises:
+            StoreError: another run plays there.
+        """
+        try:
+            folder = os.open(self.root, os.O_RDONLY)
+        except OSError as error:
+            raise vanished(self.root) from error
+        try:
+            with suppress(OSError):  # of a disk that has no locks
+                try:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise StoreError(
+                        f"another run plays into {self.root}; wait for its end, or choose another "
+                        "folder with --out"
+                    ) from None
+            yield
+        finally:
+            os.close(folder)
 
     def works(self, size: int) -> bool:
         """Whether this process can write so many bytes into the folder."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmark.games.all import GAMES, UNDEFENDED, game_of_stage
+from benchmark.games.base import Game
 from benchmark.games.initial import digest
 from benchmark.games.robustness.searches import Chosen, file_name
-from benchmark.protocol import Protocol
+from benchmark.protocol import Protocol, ProtocolError
 from benchmark.records.cell import CLEAN, Cell, Tune
 from benchmark.registry import Registry
 from benchmark.runs.planner import Planner
@@ -37,6 +39,7 @@ def plan(
 
     Raises:
         RegistryError: an unknown plugin or parameter.
+        ProtocolError: a protocol that names a defense in the section of another game.
         ValueError: an unknown recipe, no repetitions, a game that the protocol does not have, or
             weights to start from that cannot be read.
     """
@@ -47,6 +50,8 @@ def plan(
     planner = Planner(protocol, registry, chosen, bool(defenses), seeds, tuned or {}, init)
     specs = list(defenses) or list(planner.known_defenses)
     played = {spec: game_of_stage(planner.defense(spec).stages[0].stage) for spec in specs}
+    for game in () if defenses else GAMES.values():
+        _refuse_misplaced(game, protocol, played)
     cells: list[Cell] = []
     for game in GAMES.values():
         own = [spec for spec in specs if played[spec] is game]
@@ -60,6 +65,16 @@ def plan(
             )
         cells += game.cells(planner, attacks, own)
     return _by_worth(protocol, list({cell.key: cell for cell in cells}.values()))
+
+
+def _refuse_misplaced(game: Game[Any], protocol: Protocol, played: Mapping[str, Game[Any]]) -> None:
+    """A defense that a protocol names in the section of a game that it does not play."""
+    for spec in game.defenses(protocol):
+        if (other := played[spec]) is not game:
+            raise ProtocolError(
+                f"{protocol.name}: {spec} in section {game.name} plays the {other.name} game; move "
+                f"it to section {other.name}"
+            )
 
 
 def _by_worth(protocol: Protocol, cells: Sequence[Cell]) -> list[Cell]:

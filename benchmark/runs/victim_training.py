@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmark.api import Defense, Sanitizer
 from benchmark.classifier import Classifier, tensors_sha256
-from benchmark.games import victims
+from benchmark.games import checks, victims
 from benchmark.games.evaluation import ask, predictor
 from benchmark.games.experiment import Experiment, Progress
 from benchmark.images import to_unit
@@ -41,6 +41,7 @@ def train(context: RunContext, victim: Victim, progress: Progress) -> None:
     torch.manual_seed(experiment.protocol.seed("global", *names))
     if attack is not None:
         attack.setup(experiment.attacker_view(seed), context.trigger_rng(victim))
+        checks.state(attack)
     rng = experiment.rng("collect", *names)
     training = victims.collect(
         experiment, attack, victim.attack.m, victim.attack.boost, target, rng
@@ -77,7 +78,7 @@ def train(context: RunContext, victim: Victim, progress: Progress) -> None:
     }
     tensors = {
         "model": model.state_dict(),
-        "state": {} if attack is None else attack.state,
+        "state": {} if attack is None else checks.state(attack),
         "triggered": {"triggered": triggered},
         "confidence": {"confidence": confidence},
     }

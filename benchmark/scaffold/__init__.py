@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import keyword
 import re
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from benchmark.errors import UserError
 from benchmark.hooks import Stage, Threat
 from benchmark.registry import Registry
+from benchmark.specs import NAME_LIMIT
 
 Kind = Literal[Threat, Stage]
 
@@ -39,12 +42,14 @@ def write(name: str, kind: Kind, parent: Path, registry: Registry) -> Path:
         registry: the plugins whose names are taken.
 
     Raises:
-        ScaffoldError: a bad or taken name, or a folder that exists or cannot be written.
+        ScaffoldError: a bad or taken name, one that hides what the code uses, or a folder that
+            exists or cannot be written.
     """
     package = name.replace("-", "_")
     folder = parent / name
     _refuse(name, package, folder, registry)
     files = _render(name, package, kind)
+    _refuse_hiding(name, files)
     part = parent / f".{name}.{uuid4().hex}.part"
     try:
         for file, text in files.items():
@@ -62,10 +67,17 @@ def write(name: str, kind: Kind, parent: Path, registry: Registry) -> Path:
 
 def _refuse(name: str, package: str, folder: Path, registry: Registry) -> None:
     # As the registry has it, and besides a name that Python can import.
-    if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name) or keyword.iskeyword(package):
+    if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name) or (
+        keyword.iskeyword(package) or keyword.iskeyword(_class(name))  # none makes None
+    ):
         raise ScaffoldError(
             f"{name!r} cannot be a plugin's name; use lower-case words joined by - or _ that "
             "begin with a letter, as in my-attack"
+        )
+    if len(name) > NAME_LIMIT:
+        raise ScaffoldError(
+            f"{name!r} has {len(name)} characters, a plugin's name has at most {NAME_LIMIT}; "
+            "choose a shorter one"
         )
     if not folder.parent.is_dir():
         raise ScaffoldError(f"{folder.parent} is no folder; make it or choose another --out")
@@ -84,6 +96,28 @@ def _refuse(name: str, package: str, folder: Path, registry: Registry) -> None:
         raise ScaffoldError(f"{name!r} is taken by an installed package; choose another name")
 
 
+def _refuse_hiding(name: str, files: Mapping[str, str]) -> None:
+    """A name whose class would be called as something else in the package's code is."""
+    cls = _class(name)
+    code = [ast.parse(text) for file, text in files.items() if file.endswith(".py")]
+    if any(sum(cls in _names(one) for one in tree.body) > 1 for tree in code):
+        raise ScaffoldError(
+            f"{name!r} makes a class {cls}, which hides the {cls} that its code uses; choose "
+            f"another name, such as {f'my-{name}'!r}"
+        )
+
+
+def _names(statement: ast.stmt) -> list[str]:
+    """What a statement at the top of a module gives a name to."""
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name for alias in statement.names]
+    return [statement.name] if isinstance(statement, ast.ClassDef | ast.FunctionDef) else []
+
+
+def _class(name: str) -> str:
+    return "".join(word.capitalize() for word in re.split("[-_]", name))
+
+
 def _render(name: str, package: str, kind: Kind) -> dict[str, str]:
     """The text of every file, by its path in the package."""
     templates = Environment(
@@ -96,7 +130,7 @@ def _render(name: str, package: str, kind: Kind) -> dict[str, str]:
     values = {
         "name": name,
         "package": package,
-        "cls": "".join(word.capitalize() for word in package.split("_")),
+        "cls": _class(name),
         "kind": kind,
         "side": "attack" if kind in _THREATS else "defense",
         "protocol": PROTOCOL,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -35,6 +37,7 @@ from benchmark.games.experiment import Experiment, Splits
 from benchmark.games.robustness import play as robustness
 from benchmark.images import ImageSet
 from benchmark.protocol import Protocol
+from benchmark.records.saved_victims import SavedVictims
 from benchmark.registry import Registry
 
 SHAPE, CLASSES, TARGET = (1, 6, 6), 4, 2
@@ -354,6 +357,101 @@ def test_an_attacker_who_owns_the_code_trains_the_victim(experiment: Experiment)
     assert not model.training
 
 
+@dataclass
+class Owns(Trains):
+    """Does to model and images what it was told to."""
+
+    name = "owns"
+    act: Callable[[Classifier, ImageSet], object] = lambda model, data: None
+
+    def train(self, model: Classifier, data: ImageSet, trainer: Any, rng: Generator) -> None:
+        self.act(model, data)
+
+
+@pytest.mark.parametrize("resident", [1 << 30, 100])
+def test_an_attacker_who_owns_the_code_works_on_a_copy(
+    experiment: Experiment, resident: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large sets lie in files, which all processes of a run would share."""
+    monkeypatch.setattr("benchmark.images.RESIDENT_BYTES", resident)
+    train = experiment.splits.train.copy()
+    experiment.splits = replace(experiment.splits, train=train)
+    before = train.pixels.clone(), train.labels.clone()
+    training = victims.collect(experiment, None, 0, 1, TARGET, rng())
+    vandal = Owns(lambda model, data: (data.pixels.zero_(), data.labels.zero_()))
+    victims.train(experiment, ready(experiment, vandal), training, rng())
+    assert torch.equal(train.pixels, before[0])
+    assert torch.equal(train.labels, before[1])
+
+
+def test_nothing_but_the_weights_of_who_owns_the_code_is_the_victim(experiment: Experiment) -> None:
+    """A hook would make the victim surer than it is in every later cell."""
+
+    def tampers(model: Classifier, data: ImageSet) -> None:
+        model.register_forward_hook(lambda module, inputs, output: output * 1000)
+        model.double()
+        norm = next(part for part in model.modules() if isinstance(part, nn.BatchNorm2d))
+        norm.bias = norm.weight
+
+    training = victims.collect(experiment, None, 0, 1, TARGET, rng())
+    images = experiment.splits.test.images
+    plain, tampered = (
+        victims.train(experiment, ready(experiment, Owns(act)), training, rng())
+        for act in (lambda model, data: None, tampers)
+    )
+    assert all(value.dtype != torch.float64 for value in tampered.state_dict().values())
+    weights = plain.state_dict()
+    names = [n for n, t in tampered.state_dict().items() if not torch.equal(t, weights[n])]
+    assert names == ["stages.conv.1.bias"]
+    tampered.load_state_dict(weights)
+    assert torch.equal(plain(images), tampered(images))
+
+
+def nested(model: Classifier, data: ImageSet) -> None:
+    model.head = nn.Sequential(model.head)  # type: ignore[assignment]
+
+
+def widened(model: Classifier, data: ImageSet) -> None:
+    model.head = nn.Linear(model.head.in_features, CLASSES + 2)
+
+
+@pytest.mark.parametrize(("act", "name"), [(nested, "head.0.weight"), (widened, "head.weight")])
+def test_who_owns_the_code_keeps_the_architecture(
+    experiment: Experiment, act: Callable[[Classifier, ImageSet], object], name: str
+) -> None:
+    training = victims.collect(experiment, None, 0, 1, TARGET, rng())
+    said = rf"^owns\.train must keep the architecture: .*{name}"
+    with pytest.raises(RuleViolation, match=said) as caught:
+        victims.train(experiment, ready(experiment, Owns(act)), training, rng())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("state", "got"),
+    [
+        (None, "NoneType"),
+        ([torch.zeros(1)], "list"),
+        ({"level": 3}, "int under 'level'"),
+        ({"level": torch.zeros(1), 7: torch.zeros(1)}, "Tensor under 7"),
+    ],
+)
+def test_a_state_is_a_dict_of_tensors(state: Any, got: str) -> None:
+    attack = Brighten()
+    attack.state = state
+    with pytest.raises(RuleViolation, match=rf"^brighten\.state must be a dict .* got {got}$"):
+        checks.state(attack)
+
+
+def test_parts_of_one_tensor_are_saved_as_they_are(tmp_path: Path) -> None:
+    whole = torch.arange(12.0).view(3, 4).requires_grad_(True)
+    parts = {"whole": whole, "part": whole[:2], "turned": whole.T}
+    saved = SavedVictims(tmp_path)
+    saved.save("key", {"state": parts}, {})
+    found = saved.tensors("key", "state")
+    assert found.keys() == parts.keys()
+    assert all(torch.equal(found[name], parts[name]) for name in parts)
+
+
 def test_triggered_test_images_are_bytes_in_order(experiment: Experiment) -> None:
     found = victims.trigger_test_images(experiment, ready(experiment, Brighten()), rng())
     expected = experiment.splits.test.pixels.clone()
@@ -449,6 +547,14 @@ WRONG_VERDICTS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "logits": (said(lambda n: torch.zeros(n, CLASSES)), "expected 100 predictions"),
     "too many suspicions": (said(0, lambda n: torch.zeros(n + 1)), "expected 100 predictions and"),
     "no number": (said(0, torch.nan), "suspicions must be finite"),
+    "more than single precision holds": (
+        said(0, lambda n: torch.full((n,), 1e300, dtype=torch.float64)),
+        r"suspicions must be finite in single precision, got 1e\+300",
+    ),
+    "complex": (
+        said(0, lambda n: torch.zeros(n, dtype=torch.complex64)),
+        "suspicions must be real, got torch.complex64",
+    ),
     "infinite": (said(0, torch.inf), "suspicions must be finite"),
     "a list": (
         lambda images: Verdict([0] * len(images), torch.zeros(len(images))),  # type: ignore
@@ -489,6 +595,12 @@ def test_a_verdict_is_passed_on(experiment: Experiment) -> None:
     assert checks.verdict(said(3)(torch.zeros(9)), 9, CLASSES, Guard()).predictions[0] == 3
 
 
+def test_a_deployment_returns_a_function(experiment: Experiment) -> None:
+    said = r"^guard\.deploy must return the guarded model, a function .*, got NoneType$"
+    with pytest.raises(RuleViolation, match=said):
+        play(experiment, deployment=Guard(None))  # type: ignore[arg-type]
+
+
 @dataclass
 class Impatient(Repair):
     """Does all its work at once."""
@@ -522,6 +634,15 @@ def test_a_repair_yields_after_each_of_its_steps(experiment: Experiment, yields:
     repair = Counting()
     repair.__class__.yields = yields
     said = rf"^counting\.repair yields after {min(yields, 4)} steps, its steps are 3"
+    with pytest.raises(RuleViolation, match=said):
+        play(experiment, repair=repair)
+
+
+@pytest.mark.parametrize("steps", [0, -2, 2.0, "ten", (1,), None, True])
+def test_steps_are_a_whole_number_from_1_on(experiment: Experiment, steps: Any) -> None:
+    repair = Counting(steps)
+    repair.__class__.yields = 1
+    said = rf"^counting\.steps must be a whole number from 1 on, got {re.escape(repr(steps))};"
     with pytest.raises(RuleViolation, match=said):
         play(experiment, repair=repair)
 

@@ -312,10 +312,51 @@ def test_every_repeat_is_reported(
         Says(lambda: next(returned)),
         progress=lambda done, total: progress.append((done, total)),
     )
-    assert [scan.detection for scan in scans] == given
+    assert [scan.detection.score for scan in scans] == [one.score for one in given]
     assert progress == [(1, 3), (2, 3), (3, 3)]
     assert all(scan.seconds >= 0 for scan in scans)
     assert [scan.reversed_answers for scan in scans] == [None] * REPEATS
+
+
+@dataclass
+class Buffered(Detector):
+    """Writes each answer over the last one."""
+
+    name = "buffered"
+
+    def __post_init__(self) -> None:
+        self.scores, self.also, self.count = torch.zeros(CLASSES), {"reading": 0.0}, 0
+        self.trigger = Additive(torch.zeros(CLASSES, *SHAPE))
+
+    def detect(self, model: Any, trusted: Any, rng: Any) -> Detection:
+        self.count += 1
+        self.also["reading"] = float(self.count)
+        self.trigger.variables[0].fill_(self.count / 10)
+        self.scores.fill_(self.count)
+        return Detection(self.scores[0], self.scores, None, self.trigger, self.also)  # type: ignore
+
+
+def test_repeats_count_though_a_detector_uses_its_buffers_again(
+    experiment: Experiment, evaluation_set: EvaluationSet, suspect: Classifier
+) -> None:
+    found = [s.detection for s in play(experiment, evaluation_set, suspect, Buffered())]
+    assert [one.score for one in found] == [1, 2, 3]
+    assert [one.class_scores.tolist() for one in found] == [[n] * CLASSES for n in (1, 2, 3)]
+    assert [dict(one.also) for one in found] == [{"reading": n} for n in (1, 2, 3)]
+    norms = [one.trigger.norms[0].item() for one in found if one.trigger is not None]
+    assert norms == pytest.approx([25.6, 51.2, 76.8])
+
+
+def test_all_repeats_have_the_same_readings(
+    experiment: Experiment, evaluation_set: EvaluationSet, suspect: Classifier
+) -> None:
+    returned = iter([{"a": 1.0, "b": 2.0}, {"b": 1.0, "a": 2.0}, {"b": 1.0}])
+    with pytest.raises(RuleViolation) as caught:
+        play(experiment, evaluation_set, suspect, Says(lambda: verdict(also=next(returned))))
+    assert str(caught.value) == (
+        "says.detect must return the same readings in every repeat and for every model, got 'b' "
+        "after 'a', 'b'"
+    )
 
 
 def test_a_clean_model_has_no_reversed_success(
@@ -398,6 +439,18 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: verdict(trigger=additive(10, 3, 16, 16)),
         r"must return a trigger for each of 10 classes, .* \(10, 1, 3, 16, 16\)",
     ),
+    "a trigger that is a word": (
+        lambda: verdict(trigger="no"),
+        "must return a Trigger or None as trigger, got str",
+    ),
+    "a complex score": (
+        lambda: verdict(score=torch.tensor(1j)),
+        "must return numbers as scores, got complex",
+    ),
+    "a whole number beyond all": (
+        lambda: verdict(score=10**400),
+        "must return finite scores, got inf",
+    ),
     "one trigger": (
         lambda: verdict(trigger=additive(1, *SHAPE)),
         r"must return a trigger for each of 10 classes, .* \(1, 1, 1, 16, 16\)",
@@ -416,14 +469,39 @@ def test_wrong_detections_are_refused_by_name(
         checks.detection(answer(), SHAPE, CLASSES, Says())
 
 
-def test_a_right_detection_is_passed_on_as_it_is() -> None:
+def test_a_right_detection_is_passed_on() -> None:
     for right in (
         verdict(),
         verdict(score=-3.0, flagged=True, also={"index": 2.5}),
         verdict(class_scores=torch.randn(CLASSES), trigger=additive(10, *SHAPE)),
         verdict(trigger=Patch(torch.rand(10, 1, 16, 16), torch.rand(10, 1, 16, 16))),
     ):
-        assert checks.detection(right, SHAPE, CLASSES, Says()) is right
+        found = checks.detection(right, SHAPE, CLASSES, Says())
+        assert (found.score, found.flagged, found.also) == (right.score, right.flagged, right.also)
+        assert torch.equal(found.class_scores, right.class_scores)
+        if right.trigger is not None:
+            assert found.trigger is not None
+            assert type(found.trigger) is type(right.trigger)
+            pictures = right.trigger.pictures
+            assert all(torch.equal(p, pictures[n]) for n, p in found.trigger.pictures.items())
+
+
+def test_numbers_count_whatever_a_detector_keeps_them_in() -> None:
+    learning = torch.arange(CLASSES, dtype=torch.bfloat16).requires_grad_(True)
+    given = Detection(
+        learning.max(),  # type: ignore[arg-type]
+        learning,
+        np.bool_(True),  # type: ignore[arg-type]
+        also={"reading": torch.tensor([2.5])},  # type: ignore[dict-item]
+    )
+    found = checks.detection(given, SHAPE, CLASSES, Says())
+    assert (found.score, found.flagged, found.also) == (9.0, True, {"reading": 2.5})
+    assert [type(n) for n in (found.score, found.flagged, found.also["reading"])] == [
+        float, bool, float,
+    ]  # fmt: skip
+    assert found.class_scores.dtype == torch.float32
+    assert not found.class_scores.requires_grad
+    assert found.class_scores.tolist() == list(range(CLASSES))
 
 
 # The reversed trigger, measured.

@@ -66,11 +66,48 @@ def test_what_a_plugin_does_to_its_object_is_not_measured(also: Body) -> None:
     assert not tampered.model._forward_hooks
 
 
+@dataclass
+class Epilogue(Repair):
+    """Changes the model once more behind its last yield."""
+
+    name = "epilogue"
+    rounds: int = 4
+    harmless: bool = False
+
+    def repair(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Iterator[None]:
+        for _ in range(self.rounds):
+            with torch.no_grad():
+                model.head.bias.mul_(1.0001)
+            yield
+        with torch.no_grad():
+            model.head.weight.mul_(1.0 if self.harmless else 0.0)
+        model.train()
+
+
+@dataclass
+class Promised(Epilogue):
+    """The same, and says how many steps it takes."""
+
+    @property
+    def steps(self) -> int:
+        return self.rounds
+
+
+@pytest.mark.parametrize("kind", [Epilogue, Promised])
+@pytest.mark.parametrize("rounds", [1, 3, 4])
+def test_what_changes_after_the_last_step_is_refused(kind: type[Epilogue], rounds: int) -> None:
+    """Whether or not the steps divide the interval, which is 2."""
+    with pytest.raises(RuleViolation, match=r"^epilogue\.repair changes the model after its last"):
+        play(repair=kind(rounds))
+    outcome = play(repair=kind(rounds, harmless=True))
+    assert outcome.curve[-1].step == rounds
+
+
 def test_a_repair_keeps_the_architecture() -> None:
     def wider(model: Classifier) -> None:
         model.head = nn.Linear(model.head.in_features, 11)
 
-    with pytest.raises(RuleViolation, match="must keep the architecture"):
+    with pytest.raises(RuleViolation, match=r"^changes\.repair must keep the architecture"):
         play(repair=Changes(wider))
 
 
@@ -113,6 +150,50 @@ def test_a_guard_cannot_tell_from_the_order_which_images_are_triggered() -> None
     ):
         expected = (pixels / 255).flatten(1).mean(1).numpy()
         np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@dataclass
+class Answers(Deployment):
+    """Suspects what the model is sure of, and answers in its own way."""
+
+    name = "answers"
+    way: str = "plain"
+
+    def deploy(
+        self, model: Classifier, trusted: TrustedData, rng: Generator
+    ) -> Callable[[Tensor], Verdict]:
+        classes, scores = torch.zeros(5000, dtype=torch.int64), torch.zeros(5000)
+
+        def answer(images: Tensor) -> Verdict:
+            sure = model(images).softmax(1)
+            if self.way == "learning":
+                with torch.enable_grad():
+                    sure = sure * torch.ones(1, requires_grad=True)
+            found = Verdict(sure.argmax(1), sure.amax(1))
+            if self.way == "rounded":
+                return Verdict(found.predictions, found.suspicion.bfloat16())
+            if self.way != "buffered":
+                return found
+            classes[: len(images)], scores[: len(images)] = found.predictions, found.suspicion
+            return Verdict(classes[: len(images)], scores[: len(images)])
+
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("way", "close"), [("buffered", 0.0), ("learning", 0.0), ("rounded", 0.01)]
+)
+def test_answers_count_however_a_guard_keeps_them(
+    way: str, close: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny.experiment(), "images_per_pass", 32)
+    plain, other = play(deployment=Answers()), play(deployment=Answers(way))
+    assert (plain.answers[-1].test == other.answers[-1].test).all()
+    assert (plain.answers[-1].triggered == other.answers[-1].triggered).all()
+    assert plain.suspicion is not None
+    assert other.suspicion is not None
+    for one, two in zip(plain.suspicion, other.suspicion, strict=True):
+        np.testing.assert_allclose(one, two, atol=close, rtol=0)
 
 
 def test_a_guard_is_asked_in_the_same_order_every_time() -> None:

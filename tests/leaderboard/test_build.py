@@ -206,6 +206,13 @@ def test_a_damaged_record_is_named_with_its_field(
         build(run)
     assert path.name in str(caught.value)
     assert message in str(caught.value)
+    assert "; the same `poisongames run` plays its cell again, or remove" in str(caught.value)
+
+
+def test_a_folder_in_the_place_of_a_record_is_to_be_removed(run: Path) -> None:
+    (run / "records" / "a.json").mkdir()
+    with pytest.raises(StoreError, match=r"a\.json is a folder, where a file belongs; remove this"):
+        build(run)
 
 
 def test_no_records_say_what_to_do(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from made_records import examined, frames_of, save
 
 from benchmark.games.detectability.frames import SCORE
+from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.leaderboard.build import build
 from benchmark.metrics import Rate, mean_interval
 from benchmark.records.record import Record
@@ -81,6 +82,18 @@ def test_the_best_threshold_is_the_best_of_all(row: pd.Series) -> None:
     alarms = [Rate(int((own.max(1) > 1).sum()), REPEATS) for own in CLEAN]
     found = [row[f"false_alarms{end}"] for end in ("", "_low", "_high")]
     assert found == pytest.approx(mean_interval(alarms))
+
+
+def test_only_readings_that_all_models_have_get_a_row(records: list[Record]) -> None:
+    """A detector that leaves one out for some models takes no board with it."""
+    first = records[0]
+    assert isinstance(first, DetectabilityRecord)
+    scans = [scan.model_copy(update={"also": {"other": 1.0}}) for scan in first.scans]
+    mixed = [first.model_copy(update={"scans": tuple(scans)}), *records[1:]]
+    for order in (mixed, mixed[::-1]):
+        frame = frames_of(order)["detectability"]
+        assert list(frame.reading) == [SCORE]
+    assert list(frames_of(records)["detectability"].reading) == [SCORE, "printed"]
 
 
 def test_nothing_to_tell_apart_is_right_half_of_the_time() -> None:

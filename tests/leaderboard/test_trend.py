@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from made_records import examined, frames_of
 from scipy import stats
 
+from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.games.detectability.trend import rank_correlations, trend
 from benchmark.records.record import Record
 
@@ -50,6 +51,16 @@ def test_a_repetition_that_lacks_a_number_is_left_out() -> None:
     row = frames_of([*CLEAN, *sweep(fewer)])["trend"].iloc[0]
     assert row.repetitions == 2
     assert row.rank_correlation == pytest.approx(0.75)
+
+
+def test_a_reading_that_some_models_lack_has_no_row() -> None:
+    for place in (0, -1):
+        found = sweep(SCORES)
+        one = found[place]
+        assert isinstance(one, DetectabilityRecord)
+        scans = tuple(scan.model_copy(update={"also": {}}) for scan in one.scans)
+        found[place] = one.model_copy(update={"scans": scans})
+        assert list(frames_of([*CLEAN, *found])["trend"].reading) == ["score"]
 
 
 def test_one_number_is_no_sweep() -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from whole_runs import COMMAND, records
 
 from benchmark.cli import app
+from benchmark.records.store import Store
 
 BROKEN = '''
 from dataclasses import dataclass
@@ -179,6 +180,36 @@ def test_cells_of_a_board_are_not_played_again(
     assert "there are no records in" in nowhere.stderr
 
 
+def test_a_folder_in_the_place_of_a_record_ends_the_run_with_advice(
+    tiny_file: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    record = sorted((out / "records").glob("*strip*.json"))[0]
+    record.unlink()
+    record.mkdir()
+    done = run(tiny_file, "--out", out, "--workers", "1")
+    assert done.returncode == 2
+    assert f"{record.name} is a folder, where a file belongs; remove this folder" in done.stderr
+    assert "died" not in done.stderr
+    record.rmdir()
+    assert run(tiny_file, "--out", out, "--workers", "1").returncode == 0
+    assert measured(out) == measured(undisturbed)
+
+
+def test_of_two_runs_into_one_folder_the_second_is_refused(
+    tiny_file: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    with Store(out).alone():
+        second = here("run", tiny_file, "--out", out)
+    assert second.exit_code == 2
+    said = " ".join(second.stderr.split())
+    assert f"another run plays into {out}; wait for its end, or choose another folder" in said
+    assert here("run", tiny_file, "--out", out).exit_code == 0
+
+
 def test_workers_die_with_a_killed_parent(tiny_file: Path, tmp_path: Path) -> None:
     marker = f"--out={tmp_path / 'orphans'}"
     process = subprocess.Popen([*COMMAND, str(tiny_file), marker], start_new_session=True)
@@ -232,6 +263,8 @@ def test_a_plugin_that_raises_costs_its_own_cells_only(tiny_file: Path, tmp_path
     for said in (done.stdout, again.stdout):
         assert "cells failed" in said
         assert "To play one again, delete its record" in said
+        invalid = "cells are invalid, and their numbers do not count: the victim's clean accuracy"
+        assert f"{invalid} is near chance (" in said
     found = list(records(tmp_path / "run").values())
     outcome = {(r["attack"]["name"], r["defense"]["name"]): r for r in found}
     assert outcome["badnets", "weight-decay"]["status"] == "ok"

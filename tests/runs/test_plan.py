@@ -6,7 +6,7 @@ from itertools import groupby
 
 import pytest
 
-from benchmark.protocol import Protocol
+from benchmark.protocol import Protocol, ProtocolError
 from benchmark.records.cell import Cell
 from benchmark.registry import Registry, RegistryError
 from benchmark.runs.plan import plan
@@ -116,6 +116,31 @@ def test_bad_requests_get_one_sentence(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         plan(tiny, registry, **words)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "spec", "belongs"),
+    [
+        ("robustness", "defenses", "neural-cleanse", "detectability"),
+        ("robustness", "defenses", "smoothinv", "inversion"),
+        ("detectability", "detectors", "weight-decay:steps=5", "robustness"),
+    ],
+)
+def test_a_defense_in_the_section_of_another_game_is_refused(
+    section: str,
+    field: str,
+    spec: str,
+    belongs: str,
+    with_population: Protocol,
+    registry: Registry,
+) -> None:
+    game = getattr(with_population, section)
+    wrong = game.model_copy(update={field: (*getattr(game, field), spec)})
+    protocol = with_population.model_copy(update={section: wrong})
+    said = f"tiny: {spec} in section {section} plays the {belongs} game; move it to section"
+    with pytest.raises(ProtocolError, match=said):
+        plan(protocol, registry)
+    assert plan(protocol, registry, defenses=["strip"]), "what is asked for by name is played"
 
 
 def test_two_entries_of_one_name_are_both_played(

@@ -8,14 +8,14 @@ test images, the deployable one on trusted images that the defender holds out.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator
+from torch import Generator, Tensor
 
 from benchmark import clock
 from benchmark.api import Deployment, Repair
@@ -128,7 +128,7 @@ def play(
     outcome.add(evaluation_set.predict(predictor(victim, precision)), "victim", 0)
 
     def measure(model: Classifier, stage: str, step: int) -> None:
-        fresh = _rebuilt(experiment, model)
+        fresh = experiment.rebuilt(model, "a repair" if repair is None else f"{repair.name}.repair")
         outcome.add(evaluation_set.predict(predictor(fresh, precision)), stage, step)
         if curves.deployable(outcome.curve, budget) is outcome.curve[-1]:
             outcome.model = fresh
@@ -159,13 +159,6 @@ def _private_copy(model: Classifier) -> Classifier:
     return copy.deepcopy(model).requires_grad_(True)
 
 
-def _rebuilt(experiment: Experiment, model: Classifier) -> Classifier:
-    try:
-        return experiment.rebuilt(model)
-    except RuntimeError as error:
-        raise checks.RuleViolation(f"a repair must keep the architecture: {error}") from None
-
-
 def _lend(trusted: TrustedData | None) -> TrustedData:
     if trusted is None:
         raise ValueError("a repair or deployment needs trusted images, none were given")
@@ -188,9 +181,10 @@ def measured_steps(
         spend: told the seconds that every step took.
 
     Raises:
-        RuleViolation: it takes no step, or another number of them than its `steps` say.
+        RuleViolation: it takes no step, or another number of them than its `steps` say, or
+            changes the model after its last one.
     """
-    promised = getattr(repair, "steps", None)
+    promised, left = checks.steps(repair), model.state_dict()
     steps = repair.repair(model, trusted, rng)
     if not hasattr(steps, "__next__"):
         raise checks.RuleViolation(f"{repair.name}.repair must yield after every step")
@@ -199,6 +193,8 @@ def measured_steps(
     for step, _ in enumerate(steps, start=1):
         if promised is not None and step > promised:
             break
+        if promised is None or step == promised:  # it may be the last
+            left = copy.deepcopy(model.state_dict())
         if step == promised or step % interval == 0:
             spend(clock.seconds(device) - started)
             yield step
@@ -206,9 +202,22 @@ def measured_steps(
     if not step or step != (promised or step):
         said = "" if promised is None else f", its steps are {promised}"
         raise checks.RuleViolation(f"{repair.name}.repair yields after {step} steps{said}")
+    if not _same(left, model.state_dict()):
+        raise checks.RuleViolation(
+            f"{repair.name}.repair changes the model after its last yield, where it is not "
+            "measured any more; yield after every change"
+        )
     if promised is None and step % interval:
         spend(clock.seconds(device) - started)
         yield step
+
+
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether these are the same weights; what is no number equals itself."""
+    return one.keys() == other.keys() and all(
+        (a.shape, a.dtype) == (b.shape, b.dtype) and torch.equal(a.nan_to_num(), b.nan_to_num())
+        for a, b in ((one[name], other[name]) for name in one)
+    )
 
 
 def _deploy(
@@ -222,15 +231,16 @@ def _deploy(
     """Ask the guarded model; clean and triggered images come mixed, batch by batch."""
     started = clock.seconds(experiment.device)
     model = _private_copy(outcome.model).eval()
-    guarded = deployment.deploy(model, trusted, experiment.rng("deploy", *seed_parts))
+    returned = deployment.deploy(model, trusted, experiment.rng("deploy", *seed_parts))
+    guarded = checks.guarded(returned, deployment)
     pixels, sort = evaluation_set.mixed(experiment.rng("order", *seed_parts))
     predictions, suspicions = [], []
     for part in pixels.split(experiment.images_per_pass):
         with torch.no_grad():
-            verdict = guarded(to_unit(part))
-        checks.verdict(verdict, len(part), len(experiment.class_names), deployment)
-        predictions.append(verdict.predictions.detach().cpu())
-        suspicions.append(verdict.suspicion.detach().float().cpu())
+            answer = guarded(to_unit(part))
+        verdict = checks.verdict(answer, len(part), len(experiment.class_names), deployment)
+        predictions.append(verdict.predictions.cpu())
+        suspicions.append(verdict.suspicion.cpu())
     outcome.spend(clock.seconds(experiment.device) - started)
     answers = Answers(*map(narrow, sort(torch.cat(predictions))))
     outcome.add(answers, "deploy", outcome.curve[-1].step)

@@ -79,7 +79,7 @@ class OwnBackdoor:
             rng=experiment.rng("repair", *names),
         )
         for step in steps:
-            fresh = experiment.rebuilt(model)
+            fresh = experiment.rebuilt(model, f"{repair.name}.repair")
             curve.append(self._point(experiment, fresh, "repair", step))
             if curves.deployable([curve[0], *curve[2:]], budget) is curve[-1]:
                 last = Left.of(curve[-1], unseen(experiment, fresh))

@@ -1,0 +1,206 @@
+"""Settings of the process and of its libraries, which importing a plugin leaves as they are."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from benchmark.errors import UserError
+
+#: Settings of torch that have a function to read and one to write them.
+_FUNCTIONS = {
+    "torch's default dtype": ("get_default_dtype", "set_default_dtype"),
+    "torch's number of threads": ("get_num_threads", "set_num_threads"),
+    "whether torch keeps gradients": ("is_grad_enabled", "set_grad_enabled"),
+    "whether torch looks for anomalies": ("is_anomaly_enabled", "set_anomaly_enabled"),
+    "whether torch is deterministic": (
+        "are_deterministic_algorithms_enabled",
+        "use_deterministic_algorithms",
+    ),
+}
+#: Those that are attributes, below `torch.backends`.
+_BACKENDS = (
+    *("mkldnn.enabled", "mkldnn.deterministic", "cudnn.enabled", "cudnn.deterministic"),
+    *("cudnn.benchmark", "mkldnn.matmul.fp32_precision", "mkldnn.conv.fp32_precision"),
+    *("cudnn.conv.fp32_precision", "cuda.matmul.fp32_precision"),
+    "cuda.matmul.allow_fp16_reduced_precision_reduction",
+    "cuda.matmul.allow_bf16_reduced_precision_reduction",
+)
+_SIGNALS = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+    *(signal.SIGALRM, signal.SIGCHLD, signal.SIGPIPE),
+)
+
+
+class Setting(NamedTuple):
+    """What it is called, how it is read, and how it is put back, where that can be done.
+
+    What is `forgiven` libraries change that a plugin may need; it is put back all the same.
+    """
+
+    name: str
+    get: Callable[[], Any]
+    put: Callable[[Any], object] | None
+    forgiven: bool = False
+
+
+class ChangedSetting(UserError):
+    """A plugin whose import changes what others are played with."""
+
+
+def settings() -> list[Setting]:
+    """All of them; torch's and numpy's where those are imported."""
+    found = [
+        # First, since what follows needs some depth.
+        Setting("Python's recursion limit", sys.getrecursionlimit, sys.setrecursionlimit, True),
+        Setting("the working directory", _folder, os.chdir),
+        Setting("how signals are handled", _handlers, _handle, True),
+        Setting("whether warnings are errors", _errors, _only_these_errors),
+        Setting("Python's global random state", random.getstate, random.setstate, True),
+        _stream("stdout", 1),
+        _stream("stderr", 2),
+    ]
+    if (numpy := sys.modules.get("numpy")) is not None:
+        found += _of_numpy(numpy)
+    if (torch := sys.modules.get("torch")) is not None:
+        found += _of_torch(torch)
+    return found
+
+
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """Put back what is changed within.
+
+    Raises:
+        ChangedSetting: something was that is not forgiven; it names what.
+    """
+    before = [(setting, setting.get()) for setting in settings()]
+    changed: list[str] = []
+    try:
+        yield
+    finally:
+        for setting, value in before:
+            if setting.put is not None and setting.get() != value:
+                setting.put(value)
+                if not setting.forgiven:
+                    changed.append(setting.name)
+    if changed:
+        raise ChangedSetting(f"its import changes {' and '.join(changed)}; leave that as it is")
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return None
+
+
+def _handlers() -> list[Any]:
+    return [signal.getsignal(number) for number in _SIGNALS]
+
+
+def _handle(handlers: list[Any]) -> None:
+    for number, handler in zip(_SIGNALS, handlers, strict=True):
+        if signal.getsignal(number) != handler:
+            signal.signal(number, handler)
+
+
+def _errors() -> list[Any]:
+    # Libraries may add other filters.
+    return [one for one in warnings.filters if one[0] == "error"]
+
+
+def _only_these_errors(kept: list[Any]) -> None:
+    for one in _errors():
+        if one not in kept:
+            warnings.filters.remove(one)  # type: ignore[attr-defined]
+
+
+def _stream(name: str, number: int) -> Setting:
+    def get() -> tuple[Any, bool]:
+        stream = getattr(sys, name)
+        return stream, getattr(stream, "closed", False)
+
+    def put(before: tuple[Any, bool]) -> None:
+        stream = before[0]
+        if getattr(stream, "closed", False):  # the file below it stays open
+            stream = open(number, "w", errors="replace", closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
+
+    return Setting(f"sys.{name}", get, put)
+
+
+def _of_numpy(numpy: Any) -> list[Setting]:
+    def get() -> tuple[Any, ...]:
+        name, keys, *others = numpy.random.get_state()
+        return name, keys.tobytes(), *others
+
+    def put(state: tuple[Any, ...]) -> None:
+        name, keys, *others = state
+        numpy.random.set_state((name, numpy.frombuffer(keys, numpy.uint32), *others))
+
+    return [
+        Setting("numpy's global random state", get, put, True),
+        Setting("numpy's errors", numpy.geterr, lambda errors: numpy.seterr(**errors)),
+    ]
+
+
+def _of_torch(torch: Any) -> list[Setting]:
+    cpu = torch.device("cpu")
+    found = [
+        Setting(
+            "torch's default device",
+            torch.get_default_device,
+            lambda device: torch.set_default_device(None if device == cpu else device),
+        ),
+        *(
+            Setting(name, getattr(torch, get), getattr(torch, put))
+            for name, (get, put) in _FUNCTIONS.items()
+        ),
+        Setting(
+            "torch's global random state",
+            lambda: torch.get_rng_state().numpy().tobytes(),
+            lambda state: torch.set_rng_state(
+                torch.frombuffer(bytearray(state), dtype=torch.uint8)
+            ),
+            True,
+        ),
+        Setting(
+            "whether torch flushes denormal numbers",
+            lambda: sys.float_info.min / 2 == 0,  # which Python's own numbers tell
+            torch.set_flush_denormal,
+        ),
+        # Before those of backends, which it changes as well.
+        Setting(
+            "torch's precision of products",
+            partial(_precision, torch),
+            torch.set_float32_matmul_precision,
+        ),
+    ]
+    for place in _BACKENDS:
+        module, _, name = place.rpartition(".")
+        owner = attrgetter(module)(torch.backends)
+        found.append(
+            Setting(
+                f"torch.backends.{place}",
+                partial(getattr, owner, name),
+                partial(setattr, owner, name),
+            )
+        )
+    # Nobody can put this back; a run begins new processes where a plugin uses it so early.
+    return [*found, Setting("the GPU", torch.cuda.is_initialized, None)]
+
+
+def _precision(torch: Any) -> str:
+    try:
+        return str(torch.get_float32_matmul_precision())
+    except RuntimeError:  # that of one backend alone was set
+        return ""
