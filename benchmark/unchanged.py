@@ -28,6 +28,9 @@ _FUNCTIONS = {
 }
 #: Those that are attributes, below `torch.backends`.
 _BACKENDS = (
+    # Those of a whole backend come before those of its parts, which follow them.
+    *("fp32_precision", "cudnn.fp32_precision", "mkldnn.fp32_precision"),
+    *("cudnn.rnn.fp32_precision", "mkldnn.rnn.fp32_precision"),
     *("mkldnn.enabled", "mkldnn.deterministic", "cudnn.enabled", "cudnn.deterministic"),
     *("cudnn.benchmark", "mkldnn.matmul.fp32_precision", "mkldnn.conv.fp32_precision"),
     *("cudnn.conv.fp32_precision", "cuda.matmul.fp32_precision"),
@@ -88,10 +91,14 @@ def unchanged() -> Iterator[None]:
         yield
     finally:
         for setting, value in before:
-            if setting.put is not None and setting.get() != value:
-                setting.put(value)
-                if not setting.forgiven:
-                    changed.append(setting.name)
+            try:
+                same = setting.put is None or setting.get() == value
+                if setting.put is not None and not same:
+                    setting.put(value)
+            except Exception:  # what cannot be read now, or put back, keeps nothing else so
+                same = False
+            if not same and not setting.forgiven:
+                changed.append(setting.name)
     if changed:
         raise ChangedSetting(f"its import changes {' and '.join(changed)}; leave that as it is")
 
@@ -158,7 +165,7 @@ def _of_torch(torch: Any) -> list[Setting]:
     found = [
         Setting(
             "torch's default device",
-            torch.get_default_device,
+            partial(_device, torch),
             lambda device: torch.set_default_device(None if device == cpu else device),
         ),
         *(
@@ -182,12 +189,16 @@ def _of_torch(torch: Any) -> list[Setting]:
         Setting(
             "torch's precision of products",
             partial(_precision, torch),
-            torch.set_float32_matmul_precision,
+            lambda precision: precision and torch.set_float32_matmul_precision(precision),
         ),
     ]
     for place in _BACKENDS:
         module, _, name = place.rpartition(".")
-        owner = attrgetter(module)(torch.backends)
+        try:
+            owner = attrgetter(module)(torch.backends) if module else torch.backends
+            getattr(owner, name)
+        except AttributeError:  # of an older torch
+            continue
         found.append(
             Setting(
                 f"torch.backends.{place}",
@@ -197,6 +208,13 @@ def _of_torch(torch: Any) -> list[Setting]:
         )
     # Nobody can put this back; a run begins new processes where a plugin uses it so early.
     return [*found, Setting("the GPU", torch.cuda.is_initialized, None)]
+
+
+def _device(torch: Any) -> Any:
+    try:
+        return torch.get_default_device()
+    except (RuntimeError, AssertionError):  # of a device that is not there
+        return None
 
 
 def _precision(torch: Any) -> str:

@@ -173,6 +173,6 @@ def _say_invalid(records: Sequence[Record], what: str) -> None:
     if reasons:
         why = "; ".join(f"{REASONS[reason]} ({count})" for reason, count in reasons.items())
         out.print(
-            f"{reasons.total()} {what} are invalid, and their numbers do not count: {why}",
+            f"invalid are {reasons.total()} of the {what}, and their numbers do not count: {why}",
             soft_wrap=True,
         )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from benchmark.registry import Registry
-    from benchmark.suspect.reading import Given
+    from benchmark.suspect.reading import Given, TorchvisionWeights
     from benchmark.suspect.suspect import Suspect
 
 #: Names of files have no more bytes anywhere.
@@ -61,11 +61,11 @@ def read_suspect(
 ) -> tuple[Suspect, Given]:
     """Read model and images, say what they are, and see that they fit each other."""
     from benchmark.suspect.images import read_folder
-    from benchmark.suspect.reading import published, read
+    from benchmark.suspect.reading import read
     from benchmark.suspect.suspect import prepare
 
     where = choose_device(device)
-    known = None if os.path.exists(model) else published(model)
+    known = _published(model)
     album = read_folder(folder, side_of(model, size))
     side = tuple(album.images.pixels.shape[2:])
     given = read(model, (side[0], side[1]), arch, registry)
@@ -98,10 +98,14 @@ def say_notes(notes: Sequence[str]) -> None:
 
 def side_of(model: str, size: int) -> int:
     """To which side images are resized, 0 for as they are."""
+    known = _published(model)
+    return size or (known.size if known else 0)
+
+
+def _published(model: str) -> TorchvisionWeights | None:
     from benchmark.suspect.reading import published
 
-    known = None if size or os.path.exists(model) else published(model)
-    return known.size if known else size
+    return None if os.path.exists(model) else published(model)
 
 
 def names_of(text: str | None) -> tuple[str, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -196,10 +197,14 @@ def _fill(
             except Unwritten as error:
                 raise _unwritable(entry.parent, error) from error
             except OSError as error:
+                # What decodes may write into the same folder, too.
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise _unwritable(entry.parent, error) from error
                 if error.filename is None:  # it is not about a file, such as a broken pipe
                     raise
+                why = error.strerror or error
                 raise DataError(
-                    f"{error.filename} cannot be read ({error.strerror}); permit or restore it"
+                    f"{error.filename} cannot be read ({why}); permit or restore it"
                 ) from error
             _write(source, work / "entry", entry, bench)
         return _open(entry) or source

@@ -101,6 +101,9 @@ class Store:
                     ) from None
             yield
         finally:
+            # Processes that were forked meanwhile have the folder open, too.
+            with suppress(OSError):
+                fcntl.flock(folder, fcntl.LOCK_UN)
             os.close(folder)
 
     def works(self, size: int) -> bool:

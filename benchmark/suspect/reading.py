@@ -217,8 +217,9 @@ def _builders(
     if ".py" in architecture:
         yield lambda: _built(architecture)
         return
-    # Files may sort their weights by name, so that the last ones need not be the head's.
-    sizes = sorted({tensor.shape[0] for tensor in state.values() if tensor.ndim == 2})
+    # The head's are the last ones, but for files that sort their weights by name.
+    rows = [tensor.shape[0] for tensor in state.values() if tensor.ndim == 2]
+    sizes = list(dict.fromkeys([rows[-1], *sorted(rows)]))
     colours = {tensor.shape[1] for tensor in state.values() if tensor.ndim == 4}
     names = torchvision.models.list_models(module=torchvision.models)
     if architecture in names:

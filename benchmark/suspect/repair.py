@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmark.api import Repair
 from benchmark.errors import UserError
+from benchmark.games import checks
 from benchmark.games.answers import Answers, Labels
 from benchmark.games.evaluation import narrow
 from benchmark.games.robustness.curve import Point, clearly_spent, deployable
@@ -60,8 +61,8 @@ class Triggered:
         if pixels.shape[1:] != shape:
             sides = ["x".join(map(str, each[-2:])) for each in (pixels.shape, shape)]
             raise ModelError(
-                f"triggered images have {sides[0]} pixels and the clean ones {sides[1]}; give both "
-                "in one size"
+                f"triggered images have {sides[0]} pixels and the clean ones {sides[1]}; say "
+                "--size N for both, or save them in one size"
             )
         wrong = [
             n for n in (int(labels.min()), int(labels.max()), target) if n not in range(classes)
@@ -175,7 +176,8 @@ def mend(
 
     measure(suspect.model, "victim", 0)
     changed, device = suspect.copy(), held_out.device
-    steps: int | None = getattr(method, "steps", None)
+    with _blamed(name):
+        steps = checks.steps(method)
     with global_seed(device, "repair", name), torch.enable_grad(), _blamed(name):
         for step in measured_steps(
             method,

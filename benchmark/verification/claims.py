@@ -40,7 +40,7 @@ class Claims:
     def answered(self, record: Record, arrays: Arrays, file: str) -> None:
         """Keep what the victim answered; see `benchmark.games.base.Game.answered`."""
         for name, answers in GAMES[record.game].answered(record, arrays).items():
-            about = f"model {str(record.victim_sha256)[:12]} for its {name} images"
+            about = f"model {str(record.victim_sha256)[:12]} to its {name} images"
             self._answers.setdefault(about, {}).setdefault(answers.tobytes(), (answers, file))
 
     def other_answers(self, board: Claims | None = None) -> Iterator[Finding]:
@@ -52,7 +52,7 @@ class Claims:
                 apart = int((answers != most[: len(answers)]).sum())
                 if apart > APART * len(answers):
                     reason = (
-                        f"{apart} of {len(answers)} answers of {about} are not those of {where}"
+                        f"{apart} of {len(answers)} answers of {about} are not those in {where}"
                     )
                     yield Finding(file, "evidence", reason)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -43,7 +41,8 @@ def test_each_repetition_has_its_own_order() -> None:
     assert score.rank_correlation_low == pytest.approx(-1)
     # "printed" is the score with its sign turned.
     assert printed.rank_correlation == pytest.approx(-score.rank_correlation)
-    assert printed.chance == pytest.approx(1 - score.chance)
+    # By all 216 orders of three rows: 36 have sums of products from 1 / 2 on, and so on.
+    assert 0 < score.chance < printed.chance < 1
 
 
 def test_a_repetition_that_lacks_a_number_is_left_out() -> None:
@@ -91,25 +90,27 @@ def test_a_trend_is_spearmans_correlation_in_each_repetition(
     assert found == pytest.approx(np.nan_to_num(expected))
 
 
-@pytest.mark.parametrize(("repetitions", "settings"), [(3, 3), (10, 4), (5, 2)])
+@pytest.mark.parametrize(("repetitions", "settings"), [(3, 3), (10, 4), (2, 5)])
 def test_the_chance_of_a_trend_is_that_of_pages_test(repetitions: int, settings: int) -> None:
     rng = np.random.default_rng(repetitions)
-    # No ties, as scipy's approximation knows none.
+    # Without ties, of which scipy's test knows none.
     scores = rng.permuted(np.tile(np.arange(settings), (repetitions, 1)), axis=1)
-    chance = trend(np.arange(settings), scores).chance
-    if settings == 2:  # which scipy refuses: a sign test's normal approximation
-        rises = int((scores[:, 1] > scores[:, 0]).sum())
-        z = (2 * rises - repetitions) / math.sqrt(repetitions)
-        assert chance == pytest.approx(stats.norm.sf(z))
-    else:
-        page = stats.page_trend_test(scores, ranked=False, method="asymptotic")
-        assert chance == pytest.approx(page.pvalue)
+    page = stats.page_trend_test(scores, ranked=False, method="exact")
+    assert trend(np.arange(settings), scores).chance == pytest.approx(page.pvalue)
+
+
+@given(rises=st.integers(0, 10))
+def test_the_chance_between_two_numbers_is_that_of_coins(rises: int) -> None:
+    scores = np.array([[0.0, 1.0]] * rises + [[1.0, 0.0]] * (10 - rises))
+    expected = stats.binom.sf(rises - 1, 10, 0.5)
+    assert trend(np.array([5, 50]), scores).chance == pytest.approx(expected)
 
 
 def test_an_examination_that_failed_has_a_rank_and_equal_scores_say_nothing() -> None:
     numbers, scores = np.array([5, 50, 4500]), np.array([[-np.inf, 0.1, 0.2], [1.0] * 3])
     assert rank_correlations(numbers, scores).tolist() == [1, 0]
-    assert trend(numbers, scores).chance == pytest.approx(stats.norm.sf(1))
+    # One of the six orders, whatever the second row.
+    assert trend(numbers, scores).chance == pytest.approx(1 / 6)
 
 
 def test_the_interval_of_a_trend_is_the_wider_of_students_and_wilsons() -> None:

@@ -35,8 +35,8 @@ def nudged(name: str) -> Callable[[Arrays], None]:
             found[0] = np.nextafter(found[0], np.float16(0.3))
         elif name == "triggered":
             found[0, 0, -1, -1] ^= 1
-        else:
-            found[0] = (found[0] + 1) % 10
+        else:  # a few answers may differ on other hardware
+            found[:40] = (found[:40] + 1) % 10
 
     return change
 
@@ -45,7 +45,7 @@ def nudged(name: str) -> Callable[[Arrays], None]:
     ("name", "change", "field", "reason"),
     [
         (REPAIRED, worse_at_first, "curve.0.held_out", "to held-out images, seed 0, r = 0.05 is"),
-        (GUARDED, nudged("clean_model"), "clean_model", "the clean model's answers to the trigger"),
+        (GUARDED, nudged("clean_model"), "evidence", "clean model's triggered images"),
         (GUARDED, nudged("confidence"), "confidence", "the digest of the confidence of model"),
     ],
 )
@@ -147,7 +147,7 @@ def test_without_noise_a_smoothed_classifier_is_the_victim(inverted: Path, part:
     rescored(inverted, SMOOTHED, otherwise)
     (found,) = lines(inverted)
     kind, model = ("test", "triggered")[part], victim_of(record_of(inverted, SMOOTHED))[:12]
-    assert f"45 of 45 answers of model {model} for its {kind} images" in found
+    assert f"45 of 45 answers of model {model} to its {kind} images" in found
     # What a denoiser makes of an image, nobody can tell from here.
     edit(record_of(inverted, SMOOTHED), at("uses", {"denoiser": "0" * 64}))
     assert verify(inverted).findings == []

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from statistics import NormalDist
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -30,8 +29,8 @@ class Trend:
 
     Attributes:
         correlation: Spearman's, the mean over repetitions, with its 95 % interval.
-        chance: that the mean is as large if the order of the settings does not matter, by the
-            normal approximation of Page's test (JASA 1963).
+        chance: that ranks lie as far in that order if the order of the settings does not matter
+            (Page's test, JASA 1963).
     """
 
     correlation: float
@@ -49,14 +48,26 @@ def trend(numbers: metrics.Scores, scores: metrics.Scores) -> Trend:
     found = rank_correlations(numbers, scores)
     mean, half = float(found.mean()), metrics.half_width(found) if len(found) > 1 else 0.0
     low, high = (2 * bound - 1 for bound in metrics.wilson((1 + mean) / 2, len(found)))
-    # Whatever the ranks, a correlation with shuffled ones has the variance 1 / (k - 1).
-    z = mean * math.sqrt(len(found) * (len(numbers) - 1))
     return Trend(
         mean,
         max(min(low, mean - half), -1.0),
         min(max(high, mean + half), 1.0),
-        NormalDist().cdf(-z),
+        _chance(_centred_ranks(numbers[None])[0], _centred_ranks(scores)),
     )
+
+
+def _chance(numbers: metrics.Scores, ranks: metrics.Scores) -> float:
+    """How often the ranks (N, k), each row shuffled, have as large products with (k,) as these."""
+    # Of the sum of products: of each repetition by all orders, of all together by convolution.
+    # Centred ranks are halves, so that four times a product is a whole number.
+    orders = np.array([*permutations(range(len(numbers)))])
+    spread, reached = np.ones(1), 0
+    for row in ranks:
+        values = np.rint(4 * row[orders] @ numbers).astype(int)
+        low = int(values.min())
+        spread = np.convolve(spread, np.bincount(values - low) / len(values))
+        reached += round(4 * float(row @ numbers)) - low
+    return min(float(spread[reached:].sum()), 1.0)
 
 
 def rank_correlations(numbers: metrics.Scores, scores: metrics.Scores) -> metrics.Scores:

@@ -115,8 +115,6 @@ class RobustnessGame(Game[RobustnessRecord]):
     def claims(self, record: RobustnessRecord, evidence: Arrays) -> Iterator[Claim]:
         """The same model gives the same answers. A sanitizer's cell begins with another one."""
         model = f"model {str(record.victim_sha256)[:12]}"
-        about = f"the digest of the clean model's answers to the trigger of {model}"
-        yield Claim("clean_model", about, digest(evidence["clean_model"]))
         about = f"the digest of the confidence of {model}"
         yield Claim("confidence", about, digest(evidence["confidence"]))
         if "examples" in evidence:
@@ -129,7 +127,10 @@ class RobustnessGame(Game[RobustnessRecord]):
             yield Claim("curve.0.held_out", about, digest(evidence["held_out"][:1]))
 
     def answered(self, record: RobustnessRecord, evidence: Arrays) -> Mapping[str, np.ndarray]:
-        return {} if record.defense.sanitizes else {name: evidence[name][0] for name in PARTS}
+        # The clean model may be trained again elsewhere, and answer a little otherwise.
+        clean = {"clean model's triggered": evidence["clean_model"]}
+        victim = {name: evidence[name][0] for name in PARTS}
+        return clean if record.defense.sanitizes else clean | victim
 
     def fingerprint(self, record: RobustnessRecord, evidence: Arrays) -> np.ndarray:
         """Wrong answers at all points, but for the victim's own and those of models that collapsed.

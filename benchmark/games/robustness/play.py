@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -194,7 +194,9 @@ def measured_steps(
         if promised is not None and step > promised:
             break
         if promised is None or step == promised:  # it may be the last
+            spend(clock.seconds(device) - started)
             left = copy.deepcopy(model.state_dict())
+            started = clock.seconds(device)
         if step == promised or step % interval == 0:
             spend(clock.seconds(device) - started)
             yield step
@@ -212,11 +214,15 @@ def measured_steps(
         yield step
 
 
-def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether these are the same weights; what is no number equals itself."""
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether these are the same weights; what is no number equals itself.
+
+    Somebody's own model may keep what is no tensor beside them.
+    """
     return one.keys() == other.keys() and all(
         (a.shape, a.dtype) == (b.shape, b.dtype) and torch.equal(a.nan_to_num(), b.nan_to_num())
         for a, b in ((one[name], other[name]) for name in one)
+        if isinstance(a, Tensor) and isinstance(b, Tensor)
     )
 
 
