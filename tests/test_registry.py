@@ -231,7 +231,7 @@ CHANGES = {
     "torch.set_default_device('meta')": "torch's default device",
     "torch.set_default_device('cuda')": "torch's default device",
     "torch.backends.fp32_precision = 'tf32'": "torch",
-    "torch.backends.cudnn.rnn.fp32_precision = 'tf32'": "torch",
+    "torch.backends.cudnn.rnn.fp32_precision = 'ieee'": "torch",
     "torch.set_grad_enabled(False)": "whether torch keeps gradients",
     "torch.set_num_threads(3)": "torch's number of threads",
     "torch.manual_seed(3)": "",

@@ -263,7 +263,7 @@ def test_a_plugin_that_raises_costs_its_own_cells_only(tiny_file: Path, tmp_path
     for said in (done.stdout, again.stdout):
         assert "cells failed" in said
         assert "To play one again, delete its record" in said
-        invalid = "cells are invalid, and their numbers do not count: the victim's clean accuracy"
+        invalid = "of the cells, and their numbers do not count: the victim's clean accuracy"
         assert f"{invalid} is near chance (" in said
     found = list(records(tmp_path / "run").values())
     outcome = {(r["attack"]["name"], r["defense"]["name"]): r for r in found}
