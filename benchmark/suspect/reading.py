@@ -102,10 +102,8 @@ def read(text: str, side: tuple[int, int], architecture: str | None, registry: R
                 try:
                     model.load_state_dict(bare)
                 except RuntimeError as error:  # of tensors that hold nothing, or not densely
-                    raise ModelError(
-                        f"the weights in {text} cannot be copied into {architecture} "
-                        f"({told(error)}); save them as dense tensors on a CPU"
-                    ) from None
+                    why = f"weights of {text} cannot be copied ({told(error)})"
+                    raise ModelError(f"{why}; save them as dense tensors on a CPU") from None
                 return Given(model, prefix)
             differences.append(found)
     closest = min(differences, key=len)
@@ -202,8 +200,7 @@ def _is_state(found: Any) -> bool:
     return (
         isinstance(found, Mapping)
         and bool(found)
-        and all(isinstance(key, str) for key in found)
-        and all(isinstance(value, Tensor) for value in found.values())
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items())
         and any(value.ndim == 2 for value in found.values())
     )
 
