@@ -1,4 +1,4 @@
-"""Texts that strangers write and everybody reads: their characters, their lines."""
+"""Texts that everybody reads: characters and lines of what strangers write, and counts."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ def hidden(character: str) -> bool:
 def shown(text: str) -> str:
     """A text on one line that every screen and file takes: what cannot be printed is escaped."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def unfit(text: str) -> list[str]:

@@ -12,10 +12,10 @@ from benchmark.cli.completion import plugin_names
 from benchmark.cli.shared import (
     PluginFiles,
     err,
-    folder,
     load_registry,
     one_sentence,
     out,
+    out_folder,
     say,
     seconds_of,
 )
@@ -27,12 +27,7 @@ if TYPE_CHECKING:
 Name = Annotated[
     str, typer.Argument(help="Name of the plugin and of its package, as in my-attack.")
 ]
-OutDir = Annotated[
-    Path,
-    typer.Option(
-        "--out", parser=folder, metavar="<path>", help="Folder that the package is written into."
-    ),
-]
+OutDir = Annotated[Path, out_folder("Folder that the package is written into.")]
 
 
 MARKS = {"kept": "[green]✓[/green]", "broken": "[red]✗[/red]", "silent": "–"}

@@ -117,7 +117,7 @@ def verify(
     them. A replay trains the models of a few cells anew; it needs the plugins and the data.
     """
     with one_sentence(), counting("verifying") as progress:
-        from benchmark.games.columns import counted
+        from benchmark.texts import counted
         from benchmark.verification.verify import verify as check
 
         found = check(folder, load_registry(plugin), progress)
@@ -166,7 +166,7 @@ def submit(
     flatters most and another one are played again, and every cell that failed; numbers that
     differ refuse all. A file submission.toml in the folder says who sent the records.
     """
-    from benchmark.games.columns import counted
+    from benchmark.texts import counted
     from benchmark.verification.submit import Rejected, review
 
     with one_sentence():

@@ -16,9 +16,9 @@ from benchmark.cli.shared import (
     DataDir,
     Device,
     PluginFiles,
-    folder,
     one_sentence,
     out,
+    out_folder,
 )
 
 if TYPE_CHECKING:
@@ -62,15 +62,7 @@ TimeLimit = Annotated[
     Optional[str],
     typer.Option(help="Stop after this long (90s, 9m, 1h); run again to continue."),
 ]
-OutDir = Annotated[
-    Optional[Path],
-    typer.Option(
-        "--out",
-        parser=folder,
-        metavar="<path>",
-        help="Folder of the run; runs/PROTOCOL by default.",
-    ),
-]
+OutDir = Annotated[Optional[Path], out_folder("Folder of the run; runs/PROTOCOL by default.")]
 Workers = Annotated[
     Optional[int],
     typer.Option(

@@ -15,10 +15,10 @@ from benchmark.cli.shared import (
     Device,
     PluginFiles,
     err,
-    folder,
     load_registry,
     one_sentence,
     out,
+    out_folder,
 )
 from benchmark.cli.suspects import (
     Anyway,
@@ -65,13 +65,7 @@ def scan(
         typer.Option(help="A run or board with clean models of its kind; else leaderboards/*."),
     ] = None,
     to: Annotated[
-        Optional[Path],
-        typer.Option(
-            "--out",
-            parser=folder,
-            metavar="<path>",
-            help="Folder of the report; scans/MODEL by default.",
-        ),
+        Optional[Path], out_folder("Folder of the report; scans/MODEL by default.")
     ] = None,
     anyway: Anyway = False,
     device: Device = "auto",

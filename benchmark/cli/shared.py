@@ -7,7 +7,7 @@ import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -79,6 +79,11 @@ def folder(text: str | Path) -> Path:
     if not str(text):
         raise typer.BadParameter("the name of a folder is empty; write . for this one")
     return Path(text)
+
+
+def out_folder(help: str) -> Any:
+    """The option `--out` of a command that writes into a folder."""
+    return typer.Option("--out", parser=folder, metavar="<path>", help=help)
 
 
 def seconds_of(text: str | None, *, some: bool = False) -> float | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmark.data import DataError
 from benchmark.data.formats import NAMED, Reading, formats, open_image, read_images
 from benchmark.data.parquet import CONVENTION, read_parquet
-from benchmark.texts import shown
+from benchmark.texts import counted, shown
 
 #: Words that name a split, and the part that it serves as; of several for one part the first is
 #: taken.
@@ -246,7 +246,7 @@ def _classes(top: Path, images: set[Path], found: Found) -> dict[Path, str]:
         deep |= {file for file in own if file.parent != folder}
     if deep:
         found.notes.append(
-            f"{_many(len(deep), 'image')} in {top}, deeper than in the folder of a class ("
+            f"{counted(len(deep), 'image')} in {top}, deeper than in the folder of a class ("
             f"{_some(sorted({str(file.parent.relative_to(top)) for file in deep}))}), went to the "
             "class of the outermost folder"
         )
@@ -273,13 +273,9 @@ def _left_out(root: Path, files: set[Path], why: str) -> list[str]:
     if not files:
         return []
     kinds = Counter(file.suffix.lower() or "without suffix" for file in sorted(files))
-    counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(NAMED))
+    suffixes = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(NAMED))
     names = _some(sorted(str(file.relative_to(root)) for file in files))
-    return [f"left out: {_many(len(files), 'file')} ({counted}) {why}: {names}"]
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" + "s" * (count != 1)
+    return [f"left out: {counted(len(files), 'file')} ({suffixes}) {why}: {names}"]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from benchmark.texts import counted
+
 #: A row of a frame.
 Row = Mapping[str, Any]
 #: What tells one attack of a board from another.
@@ -196,10 +198,6 @@ def joined(names: Sequence[str], noun: str) -> str:
         return counted(len(names), noun)
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def written(row: Row, key: str, unit: Unit) -> str:

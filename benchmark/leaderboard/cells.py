@@ -16,12 +16,12 @@ from benchmark.games.columns import (
     Column,
     Unit,
     attack_label,
-    counted,
     defender_label,
 )
 from benchmark.games.frames import Frame, Sources
 from benchmark.games.means import attack_columns, defense_name
 from benchmark.records.record import REASONS, Record
+from benchmark.texts import counted
 
 
 def chosen(sources: Sources) -> pd.DataFrame:

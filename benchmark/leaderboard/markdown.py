@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from benchmark.games.columns import MISSING, Column, counted, share_text
+from benchmark.games.columns import MISSING, Column, share_text
 from benchmark.games.frames import Chapter, Frame
 from benchmark.leaderboard.board import Board
 from benchmark.leaderboard.chapters import CHAPTERS, UNDEFENDED, sentences
 from benchmark.leaderboard.grids import Filled, fill
 from benchmark.records.credits import Kept
+from benchmark.texts import counted
 
 #: Lines of the whole file, and columns of a table.
 LINES, COLUMNS = 200, 8

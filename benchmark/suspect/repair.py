@@ -176,9 +176,8 @@ def mend(
 
     measure(suspect.model, "victim", 0)
     changed, device = suspect.copy(), held_out.device
-    with _blamed(name):
-        steps = checks.steps(method)
     with global_seed(device, "repair", name), torch.enable_grad(), _blamed(name):
+        steps = checks.steps(method)
         for step in measured_steps(
             method,
             changed,

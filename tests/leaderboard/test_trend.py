@@ -99,6 +99,14 @@ def test_the_chance_of_a_trend_is_that_of_pages_test(repetitions: int, settings:
     assert trend(np.arange(settings), scores).chance == pytest.approx(page.pvalue)
 
 
+def test_many_settings_are_judged_by_the_normal_approximation() -> None:
+    rng = np.random.default_rng(1)
+    scores = rng.permuted(np.tile(np.arange(12), (10, 1)), axis=1)
+    page = stats.page_trend_test(scores, ranked=False, method="asymptotic")
+    assert trend(np.arange(12), scores).chance == pytest.approx(page.pvalue)
+    assert trend(np.arange(12), np.ones((10, 12))).chance == 1
+
+
 @given(rises=st.integers(0, 10))
 def test_the_chance_between_two_numbers_is_that_of_coins(rises: int) -> None:
     scores = np.array([[0.0, 1.0]] * rises + [[1.0, 0.0]] * (10 - rises))

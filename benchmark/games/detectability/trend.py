@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import permutations
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from benchmark.games.detectability.shown import SCORE
 from benchmark.games.frames import Frame, Sources
 from benchmark.games.means import defense_key
 
+#: More settings have too many orders to go through.
+EXACT = 7
 #: A poisoned model's record by repetition.
 Models = Mapping[int, DetectabilityRecord]
 
@@ -30,7 +33,7 @@ class Trend:
     Attributes:
         correlation: Spearman's, the mean over repetitions, with its 95 % interval.
         chance: that ranks lie as far in that order if the order of the settings does not matter
-            (Page's test, JASA 1963).
+            (Page's test, JASA 1963); exact up to `EXACT` settings.
     """
 
     correlation: float
@@ -58,6 +61,14 @@ def trend(numbers: metrics.Scores, scores: metrics.Scores) -> Trend:
 
 def _chance(numbers: metrics.Scores, ranks: metrics.Scores) -> float:
     """How often the ranks (N, k), each row shuffled, have as large products with (k,) as these."""
+    if len(numbers) > EXACT:
+        # Shuffled products have the mean 0 and this variance, whatever the ranks.
+        variance = float((ranks**2).sum() * (numbers**2).sum()) / (len(numbers) - 1)
+        return (
+            1.0
+            if not variance
+            else NormalDist().cdf(-float((ranks @ numbers).sum()) / variance**0.5)
+        )
     # Of the sum of products: of each repetition by all orders, of all together by convolution.
     # Centred ranks are halves, so that four times a product is a whole number.
     orders = np.array([*permutations(range(len(numbers)))])

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from benchmark.games.columns import Unit, attack_label, counted, joined, written
+from benchmark.games.columns import Unit, attack_label, joined, written
 from benchmark.games.frames import Picture, Sources
 from benchmark.games.inversion.record import InversionRecord
+from benchmark.texts import counted
 
 
 def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:

@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 
 from benchmark import metrics
-from benchmark.games.columns import KEYS, TRUSTED, Column, Unit, counted
+from benchmark.games.columns import KEYS, TRUSTED, Column, Unit
 from benchmark.games.frames import Frame, Sources
 from benchmark.games.means import attack_columns, average, defense_name, failures
 from benchmark.games.robustness.shown import defended, left_at, measured
+from benchmark.texts import counted
 
 #: Of fewer attacks no order is told: what is left is often all or nothing, and agrees by chance.
 FEWEST = 5

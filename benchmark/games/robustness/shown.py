@@ -18,7 +18,6 @@ from benchmark.games.columns import (
     Column,
     Unit,
     attack_label,
-    counted,
     defender_label,
     joined,
     written,
@@ -36,6 +35,7 @@ from benchmark.games.means import (
 from benchmark.games.robustness.curve import Point
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.records.record import NONE
+from benchmark.texts import counted
 
 #: The two results of a cell, the headline first.
 READINGS = ("paper", "deployable")
