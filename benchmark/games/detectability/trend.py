@@ -64,11 +64,8 @@ def _chance(numbers: metrics.Scores, ranks: metrics.Scores) -> float:
     if len(numbers) > EXACT:
         # Shuffled products have the mean 0 and this variance, whatever the ranks.
         variance = float((ranks**2).sum() * (numbers**2).sum()) / (len(numbers) - 1)
-        return (
-            1.0
-            if not variance
-            else NormalDist().cdf(-float((ranks @ numbers).sum()) / variance**0.5)
-        )
+        own = float((ranks @ numbers).sum())
+        return NormalDist().cdf(-own / variance**0.5) if variance else 1.0
     # Of the sum of products: of each repetition by all orders, of all together by convolution.
     # Centred ranks are halves, so that four times a product is a whole number.
     orders = np.array([*permutations(range(len(numbers)))])
