@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -41,8 +43,10 @@ def test_each_repetition_has_its_own_order() -> None:
     assert score.rank_correlation_low == pytest.approx(-1)
     # "printed" is the score with its sign turned.
     assert printed.rank_correlation == pytest.approx(-score.rank_correlation)
-    # By all 216 orders of three rows: 36 have sums of products from 1 / 2 on, and so on.
-    assert 0 < score.chance < printed.chance < 1
+    # Products of centred ranks are 2, 1, 1, -1, -1 or -2, each as likely; these sum to 2 + 1 - 2.
+    sums = [sum(row) for row in itertools.product((2, 1, 1, -1, -1, -2), repeat=3)]
+    assert score.chance == pytest.approx(np.mean([one >= 1 for one in sums]))
+    assert printed.chance == pytest.approx(np.mean([one >= -1 for one in sums]))
 
 
 def test_a_repetition_that_lacks_a_number_is_left_out() -> None:
