@@ -73,14 +73,18 @@ class Classifier(nn.Module):
     def classes(self) -> int:
         return self.head.out_features
 
+    def normalised(self, images: Tensor) -> Tensor:
+        """What the stages are given for images (B, C, H, W) in [0, 1]."""
+        return (images - self.mean) / self.std
+
     def features(self, images: Tensor) -> Tensor:
         """Penultimate features (B, D) of images (B, C, H, W) in [0, 1]."""
-        hidden: Tensor = self.neck(self.stages((images - self.mean) / self.std))
+        hidden: Tensor = self.neck(self.stages(self.normalised(images)))
         return hidden
 
     def stage_maps(self, images: Tensor) -> dict[str, Tensor]:
         """Output (B, C, H, W) of every named stage."""
-        maps, hidden = {}, (images - self.mean) / self.std
+        maps, hidden = {}, self.normalised(images)
         for name, stage in self.stages.named_children():
             maps[name] = hidden = stage(hidden)
         return maps
@@ -123,5 +127,5 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        sha.update(tensor.numpy().tobytes())
+        sha.update(tensor.flatten().view(torch.uint8).numpy().data)
     return sha.hexdigest()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
+
+from benchmark.metrics import held_out_count
 
 #: Arrays above this many bytes are kept in a temporary file that is mapped into memory.
 RESIDENT_BYTES = min(1 << 30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
@@ -78,20 +82,20 @@ class ImageSet:
     def device(self) -> torch.device:
         return self.pixels.device
 
-    def subset(self, index: Tensor) -> ImageSet:
+    def subset(self, index: Tensor) -> Self:
         """Copy the rows named by `index`, int64 (M,) or bool (N,)."""
         if index.dtype == torch.bool:
             index = index.nonzero().flatten()
         pixels = empty_bytes((len(index), *self.pixels.shape[1:]), self.device)
         for rows in torch.arange(len(index), device=index.device).split(rows_at_once(pixels)):
             pixels[rows] = self.pixels[index[rows]]
-        return ImageSet(pixels, self.labels[index])
+        return dataclasses.replace(self, pixels=pixels, labels=self.labels[index])
 
-    def copy(self) -> ImageSet:
+    def copy(self) -> Self:
         """All of it in memory, or in a file, of its own."""
         return self.subset(torch.arange(len(self), device=self.device))
 
-    def replace(self, index: Tensor, pixels: Tensor, labels: Tensor) -> ImageSet:
+    def replace(self, index: Tensor, pixels: Tensor, labels: Tensor) -> Self:
         """Return a copy in which the rows `index` are exchanged for other images and labels.
 
         Soft `labels` (M, K) turn all labels soft; hard ones are cast to what is there.
@@ -103,10 +107,12 @@ class ImageSet:
         elif all_labels.ndim == 2:
             labels = one_hot(labels.long(), all_labels.shape[1])
         copy.pixels[index], all_labels[index] = pixels, labels.to(all_labels.dtype)
-        return ImageSet(copy.pixels, all_labels)
+        return dataclasses.replace(self, pixels=copy.pixels, labels=all_labels)
 
-    def to(self, device: torch.device | str) -> ImageSet:
-        return ImageSet(self.pixels.to(device), self.labels.to(device))
+    def to(self, device: torch.device | str) -> Self:
+        return dataclasses.replace(
+            self, pixels=self.pixels.to(device), labels=self.labels.to(device)
+        )
 
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:
@@ -169,10 +175,17 @@ class TrustedData(ImageSet):
     pad: int = 0
     flip: bool = False
 
-    def subset(self, index: Tensor) -> TrustedData:
-        """As `ImageSet.subset`, with the same augmentation."""
-        part = super().subset(index)
-        return TrustedData(part.pixels, part.labels, self.pad, self.flip)
+    def split(self, share: float, rng: Generator) -> tuple[Self, Self]:
+        """Two random parts, neither of them empty, the second with `share` of the images.
+
+        Args:
+            rng: may live on another device than the images.
+        """
+        if len(self) < 2:
+            raise ValueError(f"two parts need two images at least, got {len(self)}")
+        order = torch.randperm(len(self), generator=rng, device=rng.device).to(self.device)
+        second = held_out_count(len(self), share)
+        return self.subset(order[second:]), self.subset(order[:second])
 
     def batches(self, size: int, rng: Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield augmented batches (images, labels) without end, in shuffled passes.

@@ -48,16 +48,11 @@ class FrozenClassifier(Classifier):
         self.neck.to(self.dtype)
         self.eval().requires_grad_(False)
 
-    def features(self, images: Tensor) -> Tensor:
-        normal = ((images - self.mean) / self.std).to(self.dtype)
-        hidden: Tensor = self.neck(self.stages(normal))
-        return hidden.float()
+    def normalised(self, images: Tensor) -> Tensor:
+        return super().normalised(images).to(self.dtype)
 
-    def stage_maps(self, images: Tensor) -> dict[str, Tensor]:
-        maps, hidden = {}, ((images - self.mean) / self.std).to(self.dtype)
-        for name, stage in self.stages.named_children():
-            maps[name] = hidden = stage(hidden)
-        return maps
+    def features(self, images: Tensor) -> Tensor:
+        return super().features(images).float()
 
 
 def _folded(stage: nn.Module) -> nn.Module:

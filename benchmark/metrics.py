@@ -97,6 +97,11 @@ def near_chance(right: Rate, labels: Labels) -> bool:
     return right.interval()[0] <= commonest
 
 
+def held_out_count(images: int, share: float) -> int:
+    """How many of so many images are held out: a share, but one on each side at least."""
+    return min(max(1, round(share * images)), images - 1)
+
+
 def source_class(offset: int | None, target: int, classes: int) -> int | None:
     """The class that lies `offset` behind the target, counted in a circle; None for None."""
     return None if offset is None else (target + offset) % classes
@@ -250,10 +255,10 @@ def mean_interval(rates: Sequence[Rate]) -> tuple[float, float, float]:
 def half_width(values: Sequence[float] | Scores, confidence: float = 0.95) -> float:
     """Half of Student's interval for the mean of at least two values."""
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return student(len(values), confidence) * error
+    return t_critical(len(values), confidence) * error
 
 
-def student(count: int, confidence: float = 0.95) -> float:
+def t_critical(count: int, confidence: float = 0.95) -> float:
     """How many standard errors Student's interval reaches to each side, from `count` values."""
     # Without scipy.stats, whose import takes longer than a small board.
     return float(scipy.special.stdtrit(count - 1, (1 + confidence) / 2))

@@ -128,7 +128,9 @@ def measure(experiment: Experiment, asked: argparse.Namespace) -> Iterator[dict[
             steps = repair.repair(tuned, trusted, experiment.rng("choice", "repair"))
             for step, _ in enumerate(steps, start=1):
                 if step in LOOKS:
-                    left = judge.ask(experiment.rebuilt(tuned), experiment.recipe.precision)
+                    left = judge.ask(
+                        experiment.rebuilt(tuned, "a repair"), experiment.recipe.precision
+                    )
                     yield {
                         "repair": name, "share": share, "rate": rate, "mode": mode, "step": step,
                         "cda": left[0], "asr": left[1], "seconds": time.perf_counter() - started,

@@ -211,7 +211,7 @@ def detection(
                 f"{who} must return a Trigger or None as trigger, got {_kind(returned.trigger)}"
             )
         trigger = _private_trigger(returned.trigger)
-        triggered = trigger.apply(torch.zeros(1, *shape, device=class_scores.device))
+        triggered = trigger.apply(torch.zeros(1, *shape, device=trigger.variables[0].device))
         if triggered.shape != (classes, 1, *shape):
             raise RuleViolation(
                 f"{who} must return a trigger for each of {classes} classes, got images of "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Literal
 
@@ -158,6 +158,8 @@ HANDED_IN = (
     ),
 )  # fmt: skip
 #: Columns that tell an attack; with `KEYS` it is shown in one.
+BOOST = Column("boost", "b", Unit.COUNT, "how often each poisoned image is repeated")
+RECIPE = Column("recipe", "recipe", Unit.TEXT, "how the victim was trained")
 ATTACK = (
     Column(
         "attack", "attack", Unit.TEXT,
@@ -168,19 +170,19 @@ ATTACK = (
     Column("threat", "threat", Unit.TEXT, "what the attacker changes: images alone "
            "(clean-label), labels too (poison-label), or the training code (code)", menu=True),
     Column("m", "m", Unit.COUNT, "poisoned images", hidden=True),
-    Column("boost", "b", Unit.COUNT, "how often each poisoned image is repeated", hidden=True),
-    Column("recipe", "recipe", Unit.TEXT, "how the victim was trained", hidden=True),
+    replace(BOOST, hidden=True),
+    replace(RECIPE, hidden=True),
 )  # fmt: skip
 
 
-def attack_label(row: Row) -> str:
+def attack_label(row: Row, *, with_m: bool = True) -> str:
     """An attack with its m, boosting and recipe, the last two only where they are unusual."""
     recipe = "" if row["recipe"] == "standard" else row["recipe"]
     if not row.get("m") and row.get("threat") == "none":
         return f"clean models ({recipe})" if recipe else "clean models"
     boost = "" if row["boost"] == 1 else f"b={row['boost']}"
-    unusual = ", ".join(filter(None, (f"m={row['m']}", boost, recipe)))
-    return f"{row['attack']} ({unusual})"
+    unusual = ", ".join(filter(None, (f"m={row['m']}" if with_m else "", boost, recipe)))
+    return f"{row['attack']} ({unusual})" if unusual else str(row["attack"])
 
 
 def defender_label(name: str, share: float | None) -> str:

@@ -148,7 +148,7 @@ class Experiment:
         """The class that repetition `seed` is attacked for: targets take turns."""
         return seed % len(self.class_names)
 
-    def rebuilt(self, model: nn.Module, who: str = "a plugin") -> Classifier:
+    def rebuilt(self, model: nn.Module, who: str) -> Classifier:
         """A freshly built classifier with the weights of `model`, and nothing else of it.
 
         Args:
@@ -192,13 +192,12 @@ class Experiment:
 
     def attacker_view(self, seed: int) -> AttackerView:
         """What an attacker knows in repetition `seed`."""
-        auxiliary = self.splits.auxiliary
         return AttackerView(
             target=self.target(seed),
             class_names=self.class_names,
             shape=self.shape,
             # A copy, so that no attack can change what the next one sees.
-            auxiliary=ImageSet(auxiliary.pixels.clone(), auxiliary.labels.clone()),
+            auxiliary=self.splits.auxiliary.copy(),
             trainer=self.trainer(),
             new_model=self.new_model,
         )

@@ -126,7 +126,7 @@ def compare(
         high = recorded.value + wider * (recorded.high - recorded.value + number.value - number.low)
         values = [numbers[title].value for numbers in family if title in numbers]
         if len(values) >= FEW:
-            reach = metrics.student(len(values), confidence) * stdev(values) * math.sqrt(2)
+            reach = metrics.t_critical(len(values), confidence) * stdev(values) * math.sqrt(2)
             low, high = min(low, recorded.value - reach), max(high, recorded.value + reach)
         verdict = "agrees" if low <= number.value <= high else "differs"
         allowed = f"{low:.4g} to {high:.4g}"

@@ -31,8 +31,9 @@ class Finding:
         readings: other numbers that it gives, by name.
         success: share of the trusted images of other classes that the reversed trigger puts
             into the class.
-        size: L1 norm of that trigger, as a share of the pixels.
-        relative: the same as a share of the median of all classes' triggers.
+        size: L1 norm of that trigger's mask, as a share of the pixels; None without a mask.
+        relative: that trigger's norm as a share of the median of all classes' triggers; None for
+            a detector that scores by something else than its triggers' norms.
         comparison: with clean models of the same kind, None where none are known.
         pictures: uint8 (2, n, C, H, W), images without and with that trigger.
         error: why it failed.
@@ -54,7 +55,7 @@ class Finding:
 
     @property
     def suspicious(self) -> bool | None:
-        """Whether it counts as a backdoor; the detector's own verdict where it has no triggers.
+        """Whether it counts as a backdoor; its own verdict where it does not score by norms.
 
         Ten equal classes lie by chance so far apart that an anomaly index calls one of three
         clean models backdoored, and the norms of a short scan so far that it calls none so. How
@@ -90,10 +91,11 @@ class Finding:
                 "is suspiciously small"
             )
         said = f"{who} {verdict} (score {self.score:.4g})"
-        if self.success is not None and self.size is not None:
+        if self.success is not None:
+            changes = "" if self.size is None else f"changes {self.size:.1%} of an image and "
             said += (
-                f"; the trigger it reversed changes {self.size:.1%} of an image and puts "
-                f"{self.success:.0%} of the others into {self.suspect_class}"
+                f"; the trigger it reversed {changes}puts {self.success:.0%} of the others into "
+                f"{self.suspect_class}"
             )
             if self.relative is not None and self.flagged is not None:
                 said += f", at {self.relative:.0%} of the median size for a class"

@@ -18,7 +18,7 @@ from benchmark.games import checks
 from benchmark.games.answers import Answers, Labels
 from benchmark.games.evaluation import narrow
 from benchmark.games.robustness.curve import Point, clearly_spent, deployable
-from benchmark.games.robustness.play import hold_out, measured_steps
+from benchmark.games.robustness.play import measured_steps
 from benchmark.games.robustness.settings import Robustness
 from benchmark.images import ImageSet
 from benchmark.metrics import Rate, accuracy, attack_success
@@ -159,7 +159,7 @@ def mend(
     name = label(method)
     method = fitted(method, suspect.model, suspect.trusted.pixels.shape[1:], 1)
     rng = torch.Generator().manual_seed(named_seed("repair", "held out"))
-    trusted, held_out = hold_out(suspect.lent(), HELD_OUT, rng)
+    trusted, held_out = suspect.trusted.split(HELD_OUT, rng)
     nothing = np.empty(0, np.int16)
     labels = Labels(narrow(held_out.labels), narrow(held_out.labels), 0)
     given: list[Answers] = []

@@ -27,6 +27,7 @@ from benchmark.suspect.images import album_of
 from benchmark.suspect.population import compare
 from benchmark.suspect.settings import create, defaults
 from benchmark.suspect.suspect import Suspect, global_seed, narrowed, prepare
+from benchmark.triggers import Patch
 
 #: Called with a detector, and how many images it has sent through the model.
 Progress = Callable[[str, int], None]
@@ -153,7 +154,7 @@ def _examined(suspect: Suspect, detector: Detector, progress: Progress) -> Findi
         rng = torch.Generator(device).manual_seed(named_seed("scan", name))
         seeded = global_seed(device, "scan", name)
         with counting(model, count), seeded, torch.enable_grad():
-            detection = detector.detect(model, suspect.lent(), rng)
+            detection = detector.detect(model, suspect.trusted.copy(), rng)
         checked = checks.detection(
             detection, (shape[0], shape[1], shape[2]), len(suspect.class_names), detector
         )
@@ -179,19 +180,17 @@ def _finding(suspect: Suspect, name: str, detection: Detection, seconds: float) 
         return found
     trusted, classes = suspect.trusted, torch.arange(len(suspect.class_names))
     one = classes[guess : guess + 1].to(trusted.device)
-    trigger = detection.trigger.take(one)
+    trigger, norms = detection.trigger.take(one), detection.trigger.norms
+    by_norm = torch.allclose(detection.class_scores, -norms)
     others = (trusted.labels != guess).nonzero().flatten()[:SHOWN]
     before = trusted.pixels[others]
     after = to_bytes(trigger.apply(to_unit(before))[0])
     return dataclasses.replace(
         found,
         success=float(success(suspect.model, trigger, one, trusted)),
-        size=float(trigger.norms) / _spots(trigger.pictures),
-        relative=float(trigger.norms) / max(float(detection.trigger.norms.quantile(0.5)), 1e-9),
+        # Of a mask alone the norm is a number of pixels.
+        size=float(trigger.norms) / trigger.mask.numel() if isinstance(trigger, Patch) else None,
+        # Who scores by something else may have no trigger for most classes, and so no usual size.
+        relative=float(trigger.norms) / float(norms.quantile(0.5)) if by_norm else None,
         pictures=torch.stack([before, after]).cpu().numpy(),
     )
-
-
-def _spots(pictures: dict[str, Tensor]) -> int:
-    """How many values a trigger's norm sums over: those of its first picture."""
-    return next(iter(pictures.values()))[0].numel()

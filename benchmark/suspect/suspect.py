@@ -55,10 +55,6 @@ class Suspect:
         """A private copy of the model, whose weights may be changed."""
         return copy.deepcopy(self.model).requires_grad_(True).eval()
 
-    def lent(self) -> TrustedData:
-        """A private copy of the images."""
-        return self.trusted.subset(torch.arange(len(self.trusted), device=self.trusted.device))
-
 
 def answers(model: Classifier, pixels: Tensor) -> NDArray[np.int16]:
     """Predicted classes (N,), computed in float32 as the model's own code would."""

@@ -69,13 +69,7 @@ class CalibratedTriggerInversion(Detector):
     held_out: Part = 0.5
 
     def detect(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Detection:
-        order = torch.randperm(len(trusted), generator=rng, device=trusted.device)
-        split = round(self.held_out * len(order))
-        if not 0 < split < len(order):
-            raise ValueError(
-                f"held_out={self.held_out} of {len(order)} trusted images leaves one part empty"
-            )
-        judging, learning = trusted.subset(order[:split]), trusted.subset(order[split:])
+        learning, judging = trusted.split(self.held_out, rng)
         repaired = copy.deepcopy(model)
         for _ in self.repair.repair(repaired, learning, rng):
             pass

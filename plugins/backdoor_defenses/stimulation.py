@@ -143,10 +143,8 @@ class Stimulating(Detector):
 
     def detect(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Detection:
         frozen = FrozenClassifier(model)
-        order = torch.randperm(len(trusted), generator=rng, device=trusted.device)
-        split = round(self.held_out * len(order))
-        judging, learning = trusted.subset(order[:split]), trusted.subset(order[split:])
-        seeds = trusted.subset(order[split:][: self.seed_images])
+        learning, judging = trusted.split(self.held_out, rng)
+        seeds = learning.subset(torch.arange(len(learning), device=rng.device)[: self.seed_images])
         gains = stimulate(frozen, seeds.images, self.levels, self.scale)
         channels, classes = choose([margins(g, seeds.labels) for g in gains], self.candidates)
         weights = activation_weights(channels, [len(g) for g in gains], self.others_weight)

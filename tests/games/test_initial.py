@@ -126,8 +126,8 @@ def test_only_named_parts_are_trained(
         same = torch.equal(tensor, own[name])
         assert same != (part in trained), f"{name} {'stayed' if same else 'changed'}"
     # Defenders are not bound by how the victim was trained.
-    assert all(p.requires_grad for p in found.rebuilt(model).parameters())
-    again = found.rebuilt(model).train()
+    assert all(p.requires_grad for p in found.rebuilt(model, "a plugin").parameters())
+    again = found.rebuilt(model, "a plugin").train()
     assert all(part.training for part in again.modules())
 
 

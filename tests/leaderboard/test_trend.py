@@ -45,8 +45,8 @@ def test_each_repetition_has_its_own_order() -> None:
     assert printed.rank_correlation == pytest.approx(-score.rank_correlation)
     # Products of centred ranks are 2, 1, 1, -1, -1 or -2, each as likely; these sum to 2 + 1 - 2.
     sums = [sum(row) for row in itertools.product((2, 1, 1, -1, -1, -2), repeat=3)]
-    assert score.chance == pytest.approx(np.mean([one >= 1 for one in sums]))
-    assert printed.chance == pytest.approx(np.mean([one >= -1 for one in sums]))
+    assert score.p_value == pytest.approx(np.mean([one >= 1 for one in sums]))
+    assert printed.p_value == pytest.approx(np.mean([one >= -1 for one in sums]))
 
 
 def test_a_repetition_that_lacks_a_number_is_left_out() -> None:
@@ -69,6 +69,17 @@ def test_a_reading_that_some_models_lack_has_no_row() -> None:
 def test_one_number_is_no_sweep() -> None:
     records = [*CLEAN, *sweep({50: SCORES[50]}), *sweep({5: SCORES[5]}, "blend")]
     assert frames_of(records)["trend"].empty
+
+
+def test_attacks_of_another_boost_are_another_sweep() -> None:
+    # What 4,500 images do without boosting says nothing about fewer ones with it.
+    few, many = sweep({5: SCORES[5], 50: SCORES[50]}), sweep({4500: SCORES[4500]})
+    boosted = [
+        one.model_copy(update={"attack": one.attack.model_copy(update={"boost": 12})})
+        for one in few
+    ]
+    frame = frames_of([*CLEAN, *boosted, *many])["trend"]
+    assert set(zip(frame.boost, frame.images, strict=True)) == {(12, "5, 50")}
 
 
 SWEEPS = st.tuples(st.integers(1, 6), st.integers(2, 6)).flatmap(
@@ -95,34 +106,34 @@ def test_a_trend_is_spearmans_correlation_in_each_repetition(
 
 
 @pytest.mark.parametrize(("repetitions", "settings"), [(3, 3), (10, 4), (2, 5)])
-def test_the_chance_of_a_trend_is_that_of_pages_test(repetitions: int, settings: int) -> None:
+def test_the_p_value_of_a_trend_is_that_of_pages_test(repetitions: int, settings: int) -> None:
     rng = np.random.default_rng(repetitions)
     # Without ties, of which scipy's test knows none.
     scores = rng.permuted(np.tile(np.arange(settings), (repetitions, 1)), axis=1)
     page = stats.page_trend_test(scores, ranked=False, method="exact")
-    assert trend(np.arange(settings), scores).chance == pytest.approx(page.pvalue)
+    assert trend(np.arange(settings), scores).p_value == pytest.approx(page.pvalue)
 
 
 def test_many_settings_are_judged_by_the_normal_approximation() -> None:
     rng = np.random.default_rng(1)
     scores = rng.permuted(np.tile(np.arange(12), (10, 1)), axis=1)
     page = stats.page_trend_test(scores, ranked=False, method="asymptotic")
-    assert trend(np.arange(12), scores).chance == pytest.approx(page.pvalue)
-    assert trend(np.arange(12), np.ones((10, 12))).chance == 1
+    assert trend(np.arange(12), scores).p_value == pytest.approx(page.pvalue)
+    assert trend(np.arange(12), np.ones((10, 12))).p_value == 1
 
 
 @given(rises=st.integers(0, 10))
-def test_the_chance_between_two_numbers_is_that_of_coins(rises: int) -> None:
+def test_the_p_value_between_two_numbers_is_that_of_coins(rises: int) -> None:
     scores = np.array([[0.0, 1.0]] * rises + [[1.0, 0.0]] * (10 - rises))
     expected = stats.binom.sf(rises - 1, 10, 0.5)
-    assert trend(np.array([5, 50]), scores).chance == pytest.approx(expected)
+    assert trend(np.array([5, 50]), scores).p_value == pytest.approx(expected)
 
 
 def test_an_examination_that_failed_has_a_rank_and_equal_scores_say_nothing() -> None:
     numbers, scores = np.array([5, 50, 4500]), np.array([[-np.inf, 0.1, 0.2], [1.0] * 3])
     assert rank_correlations(numbers, scores).tolist() == [1, 0]
     # One of the six orders, whatever the second row.
-    assert trend(numbers, scores).chance == pytest.approx(1 / 6)
+    assert trend(numbers, scores).p_value == pytest.approx(1 / 6)
 
 
 def test_the_interval_of_a_trend_is_the_wider_of_students_and_wilsons() -> None:

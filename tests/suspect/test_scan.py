@@ -32,8 +32,10 @@ from benchmark.suspect.estimate import passes
 from benchmark.suspect.findings import MOST, Finding
 from benchmark.suspect.images import album_of, read_folder
 from benchmark.suspect.population import compare
+from benchmark.suspect.scan import _examined
 from benchmark.suspect.settings import create, defaults
 from benchmark.suspect.suspect import narrowed, prepare
+from benchmark.triggers import Patch
 
 CHEAP = "neural-cleanse:steps=4,batch_size=4,check=2,patience=1"
 
@@ -165,6 +167,33 @@ def test_from_python_it_finds_the_same(
     pictures = found.findings[0].pictures
     assert pictures is not None
     assert pictures.shape == (2, 4, 1, 8, 8)
+
+
+@dataclass
+class Rates(Detector):
+    """Score by success: no trigger for the first classes, and none is of a usual size."""
+
+    name = "rates"
+    flags: bool = True
+
+    def detect(self, model: Any, trusted: Any, rng: Any) -> Detection:
+        masks = torch.zeros(model.classes, 1, 8, 8)
+        masks[-1, :, :2, :2] = 1
+        scores = masks.flatten(1).sum(1) / 5
+        trigger = Patch(masks, torch.ones(model.classes, 1, 8, 8))
+        return Detection(scores.max().item(), scores, self.flags, trigger)
+
+
+@pytest.mark.parametrize("flags", [True, False])
+def test_a_score_that_is_no_norm_is_not_judged_by_the_triggers_size(
+    poisoned: Any, flags: bool
+) -> None:
+    suspect = prepare(poisoned.net, album_of(poisoned.pixels, poisoned.labels, None), mean=[0.0])
+    found = _examined(suspect, Rates(flags), lambda name, done: None)
+    assert (found.suspicious, found.relative) == (flags, None)
+    assert found.size == pytest.approx(4 / 64, rel=0.01)
+    assert "changes 6.3% of an image and puts" in found.sentence
+    assert "median" not in found.sentence
 
 
 @pytest.mark.parametrize(

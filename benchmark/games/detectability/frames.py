@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from benchmark.games.columns import (
     WORKED,
     Column,
     Unit,
+    attack_label,
 )
 from benchmark.games.detectability.classes import (
     DETECTOR,
@@ -261,7 +263,7 @@ CHAPTER = Chapter(
                 for column in (*ATTACK, WORKED, DETECTOR, _AUC, replace(_AUC, key="asr"))
             ),
             plot=Plot(
-                "m", lambda row: str(row["attack"]),
+                "m", partial(attack_label, with_m=False),
                 (Line("asr", "ASR", "--", alone=True), Line("auc", "AUC")),
                 ("poisoned images m", "rate"), "ASR and ROC AUC over m",
                 lambda row: str(row["detector"]), even=True, chance=True,

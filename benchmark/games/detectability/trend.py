@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from benchmark import metrics
-from benchmark.games.columns import TRUSTED, Column, Unit
+from benchmark.games.columns import BOOST, RECIPE, TRUSTED, Column, Unit
 from benchmark.games.detectability.classes import DETECTOR, populations, readings
 from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.games.detectability.shown import SCORE
 from benchmark.games.frames import Frame, Sources
-from benchmark.games.means import defense_key
+from benchmark.games.means import attack_key, defense_key
 
 #: More settings have too many orders to go through.
 EXACT = 7
@@ -32,14 +32,14 @@ class Trend:
 
     Attributes:
         correlation: Spearman's, the mean over repetitions, with its 95 % interval.
-        chance: that ranks lie as far in that order if the order of the settings does not matter
-            (Page's test, JASA 1963); exact up to `EXACT` settings.
+        p_value: one-sided, of Page's trend test (JASA 1963); exact up to `EXACT` settings, by the
+            normal approximation above.
     """
 
     correlation: float
     low: float
     high: float
-    chance: float
+    p_value: float
 
 
 def trend(numbers: metrics.Scores, scores: metrics.Scores) -> Trend:
@@ -55,11 +55,11 @@ def trend(numbers: metrics.Scores, scores: metrics.Scores) -> Trend:
         mean,
         max(min(low, mean - half), -1.0),
         min(max(high, mean + half), 1.0),
-        _chance(_centred_ranks(numbers[None])[0], _centred_ranks(scores)),
+        _p_value(_centred_ranks(numbers[None])[0], _centred_ranks(scores)),
     )
 
 
-def _chance(numbers: metrics.Scores, ranks: metrics.Scores) -> float:
+def _p_value(numbers: metrics.Scores, ranks: metrics.Scores) -> float:
     """How often the ranks (N, k), each row shuffled, have as large products with (k,) as these."""
     if len(numbers) > EXACT:
         # Shuffled products have the mean 0 and this variance, whatever the ranks.
@@ -97,7 +97,8 @@ def trends(sources: Sources) -> pd.DataFrame:
     for pairs in populations(sources.counted(DetectabilityRecord)):
         first = pairs[0][1]
         poisoned = {record.seed: record for _, record in pairs}
-        sweeps[first.attack.label, *defense_key(first)].append((first.attack.m, poisoned))
+        recipe, attack, m, boost = attack_key(first)
+        sweeps[recipe, attack, boost, *defense_key(first)].append((m, poisoned))
     rows = []
     for sweep in sweeps.values():
         numbers = [m for m, _ in sweep]
@@ -107,6 +108,7 @@ def trends(sources: Sources) -> pd.DataFrame:
         first = sweep[0][1][seeds[0]]
         common = {
             "attack": sources.name(first.attack),
+            "boost": first.attack.boost,
             "recipe": first.protocol.recipe,
             "images": ", ".join(map(str, numbers)),
             "detector": sources.name(first.defense.stages[0]),
@@ -121,7 +123,7 @@ def trends(sources: Sources) -> pd.DataFrame:
                 "rank_correlation": found.correlation,
                 "rank_correlation_low": found.low,
                 "rank_correlation_high": found.high,
-                "chance": found.chance,
+                "p_value": found.p_value,
             }
             rows.append(common | own)
     return pd.DataFrame(rows)
@@ -145,7 +147,8 @@ FRAME = Frame(
     trends,
     (
         Column("attack", "attack", Unit.TEXT, "the attack", brief=True, menu=True),
-        Column("recipe", "recipe", Unit.TEXT, "how the victims were trained"),
+        BOOST,
+        RECIPE,
         Column("images", "m", Unit.TEXT, "numbers of poisoned images that were played", brief=True),
         replace(DETECTOR, menu=False),
         TRUSTED,
@@ -153,8 +156,8 @@ FRAME = Frame(
         Column("repetitions", "repetitions", Unit.COUNT, "models of each m"),
         Column("rank_correlation", "rank correlation", Unit.NUMBER, "Spearman's, of m and the "
                "score, the mean over repetitions", interval=True, brief=True, digits=2),
-        Column("chance", "p", Unit.NUMBER, "how often the mean would be as large if m did not "
-               "matter (Page's test)", brief=True, digits=-2),
+        Column("p_value", "p", Unit.NUMBER, "one-sided p-value of Page's trend test: how often "
+               "the mean would be as large if m did not matter", brief=True, digits=-2),
     ),
     readme=False,
 )  # fmt: skip

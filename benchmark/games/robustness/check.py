@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmark import metrics
 from benchmark.games.base import Arrays, Wrong, is_clean
-from benchmark.games.robustness.curve import both_spent, deployable, held_out_count
+from benchmark.games.robustness.curve import both_spent, deployable
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.games.shapes import SIDE, answers, fits_protocol, known, known_source, shape
 from benchmark.hooks import STAGES
@@ -17,9 +17,9 @@ from benchmark.protocol import Protocol
 from benchmark.records.record import StageRef
 from benchmark.records.strict import Refused
 
-#: So many checkpoints may give the same answers by chance; and all of them, where these are the
-#: victim's but for such a share.
-FEW, MUCH = 3, 0.05
+#: A repair with more than `MOST_EQUAL` checkpoints that all give the same answers is refused if
+#: these differ from the victim's in more than a share `DIFFERENT`.
+MOST_EQUAL, DIFFERENT = 3, 0.05
 #: What a victim that was followed answers after each epoch.
 PARTS = ("test", "triggered")
 #: What is measured at every point of the curve.
@@ -113,7 +113,7 @@ def _held_out(record: RobustnessRecord, protocol: Protocol) -> int:
     if record.trusted_share is None:
         return 0
     trusted = round(record.trusted_share * protocol.splits.train)
-    return held_out_count(trusted, protocol.robustness.held_out)
+    return metrics.held_out_count(trusted, protocol.robustness.held_out)
 
 
 def _order(record: RobustnessRecord, protocol: Protocol) -> Iterator[Wrong]:
@@ -160,8 +160,8 @@ def _flat(record: RobustnessRecord, arrays: Arrays) -> Iterator[Wrong]:
     """What differs much from the victim goes on to change, if only by an answer."""
     rows = [number for number, point in enumerate(record.curve) if point.stage == "repair"]
     answers = np.concatenate([arrays[part] for part in _MEASURED], axis=1)
-    same = len(rows) > FEW and bool((answers[rows] == answers[rows[0]]).all())
-    if same and float(np.mean(answers[rows[0]] != answers[0])) > MUCH:
+    same = len(rows) > MOST_EQUAL and bool((answers[rows] == answers[rows[0]]).all())
+    if same and float(np.mean(answers[rows[0]] != answers[0])) > DIFFERENT:
         yield "curve", f"has {len(rows)} checkpoints that give the very same answers to everything"
 
 

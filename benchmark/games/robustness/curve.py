@@ -123,8 +123,3 @@ def both_spent(points: Sequence[Point], budget: float) -> bool:
     return not any(
         _until(points, budget, left)[-1] is points[-1] for left in (_spent_on_test, clearly_spent)
     )
-
-
-def held_out_count(trusted: int, share: float) -> int:
-    """How many of a defender's trusted images judge: a share, but one for each side at least."""
-    return min(max(1, round(share * trusted)), trusted - 1)

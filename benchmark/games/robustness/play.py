@@ -26,7 +26,7 @@ from benchmark.games.evaluation import EvaluationSet, narrow, predictor
 from benchmark.games.experiment import Experiment, Progress
 from benchmark.games.robustness import curve as curves
 from benchmark.games.robustness.curve import Point
-from benchmark.images import ImageSet, TrustedData, to_unit
+from benchmark.images import TrustedData, to_unit
 from benchmark.records.cell import Cell
 
 if TYPE_CHECKING:
@@ -60,16 +60,6 @@ class Outcome:
         self.seconds += seconds
 
 
-def hold_out(trusted: TrustedData, share: float, rng: Generator) -> tuple[TrustedData, ImageSet]:
-    """Split trusted images into those that a defense works with and those that judge it.
-
-    Both count towards what the defender trusts.
-    """
-    order = torch.randperm(len(trusted), generator=rng).to(trusted.device)
-    kept = curves.held_out_count(len(order), share)
-    return trusted.subset(order[kept:]), trusted.subset(order[:kept])
-
-
 def defend(context: RunContext, cell: Cell, progress: Progress) -> Outcome:
     """Play a cell of a run."""
     experiment, seed, sanitized = context.experiment, cell.victim.seed, cell.sanitized_victim
@@ -77,8 +67,9 @@ def defend(context: RunContext, cell: Cell, progress: Progress) -> Outcome:
     trusted, held_out = None, None
     if cell.trusted_share is not None:
         rng = Generator().manual_seed(experiment.protocol.seed("held out", seed))
+        # What judges the defense counts towards what the defender trusts.
         whole = experiment.trusted(cell.trusted_share, seed)
-        trusted, held_out = hold_out(whole, experiment.protocol.robustness.held_out, rng)
+        trusted, held_out = whole.split(experiment.protocol.robustness.held_out, rng)
     repair, deployment = context.stage(cell, "repair"), context.stage(cell, "deploy")
     assert repair is None or isinstance(repair, Repair)
     assert deployment is None or isinstance(deployment, Deployment)
@@ -136,11 +127,12 @@ def play(
     if sanitized is not None:
         measure(sanitized, "sanitize", 0)
     if repair is not None:
+        assert trusted is not None
         model = _private_copy(outcome.model)
         steps = measured_steps(
             repair,
             model,
-            _lend(trusted),
+            trusted.copy(),
             interval=experiment.protocol.robustness.interval,
             rng=experiment.rng("repair", *seed_parts),
             spend=outcome.spend,
@@ -151,18 +143,13 @@ def play(
             if curves.both_spent(outcome.curve, budget):
                 break
     if deployment is not None:
-        _deploy(experiment, evaluation_set, deployment, outcome, _lend(trusted), seed_parts)
+        assert trusted is not None
+        _deploy(experiment, evaluation_set, deployment, outcome, trusted.copy(), seed_parts)
     return outcome
 
 
 def _private_copy(model: Classifier) -> Classifier:
     return copy.deepcopy(model).requires_grad_(True)
-
-
-def _lend(trusted: TrustedData | None) -> TrustedData:
-    if trusted is None:
-        raise ValueError("a repair or deployment needs trusted images, none were given")
-    return TrustedData(trusted.pixels.clone(), trusted.labels.clone(), trusted.pad, trusted.flip)
 
 
 def measured_steps(

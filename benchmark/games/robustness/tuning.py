@@ -33,8 +33,8 @@ from benchmark.training import mixed_precision
 
 #: Sides of the defender's own patch, as shares of the image's.
 OWN_PATCH = 3 / 16
-#: How often a self-poisoning that costs too much is tried again at half of the rate.
-GENTLER = 4
+#: Self-poisonings that are tried, each at half the learning rate of the one before.
+ATTEMPTS = 4
 #: Steps of self-poisoning between two looks at the own trigger's ASR.
 LOOK = 10
 
@@ -108,9 +108,7 @@ def self_poison(
         CannotPoison: it costs too much, or the backdoor does not take, at every rate.
     """
     seed = int(torch.randint(2**62, (), generator=rng, device=experiment.device))
-    learning, judging = robustness.hold_out(
-        trusted, settings.held_out, Generator().manual_seed(seed)
-    )
+    learning, judging = trusted.split(settings.held_out, Generator().manual_seed(seed))
     stamp, target = random_patch(experiment, rng)
     evaluation_set = EvaluationSet(judging, judging, stamp(judging.pixels), target)
     answers = evaluation_set.predict(predictor(suspect, experiment.recipe.precision))
@@ -118,12 +116,9 @@ def self_poison(
     # The images are shuffled, so that the first ones are a random choice.
     others = (learning.labels != target).nonzero().flatten()
     chosen = others[: max(1, round(settings.poisoned * len(learning)))]
-    poisoned = learning.replace(
-        chosen, stamp(learning.pixels[chosen]), torch.full_like(chosen, target)
-    )
-    data = TrustedData(poisoned.pixels, poisoned.labels, trusted.pad, trusted.flip)
+    data = learning.replace(chosen, stamp(learning.pixels[chosen]), torch.full_like(chosen, target))
     budget, rate, tried = experiment.protocol.budget, settings.learning_rate, []
-    for _ in range(GENTLER):
+    for _ in range(ATTEMPTS):
         model = copy.deepcopy(suspect).requires_grad_(True)
         for step in _fine_tune(experiment, model, data, settings, rate, rng):
             found = evaluation_set.predict(predictor(model, experiment.recipe.precision))
