@@ -17,7 +17,7 @@ from benchmark.games.detectability.settings import Detectability
 from benchmark.games.inversion.settings import Inversion
 from benchmark.games.robustness.settings import Robustness, Tuning
 from benchmark.games.settings import Natural, Part, Whole, absent_by_default
-from benchmark.texts import did_you_mean
+from benchmark.texts import did_you_mean, first_error
 
 _FOLDER = files("benchmark") / "protocols"
 
@@ -243,6 +243,5 @@ def _parse(text: str, where: str) -> Protocol:
     except tomllib.TOMLDecodeError as error:
         raise ProtocolError(f"{where}: not valid TOML: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "protocol"
-        raise ProtocolError(f"{where}: {field}: {first['msg']}") from None
+        field, reason = first_error(error)
+        raise ProtocolError(f"{where}: {field or 'protocol'}: {reason}") from None

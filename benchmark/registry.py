@@ -32,7 +32,7 @@ from benchmark.hooks import COMMANDS, HookSpecs, origin, points
 from benchmark.hooks import GROUP as GROUP
 from benchmark.registration import check
 from benchmark.specs import RegistryError, parameters, parse, read
-from benchmark.texts import did_you_mean
+from benchmark.texts import did_you_mean, first_error
 from benchmark.unchanged import unchanged
 
 P = TypeVar("P", bound=Plugin)
@@ -221,9 +221,7 @@ def _value(where: str, field: str, hint: Any, text: str) -> Any:
     try:
         return read(hint, text)
     except ValueError as error:
-        reason = str(error)
-        if isinstance(error, ValidationError):
-            reason = error.errors()[0]["msg"].lower()
+        reason = first_error(error)[1] if isinstance(error, ValidationError) else str(error)
         raise RegistryError(f"{where}: {field}={text} is not allowed: {reason}") from None
 
 

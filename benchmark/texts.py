@@ -6,6 +6,10 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 #: A name of a field, of a setting or of a reading.
 FIELD = re.compile(r"(?!.{61})[A-Za-z][A-Za-z0-9_.-]*( [A-Za-z0-9_.-]+)*")
@@ -37,6 +41,17 @@ def shown(text: str) -> str:
 
 def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def first_error(error: ValidationError, skip: int = 0) -> tuple[str, str]:
+    """Field and reason of the first thing that pydantic has against a value.
+
+    Args:
+        skip: how many parts of the place belong to no field.
+    """
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    return ".".join(map(str, first["loc"][skip:])), reason[:1].lower() + reason[1:]
 
 
 def unfit(text: str) -> list[str]:

@@ -25,7 +25,7 @@ from benchmark.cli import app
 from benchmark.cli.results import LONG, below_names, narrow, show_results
 from benchmark.cli.shared import seconds_of
 from benchmark.games.all import records
-from benchmark.games.robustness.searches import chosen
+from benchmark.games.robustness.searches import chosen, load
 from benchmark.records.cell import Cell
 from benchmark.texts import flowing
 
@@ -124,7 +124,7 @@ def test_the_settings_that_a_protocol_lays_under_are_shown() -> None:
 def test_a_plan_has_the_settings_that_defenders_chose() -> None:
     words = ["plan", "fashion-mnist-v3", "--attack", "badnets", "--defense", "weight-decay"]
     output = " ".join(invoke(*words).output.split())
-    tuned = chosen(protocols.tuned_folder("fashion-mnist-v3"))
+    tuned = chosen(load(protocols.tuned_folder("fashion-mnist-v3")))
     found = [settings for (name, _), settings in tuned.items() if name == "weight-decay"]
     assert found
     for settings in found:  # defaults are not written
@@ -288,6 +288,7 @@ def test_protocols_are_listed_and_shown() -> None:
         (["run", "mine.toml"], "mine.toml: no such protocol file"),
         (["run", "digits-v3", "--attack", "badnet"], "did you mean 'badnets'?"),
         (["run", "digits-v3", "--recipe", "slow"], "unknown recipe 'slow'; there are standard"),
+        (["plan", "digits-v3", "--recipe", "slow"], "unknown recipe 'slow'; there are standard"),
         (["run", "digits-v3", "--device", "tpu"], "choose auto, cpu or cuda"),
         (["run", "digits-v3", "--plugin", "nowhere.py"], "no such file: nowhere.py"),
         (["run", "digits-v3", "--plugin", str(ROOT / "plugins")], "plugins is a folder; name a"),

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from benchmark.cli.shared import choose_device, counting, err, load_registry, out, say, seconds_of
+from benchmark.texts import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from benchmark.api import Source
+    from benchmark.games.robustness.searches import Search
     from benchmark.protocol import Protocol
     from benchmark.records.cell import Cell, Tune
     from benchmark.records.record import Record
@@ -93,6 +95,23 @@ def say_what_is_played(cells: Sequence[Cell], protocol: str) -> None:
         if found:
             say(f"{what}: {'; '.join(found)}", err)
     say(f"settings that were not given are those of {protocol}, then the plugins' own", err)
+
+
+def searches_of(
+    protocol: Protocol, registry: Registry, folder: Path, recipe: str | None = None
+) -> list[Search]:
+    """What defenders found for a protocol; searches that are not of it are named."""
+    from benchmark.games.robustness.searches import load
+    from benchmark.runs.plan import searched
+
+    found = searched(protocol, registry, folder, recipe)
+    if others := len(load(folder)) - len(found):
+        say(
+            f"tuned: {counted(others, 'file')} in {folder} not used: of another protocol, recipe "
+            f"or version of a repair; poisongames tune {protocol.name} searches again",
+            err,
+        )
+    return found
 
 
 def execute_plan(

@@ -11,14 +11,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmark.cli.completion import protocol_names
-from benchmark.cli.execution import execute_plan, prepare, say_what_is_played
+from benchmark.cli.execution import execute_plan, prepare, say_what_is_played, searches_of
 from benchmark.cli.play import (
     Done,
     OutDir,
     Seeds,
     TimeLimit,
     Workers,
-    as_protocol_error,
     check_cells,
     without_those_of,
 )
@@ -80,18 +79,19 @@ def experiment(
 
         chosen = load(name)
         named = protocol or chosen.protocol
-        played = chosen.on(load_protocol(named))
+        base = load_protocol(named)
+        played = chosen.on(base)
         setup, registry, source = prepare(played, None, out_dir, device, data_dir, plugin)
         folder = tuned_folder(named)
-        with as_protocol_error():
-            cells = cells_of(chosen, setup.protocol, tuned.chosen(folder), registry, seeds)
+        searches = searches_of(base, registry, folder)
+        cells = cells_of(chosen, setup.protocol, tuned.chosen(searches), registry, seeds)
         say_what_is_played(cells, setup.protocol.name)
         keys = {cell.key for cell in cells}
         if done is not None:
             cells = without_those_of(done, cells)
         check_cells(cells, setup, registry, source)
         if not chosen.training:  # which would be another protocol than that of the searches
-            tuned.copy_searches(folder, setup.root)
+            tuned.copy_searches(searches, folder, setup.root)
         execute_plan(
             setup,
             cells,

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from benchmark.cli.execution import say_what_is_played
+from benchmark.cli.execution import say_what_is_played, searches_of
 from benchmark.cli.play import Attacks, Defenses, ProtocolName, Recipe, Seeds
 from benchmark.cli.shared import BOARDS, PluginFiles, load_registry, one_sentence, out, seconds_of
 
@@ -52,15 +52,16 @@ def plan(
         from benchmark.runs.forecast import Costs, forecast
         from benchmark.runs.plan import plan as list_cells
 
-        chosen = protocols.load(protocol)
+        chosen, registry = protocols.load(protocol), load_registry(plugin)
+        folder = protocols.tuned_folder(protocol)
         cells = list_cells(
             chosen,
-            load_registry(plugin),
+            registry,
             attacks=attack or (),
             defenses=defense or (),
             seeds=seeds,
             recipe=recipe,
-            tuned=tuned.chosen(protocols.tuned_folder(protocol)),
+            tuned=tuned.chosen(searches_of(chosen, registry, folder, recipe)),
         )
         if attack or defense:
             say_what_is_played(cells, chosen.name)

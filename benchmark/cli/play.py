@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -11,7 +10,7 @@ import typer
 from rich.table import Table
 
 from benchmark.cli.completion import plugin_names, protocol_names
-from benchmark.cli.execution import execute_plan, prepare, say_what_is_played
+from benchmark.cli.execution import execute_plan, prepare, say_what_is_played, searches_of
 from benchmark.cli.shared import (
     DataDir,
     Device,
@@ -22,7 +21,7 @@ from benchmark.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from benchmark.api import Source
     from benchmark.games.experiment import Experiment
@@ -126,24 +125,24 @@ def run(
         setup, registry, source = prepare(
             load(protocol), recipe, out_dir, device, data_dir, plugin, elsewhere=ray is not None
         )
-        searches = tuned_folder(protocol)
-        with as_protocol_error():
-            cells = plan(
-                setup.protocol,
-                registry,
-                attacks=attack or (),
-                defenses=defense or (),
-                seeds=seeds,
-                recipe=recipe,
-                tuned=tuned.chosen(searches),
-            )
+        folder = tuned_folder(protocol)
+        searches = searches_of(setup.protocol, registry, folder, recipe)
+        cells = plan(
+            setup.protocol,
+            registry,
+            attacks=attack or (),
+            defenses=defense or (),
+            seeds=seeds,
+            recipe=recipe,
+            tuned=tuned.chosen(searches),
+        )
         if attack or defense:
             say_what_is_played(cells, setup.protocol.name)
         asked = cells
         if done is not None:
             cells = without_those_of(done, cells)
         check_cells(cells, setup, registry, source)
-        tuned.copy_searches(searches, setup.root)
+        tuned.copy_searches(searches, folder, setup.root)
         execute_plan(
             setup,
             cells,
@@ -190,8 +189,7 @@ def tune(
 
         setup, registry, _ = prepare(load(protocol), recipe, out_dir, device, data_dir, plugin)
         folder = tuned_folder(protocol)
-        with as_protocol_error():
-            searches = plan_tuning(setup.protocol, registry, folder, defense or (), recipe)
+        searches = plan_tuning(setup.protocol, registry, folder, defense or (), recipe)
         execute_plan(
             setup, searches, "searches", started, workers, results=folder, time_limit=time_limit
         )
@@ -272,14 +270,3 @@ def _check_enough_images(experiment: Experiment, cells: Sequence[Cell], registry
         if victim.attack.threat != NONE:
             attack = registry.create(Attack, victim.attack.label)
             check_enough(experiment, attack, victim.attack.m, experiment.target(victim.seed))
-
-
-@contextmanager
-def as_protocol_error() -> Iterator[None]:
-    """What a plan refuses is a mistake in what was asked for."""
-    from benchmark.protocol import ProtocolError
-
-    try:
-        yield
-    except ValueError as error:
-        raise ProtocolError(str(error)) from None

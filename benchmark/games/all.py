@@ -16,6 +16,7 @@ from benchmark.games.inversion.game import InversionGame
 from benchmark.games.robustness.game import RobustnessGame
 from benchmark.records.files import StoreError, in_its_place
 from benchmark.records.record import Record
+from benchmark.texts import first_error
 
 #: By name, in the order in which boards show them.
 GAMES: dict[str, Game[Any]] = {
@@ -53,10 +54,9 @@ def records(folder: Path, pattern: str = "*.json") -> Iterator[Record]:
         try:
             yield read(path.read_bytes())
         except ValidationError as error:
-            first = error.errors()[0]
             # The first part of the place is the game that the record is of.
-            field = ".".join(map(str, first["loc"][1:])) or "file"
+            field, reason = first_error(error, 1)
             raise StoreError(
-                f"{path}: {field}: {first['msg']}; the same `poisongames run` plays its cell "
+                f"{path}: {field or 'file'}: {reason}; the same `poisongames run` plays its cell "
                 "again, or remove the file"
             ) from None

@@ -126,7 +126,8 @@ class Tune:
 
     @property
     def key(self) -> str:
-        return digest(["tune", self.suspect.key, self.repair.label, self.trusted_share])
+        repair = self.repair.model_dump(exclude={"label"})
+        return digest(["tune", self.suspect.key, repair, self.trusted_share])
 
     def needs(self) -> list[Victim]:
         return [self.suspect]

@@ -13,8 +13,8 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from benchmark.games.settings import Part
 from benchmark.records.files import StoreError, sha256, write_whole
 from benchmark.records.record import Sha256
-from benchmark.records.strict import RECORD_LIMIT, Refused, first_error, regular
-from benchmark.texts import unfit
+from benchmark.records.strict import RECORD_LIMIT, Refused, regular
+from benchmark.texts import first_error, unfit
 
 #: What a run's folder may have, and the folder of a board with one file per submission.
 FILE, FOLDER = "submission.toml", "submissions"
@@ -99,7 +99,7 @@ def of_run(run: Path) -> Credits | None:
     try:
         return Credits.model_validate(said, strict=True)
     except ValidationError as error:
-        raise first_error(error) from None
+        raise Refused(*first_error(error)) from None
 
 
 def kept(path: Path) -> Kept:
@@ -112,7 +112,7 @@ def kept(path: Path) -> Kept:
     try:
         found = Kept.model_validate_json(content, strict=True)
     except ValidationError as error:
-        raise first_error(error) from None
+        raise Refused(*first_error(error)) from None
     if content != _written(found):
         raise Refused("file", "is not written as `poisongames submit` writes it")
     if path.name != f"{name_of(found.title)}.json":

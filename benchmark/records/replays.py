@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from benchmark.games.settings import Part
 from benchmark.records.files import StoreError, write_whole
 from benchmark.records.record import Sha256
-from benchmark.records.strict import first_error
+from benchmark.texts import first_error
 
 FILE = "replays.json"
 
@@ -46,10 +46,7 @@ def read(folder: Path) -> Replays:
     try:
         return _READ.validate_json(path.read_bytes()) if path.is_file() else {}
     except (OSError, ValidationError) as error:
-        why = str(error)
-        if isinstance(error, ValidationError):
-            first = first_error(error)
-            why = f"{first.field}: {first.reason}"
+        why = ": ".join(first_error(error)) if isinstance(error, ValidationError) else str(error)
         raise StoreError(f"{path} is no list of replays ({why}); restore or remove it") from None
 
 

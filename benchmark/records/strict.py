@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from benchmark.records.files import sha256
 from benchmark.records.record import MESSAGE_LIMIT, Evidence, Record
 from benchmark.specs import NAME_LIMIT
-from benchmark.texts import FIELD, hidden, unfit
+from benchmark.texts import FIELD, first_error, hidden, unfit
 
 #: Bytes that a record and a file of evidence may have.
 RECORD_LIMIT, EVIDENCE_LIMIT = 2 << 20, 32 << 20
@@ -43,7 +43,7 @@ class Refused(Exception):
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(field, reason)
-        self.field, self.reason = field[:TEXT_LIMIT], reason
+        self.field, self.reason = field[:TEXT_LIMIT] or "file", reason
 
 
 def regular(path: Path, limit: int) -> bytes:
@@ -80,21 +80,9 @@ def read_record(path: Path, read: Callable[[bytes], Record]) -> tuple[Record, by
         record = game.model_validate_json(content, strict=True)
     except ValidationError as error:
         # The first part of the place is the game, where it had to be found out.
-        raise first_error(error, 0 if known else 1) from None
+        raise Refused(*first_error(error, 0 if known else 1)) from None
     _check_texts(said, ())
     return record, content
-
-
-def first_error(error: ValidationError, start: int = 0) -> Refused:
-    """The first thing that a schema has against a file.
-
-    Args:
-        start: which parts of the place belong to no field.
-    """
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    field = ".".join(map(str, first["loc"][start:])) or "file"
-    message = first["msg"].removeprefix("Value error, ")
-    return Refused(field, message[:1].lower() + message[1:])
 
 
 def plain_json(content: bytes) -> None:
@@ -147,7 +135,7 @@ def _check_texts(value: Any, place: tuple[str, ...]) -> None:
         for number, inner in enumerate(value):
             _check_texts(inner, (*place, str(number)))
     elif isinstance(value, str):
-        free = place in (("error", "message"), ("reason",))
+        free = place == ("error", "message")
         limit = MESSAGE_LIMIT if free else TEXT_LIMIT
         plain = value.replace("\n", " ").replace("\t", " ") if free else value
         # A pipeline is called by the names of its stages.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmark.games.all import read
+from benchmark.games.robustness.searches import result
 from benchmark.records.cell import Cell, Tune, Victim
 from benchmark.records.record import Record
 from benchmark.records.store import Store
@@ -15,7 +16,7 @@ def is_done(task: Task, store: Store) -> bool:
     if isinstance(task, Victim):
         return store.victims.has(task.key)
     if isinstance(task, Tune):
-        return task.path.is_file()
+        return result(task) is not None
     record = record_of(task, store)
     if record is None:
         return False

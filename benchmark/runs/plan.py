@@ -9,7 +9,7 @@ from typing import Any
 from benchmark.games.all import GAMES, UNDEFENDED, game_of_stage
 from benchmark.games.base import Game
 from benchmark.games.initial import digest
-from benchmark.games.robustness.searches import Chosen, file_name
+from benchmark.games.robustness.searches import Chosen, Search, file_name, result
 from benchmark.protocol import Protocol, ProtocolError
 from benchmark.records.cell import CLEAN, Cell, Tune
 from benchmark.registry import Registry
@@ -39,12 +39,11 @@ def plan(
 
     Raises:
         RegistryError: an unknown plugin or parameter.
-        ProtocolError: a protocol that names a defense in the section of another game.
-        ValueError: an unknown recipe, no repetitions, a game that the protocol does not have, or
-            weights to start from that cannot be read.
+        ProtocolError: an unknown recipe, no repetitions, a game that the protocol does not have, a
+            defense in the section of another game, or weights to start from that cannot be read.
     """
     if seeds is not None and seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {seeds}")
+        raise ProtocolError(f"seeds must be at least 1, got {seeds}")
     chosen = _recipe(protocol, recipe)
     init = digest(protocol.recipes[chosen])
     planner = Planner(protocol, registry, chosen, bool(defenses), seeds, tuned or {}, init)
@@ -59,7 +58,7 @@ def plan(
         if not own and (specs or game.name != UNDEFENDED):
             continue
         if game.settings(protocol) is None:
-            raise ValueError(
+            raise ProtocolError(
                 f"{protocol.name} has no {game.name} game, so {own[0].split(':')[0]} cannot be "
                 "played"
             )
@@ -121,13 +120,13 @@ def plan_tuning(
         defenses: names of repairs; all that the protocol has a grid for by default.
 
     Raises:
-        ValueError: a repair without a grid, or an unknown recipe.
+        ProtocolError: a repair without a grid, or an unknown recipe.
     """
     settings = protocol.tuning
     grids = {} if settings is None else settings.grids
     unknown = [name for name in defenses if name not in grids]
     if settings is None or unknown or not grids:
-        raise ValueError(
+        raise ProtocolError(
             f"{protocol.name} has no grid for {', '.join(unknown) or 'any repair'}; "
             f"there are {', '.join(grids) or 'none'}"
         )
@@ -146,8 +145,23 @@ def plan_tuning(
     ]
 
 
+def searched(
+    protocol: Protocol, registry: Registry, folder: Path, recipe: str | None = None
+) -> list[Search]:
+    """The searches in a folder that belong to a protocol and its repairs as they are now.
+
+    Raises:
+        StoreError: a file is not a search.
+        ProtocolError: an unknown recipe.
+    """
+    if protocol.tuning is None or not protocol.tuning.grids:
+        return []
+    tasks = plan_tuning(protocol, registry, folder, recipe=recipe)
+    return [found for task in tasks if (found := result(task)) is not None]
+
+
 def _recipe(protocol: Protocol, recipe: str | None) -> str:
     chosen = recipe or protocol.recipe
     if chosen not in protocol.recipes:
-        raise ValueError(f"unknown recipe {chosen!r}; there are {', '.join(protocol.recipes)}")
+        raise ProtocolError(f"unknown recipe {chosen!r}; there are {', '.join(protocol.recipes)}")
     return chosen

@@ -28,6 +28,7 @@ from benchmark.specs import (
     split_at,
     with_settings,
 )
+from benchmark.texts import first_error
 
 
 @dataclass(frozen=True)
@@ -175,5 +176,4 @@ def _validated(spec: str, fields: dict[str, object]) -> AttackEntry:
     try:
         return AttackEntry.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise RegistryError(f"{spec!r}: {first['loc'][0]}: {first['msg'].lower()}") from None
+        raise RegistryError("{!r}: {}: {}".format(spec, *first_error(error))) from None

@@ -68,7 +68,7 @@ def test_every_experiment_can_be_planned_and_shown(
     chosen = load(name)
     assert chosen.name == name
     protocol = protocols.load(chosen.protocol)
-    tuned = searches.chosen(protocols.tuned_folder(chosen.protocol))
+    tuned = searches.chosen(searches.load(protocols.tuned_folder(chosen.protocol)))
     cells = cells_of(chosen, protocol, tuned, registry, None)
     asked = {spec.partition(":")[0] for part in chosen.cells for spec in part.defenses}
     assert {cell.defense.name for cell in cells} == {*asked, "none"}

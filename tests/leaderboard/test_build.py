@@ -185,7 +185,7 @@ def test_records_of_two_protocols_share_no_table(run: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        (("metrics", "paper", "asr", "value"), 0.5, "metrics.paper.asr: Value error, 0.5 is not"),
+        (("metrics", "paper", "asr", "value"), 0.5, "metrics.paper.asr: 0.5 is not"),
         (("metrics", "before", "asr", "hits"), -1, "metrics.before.asr.hits"),
         (("protocol", "sha256"), "x", "protocol.sha256"),
         (("status",), "great", "status"),

@@ -95,7 +95,7 @@ def test_tuned_settings_are_those_of_the_committed_searches(
         tried = {tuple(trial.params[name] for name in grid) for trial in search.trials}
         assert tried == set(product(*grid.values()))
         assert search.best.asr == min(trial.asr for trial in search.trials)
-    best = tuned.chosen(board / "tuning")
+    best = tuned.chosen(tuned.load(board / "tuning"))
     for path in (board / "records").glob("robustness-*.json"):
         record = RobustnessRecord.model_validate_json(path.read_text())
         for stage in record.defense.stages:

@@ -182,9 +182,9 @@ def test_few_models_make_nobody_hidden() -> None:
 def test_the_inverter_whose_triggers_work_best_on_average() -> None:
     rows = [
         {"attack": attack, **WHO, "inverter": inverter, "asr_selected": asr}
-        | {"asr_selected_low": asr / 2, "asr_selected_high": 1.0}
-        for inverter, hits in {"a": (0.9, 0.5), "b": (0.6, 0.7), "c": (1.0,)}.items()
-        for attack, asr in zip(("one", "two"), hits, strict=False)
+        | {"asr_selected_low": asr / 2, "asr_selected_high": 1.0, "worked": attack != "dead"}
+        for inverter, hits in {"a": (0.9, 0.5), "b": (0.6, 0.7, 1.0), "c": (1.0,)}.items()
+        for attack, asr in zip(("one", "two", "dead"), hits, strict=False)
     ]
     _, said = sentences({"victims": victims(one=True), "inversions": pd.DataFrame(rows)})
     assert said == (

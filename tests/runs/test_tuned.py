@@ -21,9 +21,11 @@ from benchmark.metrics import Rate
 from benchmark.protocol import Protocol
 from benchmark.records.files import StoreError
 from benchmark.records.record import ProtocolRef
+from benchmark.records.store import Store
 from benchmark.registry import Registry
 from benchmark.runs.context import Setup
-from benchmark.runs.plan import plan, plan_tuning
+from benchmark.runs.done import is_done
+from benchmark.runs.plan import plan, plan_tuning, searched
 from benchmark.runs.tasks import Worker
 from benchmark.specs import written
 
@@ -71,7 +73,7 @@ def found(*trials: Trial, defense: str = "weight-decay", share: float = 0.05) ->
     )
 
 
-def test_every_point_is_tried_once_and_comes_back_sorted(tmp_path: Path) -> None:
+def test_every_point_is_tried_once_in_the_order_of_the_grid(tmp_path: Path) -> None:
     tried: list[tuple[float, ...]] = []
 
     def try_point(params: dict[str, float]) -> tuple[Left, ...]:
@@ -79,30 +81,30 @@ def test_every_point_is_tried_once_and_comes_back_sorted(tmp_path: Path) -> None
         return (left(round(100 * params["learning_rate"])),)
 
     ticks: list[tuple[int, int]] = []
-    trials = search_grid(GRID, try_point, tmp_path / "a" / "journal", lambda *t: ticks.append(t))
-    points = sorted(product(*GRID.values()))
-    assert sorted(tried) == points
+    trials = search_grid(GRID, try_point, tmp_path / "a" / "kept", lambda *t: ticks.append(t))
+    points = [*product(*GRID.values())]
+    assert tried == points
     assert [tuple(trial.params.values()) for trial in trials] == points
     assert [trial.left[0].asr.hits for trial in trials] == [round(100 * lr) for lr, _ in points]
     assert ticks == [(done, 6) for done in range(6)]
-    assert not (tmp_path / "a" / "journal").exists()
+    assert not (tmp_path / "a" / "kept").exists()
 
 
-def test_a_search_that_was_cut_off_repeats_only_the_point_in_flight(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
+def test_a_search_that_was_cut_off_repeats_only_the_point_in_flight(
+    tmp_path: Path, kind: type[BaseException]
+) -> None:
     tried: list[tuple[float, ...]] = []
-
-    class Killed(BaseException):
-        pass
 
     def try_point(params: dict[str, float]) -> tuple[Left, ...]:
         tried.append(tuple(params.values()))
         if len(tried) == 4:
-            raise Killed
+            raise kind
         return (left(50),)
 
-    with pytest.raises(Killed):
-        search_grid(GRID, try_point, tmp_path / "journal", lambda done, total: None)
-    trials = search_grid(GRID, try_point, tmp_path / "journal", lambda done, total: None)
+    with pytest.raises(kind):
+        search_grid(GRID, try_point, tmp_path / "kept", lambda done, total: None)
+    trials = search_grid(GRID, try_point, tmp_path / "kept", lambda done, total: None)
     assert len(trials) == 6
     assert len(tried) == 7
     assert len(set(tried)) == 6
@@ -140,11 +142,11 @@ def test_searches_are_kept_as_files_and_a_damaged_one_is_named(tmp_path: Path) -
     for search in (one, two):
         search.save(tmp_path / tuned.file_name(search.defense, search.trusted_share))
     assert tuned.load(tmp_path) == [one, two]
-    assert tuned.chosen(tmp_path) == {
+    assert tuned.chosen(tuned.load(tmp_path)) == {
         ("weight-decay", 0.05): {"decay": 0.5},
         ("weight-decay", 0.1): {"decay": 0.25},
     }
-    tuned.copy_searches(tmp_path, tmp_path / "run")
+    tuned.copy_searches([one, two], tmp_path, tmp_path / "run")
     assert tuned.load(tmp_path / "run" / "tuning") == [one, two]
     assert tuned.load(tmp_path / "nowhere") == []
     path = tmp_path / "weight-decay-r0.1.json"
@@ -160,7 +162,7 @@ def test_a_search_that_was_impossible_chooses_nothing_and_says_why(tmp_path: Pat
     for search in (one, two):
         search.save(tmp_path / tuned.file_name(search.defense, search.trusted_share))
     assert tuned.load(tmp_path) == [two, one]
-    assert tuned.chosen(tmp_path) == {("weight-decay", 0.05): {"decay": 0.5}}
+    assert tuned.chosen(tuned.load(tmp_path)) == {("weight-decay", 0.05): {"decay": 0.5}}
     for changes in ({"impossible": None}, {"trials": one.trials}):
         with pytest.raises(ValidationError, match="either trials or a reason"):
             Search.model_validate(two.model_dump() | changes)
@@ -188,6 +190,34 @@ def test_a_defender_with_too_few_images_makes_no_search(
     assert kept.impossible == "ASR 10% for 7.0% of accuracy"
 
 
+def test_a_search_of_what_was_another_protocol_repair_or_recipe_is_none(
+    tiny: Protocol, registry: Registry, tmp_path: Path
+) -> None:
+    protocol = tiny.model_copy(update={"tuning": TUNING})
+    task = plan_tuning(protocol, registry, tmp_path, ["weight-decay"])[0]
+    own = found(Trial(params={"decay": 0.5}, left=(left(3),)), share=task.trusted_share)
+    own = own.model_copy(
+        update={
+            "protocol": ProtocolRef.of(protocol, task.suspect),
+            "version": task.repair.version,
+        }
+    )
+    store = Store(tmp_path / "run")
+    others = (
+        own.model_copy(update={"version": own.version + 1}),
+        own.model_copy(update={"protocol": own.protocol.model_copy(update={"sha256": "b" * 64})}),
+        own.model_copy(update={"protocol": own.protocol.model_copy(update={"recipe": "other"})}),
+    )
+    for other in others:
+        other.save(task.path)
+        assert not is_done(task, store)
+        assert searched(protocol, registry, tmp_path) == []
+    own.save(task.path)
+    assert is_done(task, store)
+    assert searched(protocol, registry, tmp_path) == [own]
+    assert searched(tiny, registry, tmp_path) == []  # which has no grids
+
+
 def test_a_winner_is_used_at_its_share_under_what_the_user_asks_for(
     tiny: Protocol, registry: Registry
 ) -> None:
@@ -208,7 +238,7 @@ def test_a_winner_is_used_at_its_share_under_what_the_user_asks_for(
 @pytest.mark.parametrize("name", protocols.released())
 def test_a_whole_protocol_is_played_with_its_winners(name: str, registry: Registry) -> None:
     """What it says of a repair itself lies below its searches, as if the repair had been named."""
-    protocol, winners = protocols.load(name), tuned.chosen(protocols.tuned_folder(name))
+    protocol, winners = protocols.load(name), tuned.chosen(tuned.load(protocols.tuned_folder(name)))
     whole = plan(protocol, registry, tuned=winners)
     for (repair, share), found in winners.items():
         played = {

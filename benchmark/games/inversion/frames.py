@@ -9,7 +9,16 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.games.columns import ATTACK, FAILED, HANDED_IN, Column, Row, Unit, attack_label
+from benchmark.games.columns import (
+    ATTACK,
+    FAILED,
+    HANDED_IN,
+    WORKED,
+    Column,
+    Row,
+    Unit,
+    attack_label,
+)
 from benchmark.games.frames import Chapter, Frame, Grid, Line, Plot, Sources
 from benchmark.games.inversion.contests import (
     Contest,
@@ -24,12 +33,13 @@ from benchmark.games.inversion.contests import (
     values_of,
 )
 from benchmark.games.inversion.record import InversionRecord
-from benchmark.games.inversion.shown import pictures, verdict
+from benchmark.games.inversion.shown import HOW, PICTURES, pictures, verdict
 from benchmark.games.inversion.worst import worst_cases
 from benchmark.games.means import (
     attack_columns,
     attack_key,
     grouped,
+    judged,
     mean_columns,
     seconds_of,
     unplayed,
@@ -81,7 +91,7 @@ def inversions(sources: Sources) -> pd.DataFrame:
             row[name] = fmean(known) if known else float("nan")
         row |= _identified([contests(record, record.swept) for record in group])
         rows.append(row | {"seconds": seconds_of(group)})
-    return pd.DataFrame(rows)
+    return judged(pd.DataFrame(rows), sources.frames["victims"])
 
 
 def _identified(found: Sequence[Sequence[Contest]]) -> dict[str, float]:
@@ -143,17 +153,6 @@ def smoothed(sources: Sources) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-HOW = """\
-An inverter gets the model, one clean start image of another class and the target, and returns a
-trigger, which is judged by the share of other test images of other classes that it puts into the
-target class. "Selected" takes the configuration that worked best on other images; "best" is the
-paper's reading: for every start image the best of an inverter's configurations on the very images
-that are reported, an oracle. Inverters with few configurations are run again from other starts
-until they have had as many runs as those with many: the columns "with restarts". Radii are L2 norms
-in [0, 1] pixels, the same for every attack. Brackets are 95 % intervals, the wider of Wilson's over
-all images and Student's t over the start images of the models that were played, so that they say
-little about other models where these are few."""
-
 INVERSIONS = """\
 How well reversed triggers work, and what they are like. Where the true trigger covers more than
 half of the image, ReASR and overlap say nothing: a dash. A low number is good for the attacker.
@@ -169,10 +168,6 @@ all but the target and the start image's own."""
 SMOOTHED = """\
 The smoothed classifier that is inverted (Tab. 5 of Sun and Kolter). Where it calls untriggered
 images the target, ASR says nothing about the trigger."""
-
-PICTURES = """\
-Rows are start images, each with its selected configuration: how the inverted image comes about, its
-difference from the start scaled to the full range, and the true trigger likewise."""
 
 _WHO = (
     *ATTACK,
@@ -196,6 +191,7 @@ _FOUND = (
 
 COLUMNS = (
     *_WHO,
+    WORKED,
     FAILED,
     *HANDED_IN,
     _STARTS,

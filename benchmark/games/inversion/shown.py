@@ -11,12 +11,27 @@ from benchmark.games.frames import Picture, Sources
 from benchmark.games.inversion.record import InversionRecord
 from benchmark.texts import counted
 
+HOW = """\
+An inverter gets the model, one clean start image of another class and the target, and returns a
+trigger, which is judged by the share of other test images of other classes that it puts into the
+target class. "Selected" takes the configuration that worked best on other images; "best" is the
+paper's reading: for every start image the best of an inverter's configurations on the very images
+that are reported, an oracle. Inverters with few configurations are run again from other starts
+until they have had as many runs as those with many: the columns "with restarts". Radii are L2 norms
+in [0, 1] pixels, the same for every attack. Brackets are 95 % intervals, the wider of Wilson's over
+all images and Student's t over the start images of the models that were played, so that they say
+little about other models where these are few."""
+
+PICTURES = """\
+Rows are start images, each with its selected configuration: how the inverted image comes about, its
+difference from the start scaled to the full range, and the true trigger likewise."""
+
 
 def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
-    """Whose triggers work best on average, among those who met most attacks."""
-    if "inversions" not in frames:
+    """Whose triggers work best on average, among those who met most attacks that worked."""
+    if "inversions" not in frames or (frame := frames["inversions"]).empty:
         return
-    frame = frames["inversions"]
+    frame = frame[frame.worked]
     found = frame.groupby("inverter").asr_selected.agg(["count", "mean"]).round(6)
     found = found[(found["count"] > 0) & (found["count"] == found["count"].max())]
     best = found.index[found["mean"] == found["mean"].max()]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmark.api import Defense, Repair
 from benchmark.games.experiment import Progress
@@ -14,6 +14,7 @@ from benchmark.games.robustness.searches import Left, Search, Trial
 from benchmark.games.robustness.tuning import CannotPoison, self_poison
 from benchmark.games.settings import Setting
 from benchmark.records.cell import Tune
+from benchmark.records.files import write_whole
 from benchmark.records.record import ProtocolRef
 from benchmark.specs import with_settings
 
@@ -62,54 +63,30 @@ def search(context: RunContext, tune: Tune, progress: Progress) -> Search:
             for draw, own in enumerate(backdoors)
         )
 
-    journal = context.setup.root / "artifacts" / "tuning" / f"{tune.key[:32]}.journal"
+    kept = context.setup.root / "artifacts" / "tuning" / f"{tune.key[:32]}.jsonl"
     return found(
         poisonings=tuple(own.poisoning for own in backdoors),
-        trials=search_grid(settings.grids[tune.repair.name], try_point, journal, progress),
+        trials=search_grid(settings.grids[tune.repair.name], try_point, kept, progress),
     )
 
 
 def search_grid(
     grid: Mapping[str, tuple[Setting, ...]],
     try_point: Callable[[dict[str, Setting]], tuple[Left, ...]],
-    journal: Path,
+    kept: Path,
     progress: Callable[[int, int], None],
 ) -> tuple[Trial, ...]:
-    """Try every point of a grid, in the order of the grid; a killed search continues.
+    """Try every point of a grid, in the order of the grid; a killed search goes on where it was.
 
     Args:
-        journal: where finished points are kept until all are done.
+        kept: where finished points are until all are done, one JSON text per line.
     """
-    import optuna  # it takes a second, which boards need not wait for
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    space = {name: list(values) for name, values in grid.items()}
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(journal))),
-        sampler=optuna.samplers.GridSampler(space, seed=0),
-        study_name="grid",
-        load_if_exists=True,
-    )
-    points = math.prod(map(len, space.values()))
-
-    def objective(trial: optuna.Trial) -> float:
-        params: dict[str, Any] = {
-            name: trial.suggest_categorical(name, values) for name, values in space.items()
-        }
-        tried = Trial(params=params, left=try_point(params))
-        trial.set_user_attr("trial", tried.model_dump_json())
-        return tried.asr
-
-    def finished() -> dict[tuple[Setting, ...], Trial]:
-        done = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-        trials = [Trial.model_validate_json(trial.user_attrs["trial"]) for trial in done]
-        return {tuple(trial.params.values()): trial for trial in trials}
-
-    while len(done := finished()) < points:
-        progress(len(done), points)
-        study.optimize(objective, n_trials=1)
-    journal.unlink()
-    return tuple(done[key] for key in sorted(done, key=repr))
+    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    lines = kept.read_text().splitlines() if kept.exists() else []
+    trials = [Trial.model_validate_json(line) for line in lines]
+    for number in range(len(trials), len(points)):
+        progress(number, len(points))
+        trials.append(Trial(params=points[number], left=try_point(points[number])))
+        write_whole(kept, "\n".join(one.model_dump_json() for one in trials).encode())
+    kept.unlink()
+    return tuple(trials)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -13,8 +13,10 @@ from pydantic import Field, ValidationError, model_validator
 from benchmark.games.robustness.curve import Point
 from benchmark.games.settings import Part, Setting
 from benchmark.metrics import Rate
+from benchmark.records.cell import Tune
 from benchmark.records.files import StoreError, write_whole
 from benchmark.records.record import ProtocolRef
+from benchmark.texts import first_error
 
 #: The chosen settings by name of the repair and trusted share.
 Chosen = Mapping[tuple[str, float], Mapping[str, Setting]]
@@ -126,28 +128,46 @@ def load(folder: Path) -> list[Search]:
     Raises:
         StoreError: a file is not a search.
     """
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            found.append(Search.model_validate_json(path.read_bytes()))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise StoreError(
-                f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-            ) from None
-    return found
+    return [_read(path) for path in sorted(folder.glob("*.json"))]
 
 
-def chosen(folder: Path) -> dict[tuple[str, float], dict[str, Setting]]:
-    """The winners of all searches in a folder that were possible."""
+def _read(path: Path) -> Search:
+    try:
+        return Search.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise StoreError("{}: {}: {}".format(path, *first_error(error))) from None
+
+
+def result(task: Tune) -> Search | None:
+    """What a task found when it was done, None if it was not.
+
+    A search of the protocol, the recipe or the repair as they once were is none of this task.
+
+    Raises:
+        StoreError: the file is not a search.
+    """
+    if not task.path.is_file():
+        return None
+    found, suspect = _read(task.path), task.suspect
+    same = (
+        found.protocol.sha256 == suspect.protocol_sha256
+        and (found.protocol.recipe, found.protocol.init) == (suspect.recipe, suspect.init)
+        and found.version == task.repair.version
+    )
+    return found if same else None
+
+
+def chosen(searches: Iterable[Search]) -> dict[tuple[str, float], dict[str, Setting]]:
+    """The winners of all searches that were possible."""
     return {
         (found.defense, found.trusted_share): found.best.params
-        for found in load(folder)
+        for found in searches
         if found.trials
     }
 
 
-def copy_searches(folder: Path, run: Path) -> None:
-    """Put the searches that a run's settings come from beside its records."""
-    for path in sorted(folder.glob("*.json")):
-        write_whole(run / "tuning" / path.name, path.read_bytes())
+def copy_searches(searches: Iterable[Search], folder: Path, run: Path) -> None:
+    """Put the searches of a folder that a run's settings come from beside its records."""
+    for found in searches:
+        name = file_name(found.defense, found.trusted_share)
+        write_whole(run / "tuning" / name, (folder / name).read_bytes())
