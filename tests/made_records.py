@@ -21,7 +21,6 @@ from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.games.robustness.searches import Search, file_name
 from benchmark.leaderboard.board import build
 from benchmark.leaderboard.chapters import worst_cases
-from benchmark.leaderboard.papers import inverted as inverted_in_papers
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 
@@ -184,7 +183,7 @@ def inverted(attack: str, inverter: str, seed: int, hits: int, picture: bytes) -
 def frames_of(records: Sequence[Record], searches: Sequence[Search] = ()) -> dict[str, Any]:
     """All frames of these records by name, those without rows among them."""
     ok, others = ([r for r in records if (r.status == "ok") == wanted] for wanted in (True, False))
-    sources = Sources(ok, {}, others, searches, short_names(records), inverted_in_papers)
+    sources = Sources(ok, {}, others, searches, short_names(records))
     sources.worst = list(worst_cases(others, ok))
     build(sources)
     return sources.frames

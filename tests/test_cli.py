@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 from benchmark import protocol as protocols
 from benchmark.cli import app
 from benchmark.cli.results import LONG, below_names, narrow, show_results
-from benchmark.cli.shared import seconds_of
+from benchmark.cli.shared import seconds_of, some_seconds
 from benchmark.games.all import records
 from benchmark.games.robustness.searches import chosen, load
 from benchmark.records.cell import Cell
@@ -90,9 +90,11 @@ def test_a_broken_file_is_listed_and_the_others_stay(tmp_path: Path) -> None:
     broken.write_text("import nothing_of_that_name")
     one = invoke("plugins", "mine", "--plugin", broken)
     assert one.exit_code == 2
-    assert re.search("failed broken .* No module named 'nothing_of_that_name'", one.output)
+    assert re.search(
+        "left out: plugin broken .* No module named 'nothing_of_that_name'", one.output
+    )
     output = invoke("plugins", "--plugin", broken).output
-    assert "failed broken" in output
+    assert "plugin broken" in output
     assert "nothing_of_that_name" in output
     assert "badnets" in output
     run = invoke("run", "digits-v3", "--plugin", broken, "--out", tmp_path / "run")
@@ -289,7 +291,7 @@ def test_protocols_are_listed_and_shown() -> None:
         (["run", "digits-v3", "--attack", "badnet"], "did you mean 'badnets'?"),
         (["run", "digits-v3", "--recipe", "slow"], "unknown recipe 'slow'; there are standard"),
         (["plan", "digits-v3", "--recipe", "slow"], "unknown recipe 'slow'; there are standard"),
-        (["run", "digits-v3", "--device", "tpu"], "choose auto, cpu or cuda"),
+        (["run", "digits-v3", "--device", "tpu"], "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
         (["run", "digits-v3", "--plugin", "nowhere.py"], "no such file: nowhere.py"),
         (["run", "digits-v3", "--plugin", str(ROOT / "plugins")], "plugins is a folder; name a"),
         (["run", "cifar10-v3", "--data-dir", "nowhere"], "nowhere is no folder"),
@@ -307,9 +309,9 @@ def test_errors_are_one_sentence(words: list[str], message: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("90", 90), ("9m", 540), ("1h30m", 5400), (None, None)]
+    ("text", "seconds"), [("90s", 90), ("90", 90), ("9m", 540), ("1h30m", 5400), (600.0, 600)]
 )
-def test_durations(text: str | None, seconds: float | None) -> None:
+def test_durations(text: str | float, seconds: float) -> None:
     assert seconds_of(text) == seconds
 
 
@@ -322,7 +324,14 @@ def test_what_is_no_duration_is_told_the_forms(text: str) -> None:
 def test_a_limit_of_nothing_is_refused_where_it_means_nothing() -> None:
     assert seconds_of("0s") == 0
     with pytest.raises(typer.BadParameter, match="'0s' leaves no time; write 90s"):
-        seconds_of("0s", some=True)
+        some_seconds("0s")
+
+
+def test_an_option_with_a_wrong_duration_is_named_before_anything_is_done(tmp_path: Path) -> None:
+    done = invoke("run", "digits-v3", "--time-limit", "9x", "--out", tmp_path / "run")
+    assert done.exit_code == 2
+    assert "Invalid value for '--time-limit': '9x' is no duration" in done.output
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_terminal_that_knows_only_ascii_is_no_reason_to_fail(

@@ -88,6 +88,21 @@ def test_some_attacks_only(both: Path, tmp_path: Path) -> None:
     assert "no attack 'badnet' was played here; there are a-blend, advclean" in wrong.output
 
 
+def test_failed_cells_of_other_attacks_count_nowhere(both: Path, tmp_path: Path) -> None:
+    folder, csvs = tmp_path / "failed", [tmp_path / "with.csv", tmp_path / "without.csv"]
+    shutil.copytree(both / "records", folder / "records")
+    for path in (folder / "records").iterdir():
+        record = json.loads(path.read_text())
+        named = (record["attack"]["name"], record["defense"]["name"], record["seed"])
+        if named == ("refool", "weight-decay", 0):
+            error = {"kind": "RuntimeError", "message": "out of memory", "where": ""}
+            gone = {"status": "failed", "error": error, "metrics": None, "curve": []}
+            path.write_text(json.dumps(record | gone))
+    for place, csv in zip((folder, both), csvs, strict=True):
+        assert invoke(place, "--attacks", "badnets", "--csv", csv).exit_code == 0
+    assert csvs[0].read_text() == csvs[1].read_text()
+
+
 def test_what_a_submission_moved(both: Path, tmp_path: Path) -> None:
     old, csv = without(both, tmp_path / "old", "a-blend"), tmp_path / "changes.csv"
     svg = tmp_path / "fronts.svg"

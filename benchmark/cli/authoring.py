@@ -11,13 +11,13 @@ from rich.markup import escape
 from benchmark.cli.completion import plugin_names
 from benchmark.cli.shared import (
     PluginFiles,
+    duration,
     err,
     load_registry,
     one_sentence,
     out,
     out_folder,
     say,
-    seconds_of,
 )
 from benchmark.hooks import Stage, Threat
 
@@ -86,8 +86,9 @@ def check(
     ],
     plugin: PluginFiles = None,
     rule_time_limit: Annotated[
-        str, typer.Option(help="Let one rule take no longer (90s, 9m, 1h); it is broken then.")
-    ] = "10m",
+        float,
+        duration("Let one rule take no longer; it is broken then.", some=True, show_default="10m"),
+    ] = 600.0,
 ) -> None:
     """Examine a plugin by the rules that all are held to; a line for each."""
     with one_sentence():
@@ -95,13 +96,11 @@ def check(
 
         from benchmark.cli.examine import examine
 
-        seconds = seconds_of(rule_time_limit, some=True)
-        assert seconds is not None
         count = failed = 0
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
         with Progress(*columns, console=err, transient=True) as bar:
             bar.add_task(escape(name))
-            for one in examine(name, plugin or (), seconds):
+            for one in examine(name, plugin or (), rule_time_limit):
                 count, failed = count + 1, failed + (one.outcome == "broken")
                 out.print(
                     f"{MARKS[one.outcome]} {escape(f'{one.rule:<19} {one.sentence}')}",

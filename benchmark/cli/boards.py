@@ -54,7 +54,8 @@ def build_board(
         from benchmark.leaderboard.build import build, stale
 
         folders = [folder] if folder else all_boards("name the folder of a run")
-        lists = [] if beside else sorted({one.parent for one in folders})
+        places = [one if one.name else one.resolve() for one in folders]  # a parent of . is .
+        lists = [] if beside else sorted({one.parent for one in places})
         lists = [one for one in lists if folder is None or index.has_index(one)]
         if check:
             found = [one / name for one in folders for name in stale(one, beside)]
@@ -79,10 +80,8 @@ def build_board(
 
 def _check_built(found: Sequence[Path], folders: Sequence[Path]) -> NoReturn:
     for path in found:
-        # The list of all boards has no records of its own.
-        place = f" {path.parent}" if path.parent in folders else ""
         err.print(
-            f"{path} is not what the records make; run `poisongames board build{place}`",
+            f"{path} is not what the records make; run the same command without --check",
             soft_wrap=True,
         )
     for folder in folders:

@@ -10,13 +10,13 @@ from rich.padding import Padding
 from rich.table import Table
 
 from benchmark.cli.completion import plugin_names, protocol_names
-from benchmark.cli.shared import PluginFiles, one_sentence, out
+from benchmark.cli.shared import PluginFiles, one_sentence, out, refuse_broken, say_failures
 from benchmark.errors import UserError
 from benchmark.hooks import STAGES, Stage, Threat
 from benchmark.texts import did_you_mean, flowing
 
 if TYPE_CHECKING:
-    from benchmark.registry import Entry, Failure, Registry
+    from benchmark.registry import Entry, Registry
 
 
 def plugins(
@@ -34,13 +34,13 @@ def plugins(
     from benchmark.registry import Registry
 
     registry = Registry(plugin or ())
+    say_failures(registry)
     if name is None:
         _list_plugins(registry, {*filter(None, (threat, stage))})
     else:
         with one_sentence():
             _show_plugin(registry, name)
-    if {failure.origin for failure in registry.failures} & {str(path) for path in plugin or ()}:
-        raise typer.Exit(2)
+    refuse_broken(registry, plugin)
 
 
 def _list_plugins(registry: Registry, wanted: set[str]) -> None:
@@ -65,17 +65,7 @@ def _list_plugins(registry: Registry, wanted: set[str]) -> None:
             origin = "" if entry.origin.startswith("poisongames ") else f" ({entry.origin})"
             table.add_row(entry.plugin.name, escape(entry.summary + origin))
         out.print(Padding(table, (0, 0, 1, 2), expand=False))
-    for failure in registry.failures:
-        _say_failure(failure)
     out.print("`poisongames plugins NAME` shows parameters, version and source.", highlight=False)
-
-
-def _say_failure(failure: Failure) -> None:
-    out.print(
-        f"[red]failed[/red] {escape(failure.name)} ({escape(failure.origin)}): "
-        f"{escape(failure.error)}",
-        soft_wrap=True,
-    )
 
 
 def _show_plugin(registry: Registry, name: str) -> None:
@@ -84,8 +74,6 @@ def _show_plugin(registry: Registry, name: str) -> None:
     from benchmark.specs import describe_type, parameters, shown_default, threat_or_stage
 
     found = [entry for entry in registry.entries if entry.plugin.name == name]
-    for failure in registry.failures:
-        _say_failure(failure)
     if not found:
         names = [entry.plugin.name for entry in registry.entries]
         raise UserError(

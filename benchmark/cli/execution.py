@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from benchmark.cli.shared import choose_device, counting, err, load_registry, out, say, seconds_of
+from benchmark.cli.shared import choose_device, counting, err, load_registry, out, say
 from benchmark.texts import counted
 
 if TYPE_CHECKING:
@@ -124,8 +124,8 @@ def execute_plan(
     results: Path | None = None,
     show: Callable[[], None] = lambda: None,
     ray: bool = False,
-    time_limit: str | None = None,
-    cell_time_limit: str | None = None,
+    time_limit: float | None = None,
+    cell_time_limit: float | None = None,
 ) -> None:
     """Work through a plan with progress bars, and say how it ended and what came out.
 
@@ -146,16 +146,15 @@ def execute_plan(
         executor = RayExecutor(setup, workers or 1)
     else:
         executor = LocalExecutor(setup, workers or workers_for(setup.device))
-    limit, store = seconds_of(time_limit), Store(setup.root)
+    store = Store(setup.root)
     name = setup.protocol.name
-    cell_seconds = seconds_of(cell_time_limit, some=True)
     with store.alone(), Display(err, f"{name} on {setup.device}") as display:
         summary = execute(
             store,
             tasks,
             executor,
-            cell_seconds=cell_seconds,
-            deadline=None if limit is None else started + limit,
+            cell_seconds=cell_time_limit,
+            deadline=None if time_limit is None else started + time_limit,
             listener=display.listener,
         )
     minutes = (time.monotonic() - started) / 60

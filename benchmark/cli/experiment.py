@@ -25,7 +25,10 @@ from benchmark.cli.results import below_names, holding, narrow
 from benchmark.cli.shared import DataDir, Device, PluginFiles, one_sentence, out, say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from benchmark.experiments.declared import PaperExperiment
+    from benchmark.records.cell import Cell
 
 
 def experiment_names() -> list[str]:
@@ -86,7 +89,7 @@ def experiment(
         searches = searches_of(base, registry, folder)
         cells = cells_of(chosen, setup.protocol, tuned.chosen(searches), registry, seeds)
         say_what_is_played(cells, setup.protocol.name)
-        keys = {cell.key for cell in cells}
+        asked = cells
         if done is not None:
             cells = without_those_of(done, cells)
         check_cells(cells, setup, registry, source)
@@ -98,7 +101,7 @@ def experiment(
             "cells",
             started,
             workers,
-            show=lambda: _show(chosen, setup.root, done, keys),
+            show=lambda: _show(chosen, asked, setup.root, done),
             time_limit=time_limit,
         )
 
@@ -113,13 +116,13 @@ def _listed() -> Table:
     return table
 
 
-def _show(chosen: PaperExperiment, root: Path, done: Path | None, keys: set[str]) -> None:
+def _show(chosen: PaperExperiment, cells: Sequence[Cell], root: Path, done: Path | None) -> None:
     from benchmark.experiments.shown import in_papers, tables, write
     from benchmark.leaderboard.board import read_board
 
-    if not (places := holding(root, done)):
+    if not (places := holding(cells, root, done)):
         return
-    board = read_board(*places, only=keys)
+    board = read_board(*places, only={cell.key for cell in cells})
     made = tables(chosen, board)
     for one in made:
         out.print(f"\n[b]{escape(one.frame.title)}[/b]")

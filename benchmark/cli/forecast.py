@@ -9,7 +9,7 @@ import typer
 
 from benchmark.cli.execution import say_what_is_played, searches_of
 from benchmark.cli.play import Attacks, Defenses, ProtocolName, Recipe, Seeds
-from benchmark.cli.shared import BOARDS, PluginFiles, load_registry, one_sentence, out, seconds_of
+from benchmark.cli.shared import BOARDS, PluginFiles, duration, load_registry, one_sentence, out
 
 
 def plan(
@@ -27,10 +27,8 @@ def plan(
         ),
     ] = None,
     victim_time: Annotated[
-        Optional[str],
-        typer.Option(
-            help="What training a clean model takes there (15s, 8m); all costs are scaled to it."
-        ),
+        Optional[float],
+        duration("What training a clean model takes there; costs are scaled to it.", some=True),
     ] = None,
     attack: Attacks = None,
     defense: Defenses = None,
@@ -40,8 +38,8 @@ def plan(
 ) -> None:
     """Say how many victims and cells a protocol has, and what they take on other machines.
 
-    The plan is played in thought, in the order of a run, with what cells took where they were
-    played. Costs of another protocol are a first guess: play a few cells for a better one.
+    Simulates the schedule of a run with the times that recorded cells took. Costs of another
+    protocol are a first guess: play a few cells for a better one.
     """
     with one_sentence():
         from tabulate import tabulate
@@ -67,32 +65,30 @@ def plan(
             say_what_is_played(cells, chosen.name)
         folder = costs or _recorded(chosen.name)
         found = Costs.of(records(folder))
-        if (seconds := seconds_of(victim_time)) == 0:
-            raise typer.BadParameter("0 s is no time to train in", param_hint="--victim-time")
-        if seconds is not None:
-            found = found.scaled(seconds)
+        if victim_time is not None:
+            found = found.scaled(victim_time)
         slots = machines * max(1, gpus) * workers
         says = forecast(cells, found, slots)
-        source = f"from records of {folder}, {found.device}" if seconds is None else "as given"
+        source = f"from records of {folder}, {found.device}" if victim_time is None else "as given"
         rows = [
             ("victims to train", f"{says.victims:,}"),
             ("cells to play", f"{says.cells:,}"),
             (f"a clean model, {source}", _span(found.clean)),
             ("work", _span(says.work)),
             (f"elapsed, {slots} tasks side by side", _span(says.elapsed)),
-            ("longest chain of tasks", _span(says.chain)),
+            ("critical path", _span(says.critical_path)),
             ("busy", f"{says.work / (slots * says.elapsed):.0%}"),
         ]
         out.print(tabulate(rows, tablefmt="plain"), highlight=False, soft_wrap=True)
         if guessed := found.unknown(cells):
             out.print(f"guessed, since not played there: {', '.join(guessed)}", soft_wrap=True)
-        if seconds is None and found.device.startswith("cpu") != (gpus == 0):
+        if victim_time is None and found.device.startswith("cpu") != (gpus == 0):
             out.print(
                 f"{'CPUs' if gpus == 0 else 'GPUs'} take other times than {found.device}: give the "
                 "time that a clean model takes there by --victim-time",
                 soft_wrap=True,
             )
-        elif costs is None and seconds is None and folder.name != chosen.name:
+        elif costs is None and victim_time is None and folder.name != chosen.name:
             out.print(
                 f"{chosen.name} has other images and maybe another network than {folder.name}: "
                 "give the time that a clean model takes by --victim-time, or play one cell",

@@ -13,6 +13,8 @@ from benchmark.cli.shared import BOARDS, all_boards, one_sentence, out
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from benchmark.games.frames import Frame
@@ -90,7 +92,8 @@ def _compare(
     _check(wanted, every)
     for one in filter(None, (sources, before)):
         one.name = name
-        one.records = [record for record in one.records if _is_wanted(record, wanted)]
+        one.records = _wanted(one.records, wanted)
+        one.unfinished, one.worst = _wanted(one.unfinished, wanted), _wanted(one.worst, wanted)
         board.build(one)
     table = sources.frames["pareto"]
     if svg and table.empty:
@@ -124,8 +127,13 @@ def _named(protocol: ProtocolRef) -> str:
     return f"{protocol.name} {protocol.sha256[:12]}"
 
 
-def _is_wanted(record: Record, wanted: list[str]) -> bool:
-    return not wanted or record.attack.name in wanted or record.attack.threat == "none"
+def _wanted(records: Sequence[Record], wanted: list[str]) -> list[Record]:
+    """The records of some attacks, all by default, and of clean models."""
+    return [
+        record
+        for record in records
+        if not wanted or record.attack.name in wanted or record.attack.threat == "none"
+    ]
 
 
 def _check(wanted: list[str], records: list[Record]) -> None:

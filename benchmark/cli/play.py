@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 from rich.table import Table
@@ -15,6 +15,7 @@ from benchmark.cli.shared import (
     DataDir,
     Device,
     PluginFiles,
+    duration,
     one_sentence,
     out,
     out_folder,
@@ -57,10 +58,7 @@ Done = Annotated[
     Optional[Path],
     typer.Option(help="Folder with records, such as a board; what it has is not played."),
 ]
-TimeLimit = Annotated[
-    Optional[str],
-    typer.Option(help="Stop after this long (90s, 9m, 1h); run again to continue."),
-]
+TimeLimit = Annotated[Optional[float], duration("Stop after this long; run again to continue.")]
 OutDir = Annotated[Optional[Path], out_folder("Folder of the run; runs/PROTOCOL by default.")]
 Workers = Annotated[
     Optional[int],
@@ -71,10 +69,11 @@ Workers = Annotated[
     ),
 ]
 CellTimeLimit = Annotated[
-    Optional[str],
-    typer.Option(
-        help="Let one cell take no longer (90s, 9m, 1h); it has failed then. By default 100 "
-        "times what the training of its clean model took, and at least 10 minutes.",
+    Optional[float],
+    duration(
+        "Let one cell take no longer; it has failed then. By default 100 times what the training "
+        "of its clean model took, and at least 10 minutes.",
+        some=True,
     ),
 ]
 ProtocolName = Annotated[
@@ -210,12 +209,13 @@ def tune(
         out.print(table)
 
 
-def _join(address: str, device: str) -> str:
+def _join(address: str, device: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
     """Join a Ray cluster; returns the device that its machines play on."""
     from benchmark.runs.on_ray import connect, has_gpus
 
     connect(address)
-    return ("cuda" if has_gpus() else "cpu") if device == "auto" else device
+    there = has_gpus() if device == "auto" else device == "cuda"
+    return "cuda" if there else "cpu"
 
 
 def without_those_of(board: Path, cells: Sequence[Cell]) -> list[Cell]:

@@ -30,11 +30,7 @@ def show_results(folder: Path, cells: Sequence[Cell], beside: Path | None = None
     Args:
         beside: a board that has others of these cells.
     """
-    from benchmark.records.store import Store
-    from benchmark.runs.done import record_of
-
-    places = holding(folder, beside)
-    if not any(record_of(cell, store) for store in map(Store, places) for cell in cells):
+    if not (places := holding(cells, folder, beside)):
         return
     for frame, rows in _headlines(places, {cell.key for cell in cells}):
         out.print(f"\n[b]{escape(frame.title)}[/b]")
@@ -47,10 +43,13 @@ def show_results(folder: Path, cells: Sequence[Cell], beside: Path | None = None
     )
 
 
-def holding(folder: Path, beside: Path | None) -> list[Path]:
-    """Which of a run and of what it did not play again have records."""
+def holding(cells: Sequence[Cell], folder: Path, beside: Path | None) -> list[Path]:
+    """Which of a run's folder and a board have records of these cells."""
+    from benchmark.records.store import Store
+    from benchmark.runs.done import record_of
+
     places = [folder] if beside is None else [folder, beside]
-    return [place for place in places if any((place / "records").glob("*.json"))]
+    return [one for one in places if any(record_of(cell, Store(one)) for cell in cells)]
 
 
 def _headlines(

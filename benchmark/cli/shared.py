@@ -7,7 +7,7 @@ import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import typer
 from rich.console import Console
@@ -86,14 +86,10 @@ def out_folder(help: str) -> Any:
     return typer.Option("--out", parser=folder, metavar="<path>", help=help)
 
 
-def seconds_of(text: str | None, *, some: bool = False) -> float | None:
-    """Parse a duration such as 90s, 9m, 1h30m or a plain number of seconds.
-
-    Args:
-        some: whether 0 is refused.
-    """
-    if text is None:
-        return None
+def seconds_of(text: str | float) -> float:
+    """Parse a duration such as 90s, 9m, 1h30m or a plain number of seconds; a float stays."""
+    if isinstance(text, float):
+        return text
     plain = f"{text.strip()}s" if text.strip().isdecimal() else text.strip()
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", plain)
     if not plain or match is None:
@@ -101,41 +97,62 @@ def seconds_of(text: str | None, *, some: bool = False) -> float | None:
             f"{text!r} is no duration; write 90s, 9m, 1h30m, or seconds alone, as in 90"
         )
     hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    found = 3600.0 * hours + 60 * minutes + seconds
-    if some and not found:
-        raise typer.BadParameter(f"{text!r} leaves no time; write 90s, 9m or 1h30m")
-    return found
+    return 3600.0 * hours + 60 * minutes + seconds
+
+
+def some_seconds(text: str | float) -> float:
+    """Likewise, but for no time at all."""
+    if found := seconds_of(text):
+        return found
+    raise typer.BadParameter(f"{text!r} leaves no time; write 90s, 9m or 1h30m")
+
+
+def duration(help: str, *, some: bool = False, **more: Any) -> Any:
+    """An option that takes a duration, in seconds.
+
+    Args:
+        some: whether 0 is refused.
+    """
+    parser = some_seconds if some else seconds_of
+    return typer.Option(
+        parser=parser, metavar="<time>", help=f"{help} Write 90s, 9m or 1h.", **more
+    )
 
 
 def load_registry(files: list[Path] | None) -> Registry:
     from benchmark.registry import Registry
 
     registry = Registry(files or ())
-    wanted = {str(path) for path in files or ()}
+    say_failures(registry)
+    refuse_broken(registry, files)
+    return registry
+
+
+def say_failures(registry: Registry) -> None:
     for failure in registry.failures:
         err.print(
             f"[yellow]left out:[/yellow] plugin {escape(failure.name)} "
             f"({escape(failure.origin)}): {escape(failure.error)}",
             soft_wrap=True,
         )
-        if failure.origin in wanted:  # a file that was asked for by name
-            raise typer.Exit(2)
-    return registry
 
 
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+def refuse_broken(registry: Registry, files: list[Path] | None) -> None:
+    """End the command if a file is broken that was asked for by name."""
+    if {failure.origin for failure in registry.failures} & {str(path) for path in files or ()}:
+        raise typer.Exit(2)
+
+
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
 DataDir = Annotated[
     Optional[Path], typer.Option(help="Folder that holds data sets; docs/play.md says how.")
 ]
 
 
-def choose_device(wanted: str) -> str:
+def choose_device(wanted: str) -> Literal["cpu", "cuda"]:
     import torch
 
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise typer.BadParameter(f"{wanted!r}; choose auto, cpu or cuda", param_hint="--device")
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
         raise typer.BadParameter("no GPU is available here", param_hint="--device")
-    return wanted
+    return "cuda" if there and wanted != "cpu" else "cpu"

@@ -18,7 +18,7 @@ from benchmark.leaderboard import chapters, plots
 from benchmark.leaderboard.board import Board
 from benchmark.leaderboard.build import csv_text
 from benchmark.leaderboard.markdown import escaped, markdown
-from benchmark.leaderboard.papers import PublishedNumber, published
+from benchmark.papers import PublishedNumber, published
 from benchmark.protocol import load as load_protocol
 from benchmark.records.files import write_whole
 

@@ -41,11 +41,8 @@ class Sources:
         titles: of the submission that a record came with, by the record's key.
         searches: what defenders found for themselves.
         name: what plugins are called in all tables.
-        published: the ASR that an inverter's triggers are published with, by the names of the
-            attack and the inverter; NaN where there is none.
         protocol: what was played, where it is a released protocol.
         folders: whose evidence/ has the files that records name.
-        whole: whether these are all records of the folders.
         frames: those that were built so far, by name.
     """
 
@@ -54,10 +51,8 @@ class Sources:
     unfinished: Sequence[Record]
     searches: Sequence[Search]
     name: Namer
-    published: Callable[[str, str], float]
     protocol: Protocol | None = None
     folders: Sequence[Path] = ()
-    whole: bool = True
     worst: Sequence[Record] = ()
     replays: Mapping[str, Replay] = field(default_factory=dict)
     titles: Mapping[str, str] = field(default_factory=dict)

@@ -15,7 +15,6 @@ from benchmark.games.frames import Chapter, Picture, Sources
 from benchmark.games.means import short_names
 from benchmark.games.robustness import searches as tuned
 from benchmark.leaderboard import chapters
-from benchmark.leaderboard.papers import inverted
 from benchmark.protocol import Protocol
 from benchmark.records import credits, replays
 from benchmark.records.credits import Kept
@@ -142,7 +141,7 @@ def read_sources(
     measured, unfinished = found["ok"], found["unfinished"]
     sources = Sources(
         measured, kept, unfinished, list(searches.values()), short_names([*measured, *unfinished]),
-        inverted, played(protocol), folders, only is None,
+        played(protocol), folders,
         list(chapters.worst_cases(unfinished, measured)),
         {key: one for place in folders for key, one in replays.read(place).items()},
     )  # fmt: skip

@@ -13,6 +13,7 @@ import pandas as pd
 from benchmark.leaderboard import markdown, page, plots
 from benchmark.leaderboard.board import Board, read_board
 from benchmark.leaderboard.chapters import frames
+from benchmark.leaderboard.deviations import refuse_unused
 from benchmark.records.files import write_whole
 
 _LINK = "{http://www.w3.org/1999/xlink}href"
@@ -34,7 +35,7 @@ def build(folder: Path, beside: Path | None = None) -> str:
         StoreError: no records, damaged ones, or records of more than one protocol; explanations
             that cannot be shown or that explain nothing.
     """
-    files = files_of(read_board(folder, beside))
+    files = _made(folder, beside)
     for name, content in files.items():
         write_whole(folder / name, content)
     for name in generated() - files.keys():
@@ -48,7 +49,7 @@ def stale(folder: Path, beside: Path | None = None) -> list[str]:
     Raises:
         StoreError: as `build`.
     """
-    files = files_of(read_board(folder, beside))
+    files = _made(folder, beside)
     return sorted(
         name
         for name in generated() | files.keys()
@@ -95,6 +96,13 @@ def _harmless(there: bytes, made: bytes) -> bool:
         if any(mark in value for value in strange for mark in ("\\", "://", "image", "@")):
             return False
     return True
+
+
+def _made(folder: Path, beside: Path | None) -> dict[str, bytes]:
+    board = read_board(folder, beside)
+    if beside is None:  # others' records may agree where the board alone does not
+        refuse_unused(board.sources.frames["comparison"], folder)
+    return files_of(board)
 
 
 def files_of(board: Board) -> dict[str, bytes]:

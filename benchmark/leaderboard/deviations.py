@@ -17,45 +17,52 @@ from benchmark.texts import unfit
 INSIDE, OUTSIDE, NOT_MEASURED = "inside", "outside", "not measured"
 
 FILE = "explanations.csv"
-COLUMNS = ["recipe", "quantity", "attack", "defense", "share", "text"]
+COLUMNS = ["paper", "recipe", "quantity", "attack", "defense", "share", "text"]
 #: Characters that a text may have.
 TEXT_LIMIT = 400
 #: What stands for a text where nobody wrote one.
 OPEN = "open"
 
-#: Recipe, and quantity, attack, defense and trusted share as `PublishedNumber` has them.
+#: Recipe, and paper, quantity, attack, defense and share as `PublishedNumber` has them.
 Key = tuple[str, ...]
 
 
-def explained(frame: pd.DataFrame, folders: Sequence[Path], whole: bool = True) -> pd.DataFrame:
+def explained(frame: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
     """A comparison with the column `explanation`: for what is `OUTSIDE` the text that
     `FILE` in one of the folders has for it, else `OPEN`.
 
-    Args:
-        whole: whether these are all comparisons of the folders, so that each text belongs to one.
-
     Raises:
-        StoreError: the file is not as it should be, or explains what does not disagree.
+        StoreError: the file is not as it should be.
     """
-    rows = frame.to_dict("records")
-    keys = [_key(row) if row["verdict"] == OUTSIDE else None for row in rows]
-    texts: dict[Key, str] = {}
-    for path in (folder / FILE for folder in folders):
-        own = _explanations(path)
-        if whole and (unused := sorted(own.keys() - set(keys))):
-            raise StoreError(
-                f"{path}: no disagreement of this board is {_written(unused[0])}; remove the line"
-            )
-        texts |= own
+    texts = {key: text for folder in folders for key, text in _explanations(folder / FILE).items()}
     if frame.empty:
         return frame
+    keys = _keys(frame)
     return frame.assign(explanation=["" if key is None else texts.get(key, OPEN) for key in keys])
+
+
+def refuse_unused(frame: pd.DataFrame, folder: Path) -> None:
+    """Refuse a folder whose `FILE` explains what does not disagree in its whole comparison.
+
+    Raises:
+        StoreError: it names the first such line.
+    """
+    if unused := sorted(_explanations(folder / FILE).keys() - set(_keys(frame))):
+        raise StoreError(
+            f"{folder / FILE}: no disagreement of this board is {_written(unused[0])}; remove the "
+            "line"
+        )
+
+
+def _keys(frame: pd.DataFrame) -> list[Key | None]:
+    """By row; None where nothing is to be explained."""
+    return [_key(row) if row["verdict"] == OUTSIDE else None for row in frame.to_dict("records")]
 
 
 def _key(row: Mapping[str, Any]) -> Key:
     share = row["trusted_share"]
     text = "" if pd.isna(share) else f"{share:g}"
-    return row["recipe"], row["quantity"], row["attack"], row["defense"], text
+    return row["paper"], row["recipe"], row["quantity"], row["attack"], row["defense"], text
 
 
 def _written(key: Key) -> str:

@@ -14,7 +14,7 @@ from benchmark.games.frames import Frame, Sources
 from benchmark.games.means import settings
 from benchmark.games.robustness.searches import Chosen
 from benchmark.leaderboard.deviations import INSIDE, NOT_MEASURED, OPEN, OUTSIDE, explained
-from benchmark.leaderboard.papers import PublishedNumber, published
+from benchmark.papers import PublishedNumber, published
 from benchmark.protocol import Protocol
 from benchmark.records.record import PluginRef
 from benchmark.specs import parse
@@ -58,18 +58,19 @@ def comparison(sources: Sources) -> pd.DataFrame:
     """Every published number for a protocol's data set, and what was measured.
 
     Compared is an attack with the protocol's or its default settings, at the paper's m and with
-    as many exposures, and a single defense at the paper's trusted share, whatever its settings. Of
-    several settings those count that contradict fewest of the protocol's, where those of a search
-    go before; of equals the shortest label. Nothing is chosen by its result.
+    as many exposures, and a single defense at the paper's trusted share, whatever its settings. If
+    several settings match, the one is taken that differs from the protocol's settings (tuned ones
+    first) in the fewest parameters, then the one with the shortest label. Nothing is chosen by its
+    result.
 
     Returns:
         One row per recipe and published number, none where the board has nothing to compare
         or the protocol is unknown; see `COLUMNS`.
 
     Raises:
-        StoreError: explanations that cannot be shown or that explain nothing.
+        StoreError: explanations that cannot be shown.
     """
-    return explained(_comparison(sources), sources.folders, sources.whole)
+    return explained(_comparison(sources), sources.folders)
 
 
 def _comparison(sources: Sources) -> pd.DataFrame:

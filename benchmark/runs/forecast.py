@@ -111,19 +111,19 @@ class Forecast:
     Attributes:
         work: seconds of all tasks.
         elapsed: seconds until the last one is done.
-        chain: seconds of the longest chain of tasks that wait for one another; no number of
-            machines is faster.
+        critical_path: seconds of the longest sequence of tasks that wait for one another; no
+            number of machines is faster.
     """
 
     victims: int
     cells: int
     work: float
     elapsed: float
-    chain: float
+    critical_path: float
 
 
 def forecast(cells: Sequence[Cell], costs: Costs, slots: int) -> Forecast:
-    """Play a plan in thought, in the very order of a run.
+    """Simulate the schedule of a run.
 
     Args:
         slots: tasks side by side.
@@ -131,7 +131,7 @@ def forecast(cells: Sequence[Cell], costs: Costs, slots: int) -> Forecast:
     schedule = Schedule(cells, lambda key: False)
     playing: list[tuple[float, int, Task]] = []
     ready: dict[str, float] = {}
-    now = work = chain = 0.0
+    now = work = critical_path = 0.0
     begun = 0
     while playing or not schedule.empty:
         while len(playing) < slots and (task := schedule.next()) is not None:
@@ -139,9 +139,9 @@ def forecast(cells: Sequence[Cell], costs: Costs, slots: int) -> Forecast:
             begun, work = begun + 1, work + seconds
             needed = () if isinstance(task, Victim) else task.needs()
             ready[task.key] = seconds + max((ready[one.key] for one in needed), default=0.0)
-            chain = max(chain, ready[task.key])
+            critical_path = max(critical_path, ready[task.key])
             heapq.heappush(playing, (now + seconds, begun, task))
         now, _, task = heapq.heappop(playing)
         if isinstance(task, Victim):
             schedule.trained(task)
-    return Forecast(begun - len(cells), len(cells), work, now, chain)
+    return Forecast(begun - len(cells), len(cells), work, now, critical_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,7 @@ def test_what_is_there_is_drawn_where_the_time_was_too_short(
     monkeypatch.setattr("benchmark.experiments.declared.load", lambda name: short)
     tuned = Path(protocols.__file__).parent / "protocols" / "fashion-mnist-v3.tuned"
     monkeypatch.setattr("benchmark.protocol.tuned_folder", lambda name: tuned)
+    monkeypatch.setattr("benchmark.runs.plan.searched", lambda *_: searches.load(tuned))
     for place, shown in ((tmp_path / "nothing", False), (small_run, True)):
         out = tmp_path / place.name
         asked = ["experiment", "own", small_board.NAME, "--out", str(out), "--time-limit", "1s"]
@@ -199,6 +201,22 @@ def test_what_is_there_is_drawn_where_the_time_was_too_short(
         assert (out / "experiments" / "own.md").is_file() == shown
         copied = {path.name: path.read_bytes() for path in (out / "tuning").iterdir()}
         assert copied == {path.name: path.read_bytes() for path in tuned.glob("*.json")}
+
+
+def test_a_folder_with_cells_of_others_alone_shows_nothing(
+    small_run: Path, small_released: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = experiment(cells=[{"attacks": ["wanet"], "defenses": ["weight-decay"]}])
+    monkeypatch.setattr("benchmark.experiments.declared.load", lambda name: other)
+    out = tmp_path / "run"
+    shutil.copytree(small_run / "records", out / "records")
+    for path in (out / "records").glob("robustness-none-*"):
+        path.unlink()
+    asked = ["experiment", "own", small_board.NAME, "--out", str(out), "--time-limit", "0s"]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 3, result.output
+    assert "time limit reached" in result.output
+    assert not (out / "experiments").exists()
 
 
 def test_the_list_names_all() -> None:

@@ -50,6 +50,20 @@ def test_a_run_stands_among_the_rows_of_a_board(places: tuple[Path, Path]) -> No
     assert list(pd.read_csv(run / "repairs.csv").defense) == ["new"]
 
 
+def test_a_run_beside_a_board_may_agree_with_what_the_board_does_not(
+    places: tuple[Path, Path],
+) -> None:
+    """Whether an explanation is still needed is a question to the board alone."""
+    run, board = places
+    (board / "explanations.csv").write_text(
+        "paper,recipe,quantity,attack,defense,share,text\na paper,fast,cda,none,,,why\n"
+    )
+    assert invoke(run, board).exit_code == 0
+    alone = invoke(board)
+    assert alone.exit_code == 2
+    assert "no disagreement of this board is 'a paper,fast,cda,none,,'" in alone.output
+
+
 def test_boards_of_different_protocols_do_not_stand_together(
     places: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -23,9 +23,9 @@ from benchmark.games.robustness.searches import Search
 from benchmark.leaderboard.board import read_board
 from benchmark.leaderboard.build import build, stale
 from benchmark.leaderboard.deviations import TEXT_LIMIT
-from benchmark.leaderboard.papers import PublishedNumber, inverted, published
 from benchmark.metrics import Rate as Counts
 from benchmark.metrics import mean_interval
+from benchmark.papers import PublishedNumber, inverted, published
 from benchmark.records.files import StoreError
 from benchmark.records.record import Record
 from benchmark.records.store import Store
@@ -564,11 +564,12 @@ def test_where_all_holds_up_nothing_is_open(tmp_path: Path) -> None:
 
 # What people write beside a board.
 
-HEAD = "recipe,quantity,attack,defense,share,text\n"
+HEAD = "paper,recipe,quantity,attack,defense,share,text\n"
 
 
 def explain(folder: Path, *lines: str) -> Path:
-    (folder / "explanations.csv").write_text(HEAD + "".join(f"{line}\n" for line in lines))
+    written = (f"Pick your Poison,{line}\n" if line else "\n" for line in lines)
+    (folder / "explanations.csv").write_text(HEAD + "".join(written))
     return folder
 
 
@@ -601,13 +602,25 @@ def test_explanations_stand_beside_their_disagreements_and_survive(tmp_path: Pat
         # Inside, not measured, not published, and of another recipe.
         (
             ["fast,asr,badnets,,,it works"],
-            "no disagreement of this board is 'fast,asr,badnets,,'; remove",
+            "no disagreement of this board is 'Pick your Poison,fast,asr,badnets,,'; remove",
         ),
-        (["fast,asr,wanet,,,weak"], "no disagreement of this board is 'fast,asr,wanet,,'"),
-        (["fast,asr,mine,,,weak"], "no disagreement of this board is 'fast,asr,mine,,'"),
-        (["table-iv,cda,none,,,short"], "no disagreement of this board is 'table-iv,cda,none,,'"),
-        (["fast,cda,none,,,a", "fast,cda,none,,,b"], "'fast,cda,none,,' is given twice"),
-        (["fast,cda,none,,"], "every line has the columns recipe,quantity,attack"),
+        (
+            ["fast,asr,wanet,,,weak"],
+            "no disagreement of this board is 'Pick your Poison,fast,asr,wanet,,'",
+        ),
+        (
+            ["fast,asr,mine,,,weak"],
+            "no disagreement of this board is 'Pick your Poison,fast,asr,mine,,'",
+        ),
+        (
+            ["table-iv,cda,none,,,short"],
+            "no disagreement of this board is 'Pick your Poison,table-iv,cda,none,,'",
+        ),
+        (
+            ["fast,cda,none,,,a", "fast,cda,none,,,b"],
+            "'Pick your Poison,fast,cda,none,,' is given twice",
+        ),
+        (["fast,cda,none,,"], "every line has the columns paper,recipe,quantity,attack"),
         (["fast,cda,none,,,  "], "has 2 characters, 1 to 400"),
         ([f"fast,cda,none,,,{'x' * (TEXT_LIMIT + 1)}"], "has 401 characters"),
         (["fast,cda,none,,,<script>alert(1)</script>"], "has '<'"),
@@ -616,7 +629,7 @@ def test_explanations_stand_beside_their_disagreements_and_survive(tmp_path: Pat
         (['fast,cda,none,,,"two\nlines"'], r"has '\\n'"),
         (["fast,cda,none,,,\u202eright to left"], r"has '\\u202e'"),
         (["fast,cda,none,,,\x1b[31mred"], r"has '\\x1b'"),
-        (["fast,\x1b[31m,none,,,red"], r"is 'fast,\\x1b\[31m,none,,'"),
+        (["fast,\x1b[31m,none,,,red"], r"is 'Pick your Poison,fast,\\x1b\[31m,none,,'"),
         (['fast,cda,none,,,"open'], "cannot be read as CSV"),
     ],
 )
@@ -634,7 +647,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> No
     folder = demonstration(tmp_path)
     (folder / "explanations.csv").write_bytes(content)
     with pytest.raises(StoreError, match=r"explanations\.csv"):
-        read_board(folder)
+        build(folder)
 
 
 def test_an_explanation_on_a_board_without_comparison_explains_nothing(tmp_path: Path) -> None:

@@ -36,16 +36,16 @@ def test_one_worker_takes_the_sum_and_many_take_the_longest_chain(cells: list[Ce
     assert (alone.victims, alone.cells, alone.work, alone.elapsed) == (2, 6, work, work)
     # No number of machines plays a cell before its victim is trained.
     many = forecast(cells, COSTS, 100)
-    assert many.elapsed == many.chain == alone.chain == 20 + 3
+    assert many.elapsed == many.critical_path == alone.critical_path == 20 + 3
 
 
 @given(slots=st.integers(1, 12))
 def test_no_number_of_machines_beats_the_bounds(slots: int, cells: list[Cell]) -> None:
     found = forecast(cells, COSTS, slots)
-    assert found.chain <= found.elapsed <= found.work
+    assert found.critical_path <= found.elapsed <= found.work
     assert found.elapsed >= found.work / slots
     # Graham's bound for any list schedule.
-    assert found.elapsed <= found.work / slots + found.chain
+    assert found.elapsed <= found.work / slots + found.critical_path
 
 
 def test_costs_are_medians_and_scale(small_run: Path) -> None:

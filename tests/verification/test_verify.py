@@ -224,12 +224,12 @@ def test_records_of_other_images_do_not_share_a_board(played: Path) -> None:
 
 
 def test_explanations_belong_to_a_board(played: Path) -> None:
-    header = "recipe,quantity,attack,defense,share,text"
+    header = "paper,recipe,quantity,attack,defense,share,text"
     (played / "explanations.csv").write_text(f"{header}\n")
     assert verify(played).findings == []
     build(played)
     assert verify(played).findings == []
-    (played / "explanations.csv").write_text(f"{header}\nfast,cda,,,,why\n")
+    (played / "explanations.csv").write_text(f"{header}\nPick your Poison,fast,cda,,,,why\n")
     (finding,) = verify(played).findings
     assert "no disagreement of this board" in str(finding)
 

@@ -44,6 +44,7 @@ from benchmark.games.means import (
     seconds_of,
     unplayed,
 )
+from benchmark.papers import inverted
 
 
 def _groups(records: Iterable[InversionRecord]) -> list[list[InversionRecord]]:
@@ -78,7 +79,7 @@ def inversions(sources: Sources) -> pd.DataFrame:
             "failed": unplayed(group),
             **sources.handed_in(group),
             "scale": fmean(record.scale or 0.0 for record in group),
-            "asr_published": sources.published(first.attack.name, first.defense.stages[0].name),
+            "asr_published": inverted(first.attack.name, first.defense.stages[0].name),
         }
         for end, restarts in (("", False), ("_restarts", True)):
             for name, reading in (("best", best_of), ("selected", selected)):

@@ -69,7 +69,7 @@ def published() -> tuple[PublishedNumber, ...]:
     What a paper gives a clean model by definition, an ASR of 0 and an AUC of 0.5, is not
     among them.
     """
-    text = files("benchmark.leaderboard").joinpath("published.csv").read_text("utf-8")
+    text = files("benchmark").joinpath("published.csv").read_text("utf-8")
     return tuple(PublishedNumber.model_validate(row) for row in csv.DictReader(text.splitlines()))
 
 
