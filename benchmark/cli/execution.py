@@ -70,7 +70,7 @@ def prepare(
         recipe=recipe or protocol.recipe,
         device=device,
         plugin_files=registry.paths,
-        data_dir=data_dir,
+        data_dir=data_dir and data_dir.absolute(),  # machines of a cluster work elsewhere
         root=store.root,
     )
     store.claim(data.sha256(source))

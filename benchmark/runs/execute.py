@@ -89,7 +89,7 @@ def execute(
         why = "interrupted"
     finally:
         executor.close()
-    if why is None and run.left_out:
+    if why is None and run.done < len(waiting):
         why = "a clean model is missing"
     return Summary(before + run.done, total, why)
 
@@ -105,7 +105,7 @@ class _Run:
         cell_seconds: float | None,
         listener: Listener,
     ) -> None:
-        self.listener, self.done, self.left_out = listener, 0, 0
+        self.listener, self.done = listener, 0
         self._store, self._executor, self._cell_seconds = store, executor, cell_seconds
         self._schedule = Schedule(waiting, store.victims.has)
         self._playing: dict[str, Job] = {}
@@ -187,8 +187,8 @@ class _Run:
     def _finish(self, task: Task, error: Error | None) -> None:
         self._store.forget_deaths(task.key)
         if isinstance(task, Victim) and error is not None and task == task.clean:
-            # No attack or defense shall have failed where its clean model was not trained.
-            self.left_out += self._schedule.without(task)
+            # A clean model that was not trained is nobody's failure: its cells are left for later.
+            self._schedule.without(task)
             self.listener.noticed(
                 f"the clean model of seed {task.seed} was not trained ({error.kind}: "
                 f"{error.message}); what needs it is left out"

@@ -61,6 +61,13 @@ class Ended:
     trouble: str = ""
     unwritten: int = 0
 
+    @classmethod
+    def late(cls, seconds: float | None) -> Ended:
+        """Of a task that took longer than it was allowed to."""
+        assert seconds is not None
+        message = f"took longer than {seconds:.0f} s; --cell-time-limit gives it more"
+        return cls(overtime=Error(kind="TimeLimit", message=message, where=""))
+
 
 class Executor(Protocol):
     """Plays tasks, each in a process of its own, and tells how they ended."""

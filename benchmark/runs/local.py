@@ -47,8 +47,9 @@ class LocalExecutor:
             self._send(job)
 
     def limit(self, task: Task, seconds: float) -> None:
-        self._jobs[task.key] = replace(self._jobs[task.key], seconds=seconds)
-        self._send(Limit(task.key, seconds))
+        if (job := self._jobs.get(task.key)) is not None:  # else it was lost with its nursery
+            self._jobs[task.key] = replace(job, seconds=seconds)
+            self._send(Limit(task.key, seconds))
 
     def wait(self, seconds: float) -> Iterator[Tick | tuple[Task, Ended]]:
         if self._nursery is None:

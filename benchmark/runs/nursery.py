@@ -31,7 +31,6 @@ import torch
 from benchmark import processes
 from benchmark.errors import UserError
 from benchmark.records.files import StoreError
-from benchmark.records.record import Error
 from benchmark.records.store import Store
 from benchmark.registry import Registry
 from benchmark.runs import report
@@ -188,7 +187,7 @@ class Nursery:
         self._end_strays()
         if child.ended is None:
             died = None if code is None else Ended(died=processes.cause(code))
-            child.ended = died or _late(child.job)
+            child.ended = died or Ended.late(child.job.seconds)
         self._tell(child.job, self._checked(child.ended))
 
     def _checked(self, ended: Ended) -> Ended:
@@ -255,17 +254,6 @@ def _reach(device: str) -> NoReturn:
     except Exception:
         os._exit(1)
     os._exit(0)
-
-
-def _late(job: Job) -> Ended:
-    assert job.seconds is not None
-    return Ended(
-        overtime=Error(
-            kind="TimeLimit",
-            message=f"took longer than {job.seconds:.0f} s; --cell-time-limit gives it more",
-            where="",
-        )
-    )
 
 
 def _play(known: Known, job: Job | None, pipe: Connection, parent: int) -> NoReturn:

@@ -110,6 +110,7 @@ class RayExecutor:
         self._victims: OrderedDict[str, Any] = OrderedDict()
         self._jobs: dict[Any, Job] = {}
         self._refused: list[tuple[Task, Ended]] = []
+        self._late: dict[Any, tuple[float, float]] = {}
 
     @property
     def slots(self) -> int:
@@ -137,7 +138,10 @@ class RayExecutor:
         return self._victims[key]
 
     def limit(self, task: Task, seconds: float) -> None:
-        """A task that was sent away keeps the limit that it was sent with."""
+        """Of a task that was sent away without one, counted from now on."""
+        for reference, job in self._jobs.items():
+            if job.task.key == task.key:
+                self._late[reference] = time.monotonic() + seconds, seconds
 
     def wait(self, seconds: float) -> Iterator[Tick | tuple[Task, Ended]]:
         while self._refused:
@@ -146,8 +150,14 @@ class RayExecutor:
             time.sleep(seconds)
             return
         ended, _ = self._ray.wait(list(self._jobs), num_returns=1, timeout=seconds)
+        for reference, (until, limit) in [*self._late.items()]:
+            if reference not in ended and time.monotonic() > until:
+                self._ray.cancel(reference, force=True)
+                del self._late[reference]
+                yield self._jobs.pop(reference).task, Ended.late(limit)
         for reference in ended:
             job = self._jobs.pop(reference)
+            self._late.pop(reference, None)
             try:
                 how, files = self._ray.get(reference)
             except self._ray.exceptions.RayTaskError as error:

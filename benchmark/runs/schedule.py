@@ -20,6 +20,7 @@ class Schedule:
     def __init__(self, cells: Sequence[Cell | Tune], trained: Callable[[str], bool]) -> None:
         self._cells = list(cells)
         self._failed: dict[str, Error] = {}
+        self._lost: set[str] = set()
         self._needs = {cell.key: [victim.key for victim in cell.needs()] for cell in cells}
         needed = {victim.key: victim for cell in cells for victim in cell.needs()}
         self._trained = {key for key in needed if trained(key)}
@@ -45,11 +46,10 @@ class Schedule:
             self._failed[victim.key] = error
         self._trained.add(victim.key)
 
-    def without(self, victim: Victim) -> int:
-        """Leave out all cells that need a victim, for now; how many they are."""
-        before = len(self._cells)
+    def without(self, victim: Victim) -> None:
+        """Leave out all cells that need a victim, also those that play now if they come back."""
+        self._lost.add(victim.key)
         self._cells = [one for one in self._cells if victim.key not in self._needs[one.key]]
-        return before - len(self._cells)
 
     def lacks(self, key: str) -> bool:
         """Whether a victim is still to be trained."""
@@ -60,7 +60,7 @@ class Schedule:
         if isinstance(task, Victim):
             self._trained.discard(task.key)
             self._victims[task.key] = task
-        else:
+        elif self._lost.isdisjoint(self._needs[task.key]):
             self._cells.append(task)
 
     def failure_of(self, task: Task) -> Error | None:

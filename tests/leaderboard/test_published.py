@@ -20,7 +20,6 @@ from benchmark.api import Attack, Defense
 from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.games.robustness.searches import Search
-from benchmark.leaderboard.board import read_board
 from benchmark.leaderboard.build import build, stale
 from benchmark.leaderboard.deviations import TEXT_LIMIT
 from benchmark.metrics import Rate as Counts

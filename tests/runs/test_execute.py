@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -120,6 +121,29 @@ def test_a_clean_model_that_cannot_be_had_is_held_against_nobody(
     # The same call trains it again.
     again = execute(store, of_seed, Pretended(store, lambda job: Ended()))
     assert again == Summary(len(of_seed), len(of_seed), None)
+
+
+def test_a_cell_that_comes_back_when_its_clean_model_is_lost_is_left_out(
+    store: Store, cells: list[Cell]
+) -> None:
+    """One cell finds the clean model damaged and training it fails; another one dies meanwhile."""
+    clean, trained = cells[0].victim.clean, []
+    died, error = Ended(died="signal 9"), Error(kind="MemoryError", message="too much", where="")
+
+    def unlucky(job: Job) -> Ended | None:
+        if job.task.key == clean.key:
+            trained.append(job)
+            return Ended() if len(trained) == 1 else Ended(error=error)
+        if isinstance(job.task, Victim):
+            return Ended()
+        if len(trained) == 1:
+            return Ended(damaged=clean.key) if job.task.key == cells[0].key else None
+        return died if any(one.victim.key == job.task.victim.key for one in cells) else None
+
+    executor = Pretended(store, unlucky, slots=3)
+    summary = execute(store, cells, executor, deadline=time.monotonic() + 20)
+    assert summary.why == "a clean model is missing"
+    assert len(trained) == 2
 
 
 def test_many_cells_may_find_the_same_damage(store: Store, cells: list[Cell]) -> None:
