@@ -17,6 +17,13 @@ Scope = Literal["features", "last", "all"]
 Layer = tuple[nn.Conv2d, nn.BatchNorm2d | None]
 
 
+#: Said where zeroing the weights that were found is no mask on the last stage's output.
+UNKNOWN = (
+    "fine-pruning cannot tell which weights of this architecture read the last stage's channels; "
+    "use another repair"
+)
+
+
 class Channels(NamedTuple):
     """Channels of one place in a model: how active they are, and what takes them away.
 
@@ -39,11 +46,15 @@ class Gone(NamedTuple):
 
 
 def convolutions(model: nn.Module) -> list[Layer]:
-    """Convolutions with the batch norm behind each, without projections in shortcuts."""
+    """Convolutions with the batch norm behind each, without projections in shortcuts.
+
+    A convolution may be pooled before its batch norm.
+    """
     modules = [
         module
         for name, module in model.named_modules()
         if not {"shortcut", "downsample"} & set(name.split("."))
+        and not isinstance(module, nn.MaxPool2d)
     ]
     found: list[Layer] = []
     for module, behind in zip(modules, [*modules[1:], None], strict=True):
@@ -111,7 +122,8 @@ class FinePruning(FineTuning):
       layer.
     - "last": the last convolution with its batch norm, before the sum, as the original's text
       has it. In a ResNet every channel stays alive through the shortcut.
-    - "all": all convolutions in one ranking (C18), as Pick your Poison measures them.
+    - "all": all convolutions but the projections of shortcuts in one ranking (C18), as Pick your
+      Poison measures them.
 
     Defaults are Pick your Poison's (Tab. V, CIFAR-10, r = 1 %).
     """
@@ -141,14 +153,24 @@ class FinePruning(FineTuning):
             for weights, axis in part.weights:
                 run, rest = divmod(weights.shape[axis], len(dead))
                 if rest:
-                    raise ValueError(
-                        f"{len(dead)} channels are read by {weights.shape[axis]} weights; "
-                        "their number must be a multiple of the channels'"
-                    )
+                    raise ValueError(UNKNOWN)
                 entries = dead.repeat_interleave(run).nonzero().flatten()
                 gone.append(Gone(weights, axis, entries))
+        expected = without(model, sample[0], doomed) if self.scope == "features" else None
         zero(gone)
+        if expected is not None:
+            found = without(model, sample[0], torch.zeros_like(doomed))
+            if not found.allclose(expected, rtol=1e-3, atol=1e-3):
+                raise ValueError(UNKNOWN)
         return gone
+
+
+@torch.no_grad()
+def without(model: Classifier, images: Tensor, dead: Tensor) -> Tensor:
+    """Logits (B, K) of images without the channels bool (C,) of the last stage's output."""
+    maps = model.stages(model.normalised(images)).masked_fill(dead[:, None, None], 0)
+    logits: Tensor = model.head(model.neck(maps))
+    return logits
 
 
 @torch.no_grad()

@@ -86,18 +86,10 @@ class NeuralCleanse(Detector):
         flagged, index = verdict(norms)
         return Detection(-norms.min().item(), -norms, flagged, found, {"anomaly index": index})
 
-    def reverse(
-        self,
-        model: Classifier,
-        trusted: TrustedData,
-        rng: Generator,
-        classes: Tensor | None = None,
-    ) -> Patch:
-        """The smallest working trigger for each of `classes`, int64 (J,); all by default."""
-        frozen = FrozenClassifier(model)
-        device = trusted.device
-        if classes is None:
-            classes = torch.arange(model.classes, device=device)
+    def reverse(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Patch:
+        """The smallest working trigger for each class."""
+        frozen, device = FrozenClassifier(model), trusted.device
+        classes = torch.arange(model.classes, device=device)
         batches = trusted.batches(self.batch_size, rng)
         shape = trusted.pixels.shape[1:]
         trigger = Patch.random(len(classes), shape, rng)
@@ -117,7 +109,7 @@ class NeuralCleanse(Detector):
 
         def after(step: int) -> bool:
             nonlocal unfinished
-            if step % self.check:
+            if step % self.check and step != self.steps:
                 return False
             schedule.check(smallest.check(trigger).cpu())
             cost.copy_(schedule.cost)

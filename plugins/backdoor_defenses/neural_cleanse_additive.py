@@ -46,16 +46,7 @@ class AdditiveNeuralCleanse(Detector):
         return Detection(-norms.min().item(), -norms, trigger=trigger)
 
     def reverse(self, model: Classifier, trusted: TrustedData, rng: Generator) -> Additive:
-        """The triggers of all classes; see `search`."""
-        return self.search(model, trusted, rng)[0]
-
-    def search(
-        self, model: Classifier, trusted: TrustedData, rng: Generator
-    ) -> tuple[Additive, Tensor]:
-        """Every class's smallest trigger that worked, and bool (K,), which classes have one.
-
-        The others have the trigger of the last step.
-        """
+        """Every class's smallest trigger that worked, else that of the last step."""
         frozen = FrozenClassifier(model)
         classes = torch.arange(model.classes, device=trusted.device)
         batches = trusted.batches(self.batch_size, rng)
@@ -80,7 +71,7 @@ class AdditiveNeuralCleanse(Detector):
             falling=True,
             after=after,
         )
-        return smallest.or_else(trigger), smallest.reached
+        return smallest.or_else(trigger)
 
 
 def smallest_p(norms: Tensor) -> float:

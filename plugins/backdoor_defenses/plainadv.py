@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from backdoor_defenses.smoothinv.inverters import ascend
 from benchmark import Classifier, Count, Inverter, Positive, Starts, Trigger, hookimpl
 from benchmark.inversion import FrozenClassifier
+from benchmark.memory import images_per_pass
 
 
 @dataclass
@@ -31,7 +32,8 @@ class PlainAdv(Inverter):
             found: Tensor = frozen(images).float().log_softmax(1)
             return found
 
-        yield from ascend(starts, self.epsilon, self.steps, log_probabilities, rng)
+        at_once = images_per_pass(frozen, starts.images.shape[1:])
+        yield from ascend(starts, self.epsilon, self.steps, log_probabilities, rng, at_once)
 
 
 @hookimpl

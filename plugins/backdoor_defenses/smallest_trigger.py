@@ -47,17 +47,13 @@ class Smallest:
         self._steps = 0
         return works
 
-    @property
-    def reached(self) -> Tensor:
-        """Which triggers ever worked, bool (J,)."""
-        return self.norms.isfinite()
-
     def or_else(self, other: T) -> T:
         """What was kept, with the rows of `other` where nothing ever worked."""
         found = copy.copy(other)
         found.variables = [variable.clone() for variable in other.variables]
+        worked = self.norms.isfinite()
         for variable, kept in zip(found.variables, self._variables, strict=True):
-            variable[self.reached] = kept[self.reached]
+            variable[worked] = kept[worked]
         return found
 
 

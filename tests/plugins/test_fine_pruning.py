@@ -8,13 +8,13 @@ import pytest
 import torch
 from seeds import rng
 from sklearn.datasets import load_digits
-from torch import Tensor
+from torch import Tensor, nn
 
 from backdoor_attacks.badnets import BadNets
 from backdoor_defenses.fine_pruning import FinePruning, Scope
 from benchmark.classifier import Classifier, channel_statistics
 from benchmark.images import ImageSet, TrustedData, to_bytes
-from benchmark.models import SmallResNet
+from benchmark.models import Airbench, ResNet9, SmallResNet
 from benchmark.protocol import Augmentation, Recipe
 from benchmark.training import Trainer
 
@@ -86,3 +86,40 @@ def test_half_of_the_features_take_the_backdoor_along_before_any_fine_tuning(
     assert found["features"][1] <= 0.15
     assert found["features"][0] > 0.6
     assert found["last"][1] > 0.9
+
+
+@pytest.mark.parametrize("kind", [ResNet9, Airbench])
+def test_channels_that_are_pooled_before_their_batch_norm_are_silent(
+    digits: tuple[ImageSet, TrustedData, ImageSet], kind: type[Airbench | ResNet9]
+) -> None:
+    model = kind().build((1, 32, 32), 10).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.bias, 0.5)  # which would be emitted everywhere
+    big = digits[1].pixels.repeat(1, 1, 4, 4)
+    trusted = TrustedData(big, digits[1].labels)
+    FinePruning(pruned=1.0, batch_size=64, scope="all").prune(model, trusted, rng())
+    maps = model.eval().stage_maps(trusted.images[:4])
+    assert not any(of_stage.any() for of_stage in list(maps.values())[1:])
+
+
+def test_weights_that_are_no_mask_on_the_channels_are_refused(
+    digits: tuple[ImageSet, TrustedData, ImageSet], victim: Classifier
+) -> None:
+    """As in CLIP's attention, where several maps read the channels side by side."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(64, 64), nn.Linear(64, 64)
+
+        def forward(self, maps: Tensor) -> Tensor:
+            pooled = maps.mean((2, 3))
+            found: Tensor = self.one(pooled) + self.other(pooled)
+            return found
+
+    model = copy.deepcopy(victim)
+    assert model.head.in_features == 64
+    model.neck = Twice()
+    with pytest.raises(ValueError, match="fine-pruning cannot tell which weights of this"):
+        FinePruning(pruned=0.5, batch_size=64).prune(model, digits[1], rng())

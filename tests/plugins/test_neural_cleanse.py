@@ -440,15 +440,11 @@ def test_reversing_equals_the_algorithm_class_by_class() -> None:
     assert len(costs_seen) > 3
 
 
-def test_only_the_classes_that_are_asked_for_are_reversed() -> None:
-    """In their order; the planted one is as small as in a scan of all classes."""
-    defense = NeuralCleanse(steps=300, patience=5)
-    found = defense.reverse(detector(20.0), bright_cells(), rng(), torch.tensor([4, PLANTED]))
-    assert found.mask.shape == (2, 1, SIDE, SIDE)
-    assert found.norms[1] < 4 < found.norms[0]
-    triggered = found.apply(bright_cells().images)
-    for trigger, label in zip(triggered, (4, PLANTED), strict=True):
-        assert (detector(20.0)(trigger).argmax(1) == label).float().mean() > 0.9
+def test_steps_after_the_last_whole_check_count() -> None:
+    found = NeuralCleanse(steps=9, check=10, threshold=0.0).reverse(
+        detector(20.0), bright_cells(), rng()
+    )
+    assert (found.norms < SIDE * SIDE - 1).all()  # not the mask that covers the image
 
 
 # The additive variant of Pick your Poison.
@@ -482,7 +478,7 @@ def test_the_additive_variant_minimises_error_and_norm_class_by_class(weight: fl
     defense = AdditiveNeuralCleanse(
         steps=40, batch_size=16, learning_rate=0.04, norm_weight=weight, check=3, threshold=0.4
     )
-    found, reached = defense.search(model, data, rng(3))
+    found = defense.reverse(model, data, rng(3))
     start = 0.01 * torch.rand(CLASSES, 1, SIDE, SIDE, generator=rng(3))
     chosen = []
     for label in range(CLASSES):
@@ -505,7 +501,6 @@ def test_the_additive_variant_minimises_error_and_norm_class_by_class(weight: fl
         chosen.append(None if best is None else best[1])
         expected = t.detach() if best is None else best[2]
         torch.testing.assert_close(found.sum[label], expected, atol=2e-3, rtol=0)
-    assert reached.tolist() == [step is not None for step in chosen]
     assert chosen[5] is None
     assert len(set(chosen)) > (1 if weight else 3)
 

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from backdoor_defenses.smoothinv.denoiser import load
 from benchmark import Classifier, Count, Images, Inverter, Positive, Starts, hookimpl
 from benchmark.inversion import FrozenClassifier
-from benchmark.memory import IMAGES_PER_PASS
+from benchmark.memory import IMAGES_PER_PASS, images_per_pass
 from benchmark.triggers import Additive, Trigger
 
 Place = Annotated[
@@ -79,7 +79,7 @@ def ascend(
     steps: int,
     log_probabilities: LogProbabilities,
     rng: Generator,
-    at_once: int = IMAGES_PER_PASS,
+    at_once: int,
 ) -> Iterator[Additive]:
     """Raise the probability of the targets inside an L2 ball, by steps of one length each.
 
@@ -139,7 +139,8 @@ class SmoothInv(Inverter):
         def log_probabilities(images: Tensor) -> Tensor:
             return log_smoothed(frozen, images, self.sigma, self.samples, rng, corrupt)
 
-        at_once = max(1, self.images_per_pass // self.samples)
+        most = min(self.images_per_pass, images_per_pass(frozen, starts.images.shape[1:]))
+        at_once = max(1, most // self.samples)
         yield from ascend(starts, self.epsilon, self.steps, log_probabilities, rng, at_once)
 
     def smoothed(self, model: Classifier, sigma: float) -> Callable[[Images, Generator], Tensor]:
