@@ -14,6 +14,7 @@ from benchmark.specs import (
     describe_type,
     flat,
     is_allowed,
+    is_plugin,
     parameters,
 )
 
@@ -62,8 +63,7 @@ def check(plugin: object, bases: tuple[type[Plugin], ...]) -> None:
                 f"{where}: parameter source is a {describe_type(hint)}, but it must be an int, as "
                 "in source: Count = 1, the number of classes behind the target"
             )
-        inner = isinstance(hint, type) and issubclass(hint, Plugin)
-        if inner and not isinstance(default, hint) and default is not dataclasses.MISSING:
+        if is_plugin(hint) and not isinstance(default, hint) and default is not dataclasses.MISSING:
             raise RegistryError(
                 f"{where}: parameter {field} is another plugin, and its default must be one, a "
                 f"{hint.__name__}; got {default!r}"

@@ -31,7 +31,7 @@ from benchmark.api import (
 from benchmark.hooks import COMMANDS, HookSpecs, origin, points
 from benchmark.hooks import GROUP as GROUP
 from benchmark.registration import check
-from benchmark.specs import RegistryError, parameters, parse, read
+from benchmark.specs import RegistryError, is_plugin, parameters, parse, read
 from benchmark.texts import did_you_mean, first_error
 from benchmark.unchanged import unchanged
 
@@ -195,7 +195,7 @@ class Registry:
             if field not in fields:
                 raise RegistryError(f"{where} {_unknown('parameter', field, list(fields))}")
             hint, default = fields[field]
-            if isinstance(hint, type) and issubclass(hint, Plugin):
+            if is_plugin(hint):
                 of = next(kind for kind, _ in KINDS.values() if issubclass(hint, kind))
                 built: Plugin = self._build(
                     of, own.get(field, default.name), inner.get(field, {}), f"{where}.{field}"

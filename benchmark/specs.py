@@ -7,7 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
@@ -15,6 +15,9 @@ from benchmark.api import Attack, Defense, Plugin
 from benchmark.errors import UserError
 from benchmark.games.settings import Setting
 from benchmark.texts import unfit
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 #: What groups a value that has commas in it.
 _CLOSED_BY = {"(": ")", "[": "]", "'": "'", '"': '"'}
@@ -181,18 +184,23 @@ def flat(hint: Any) -> list[Any]:
     return [origin if origin in (list, tuple) else hint]
 
 
+def is_plugin(hint: Any) -> TypeIs[type[Plugin]]:
+    """Whether values of a type are other plugins."""
+    return isinstance(hint, type) and issubclass(hint, Plugin)
+
+
 def is_allowed(hint: Any, inner: bool = False) -> bool:
     """Whether text can say all values of a type; see `ALLOWED`."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return is_allowed(parts[0], inner)
+        return not is_plugin(parts[0]) and is_allowed(parts[0], inner)
     if origin in (typing.Union, types.UnionType):
-        return all(is_allowed(part, inner) for part in parts)
+        return all(not is_plugin(part) and is_allowed(part, inner) for part in parts)
     if origin in (list, tuple) and not inner:
         return all(part is ... or is_allowed(part, inner=True) for part in parts)
     if origin is typing.Literal:
         return all(isinstance(part, str) for part in parts)
-    if isinstance(hint, type) and issubclass(hint, Plugin):
+    if is_plugin(hint):
         return not inner
     return hint in (bool, int, float, str, types.NoneType)
 
@@ -220,7 +228,8 @@ def shown_default(default: Any) -> str:
 
 def describe_type(hint: Any) -> str:
     """What values a parameter takes, in words."""
-    notes = [note.description for note in getattr(hint, "__metadata__", ()) if note.description]
+    metadata = getattr(hint, "__metadata__", ())
+    notes = [text for note in metadata if (text := getattr(note, "description", None))]
     base = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
     if typing.get_origin(base) in (typing.Union, types.UnionType):
         return " or ".join(describe_type(part) for part in typing.get_args(base))

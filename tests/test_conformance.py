@@ -335,7 +335,6 @@ BROKEN = [
         "parameter sizes cannot be read from its default's text '[1,2]'",
         "sizes: tuple[bool, ...] = (1, 2)",
     ),
-    ("repair", "settings", "cannot be shown", "pushes: Annotated[int, Gt(0)] = 3"),
     (
         "attack",
         "round-trip",

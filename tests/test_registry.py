@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import pytest
 import torch
+from annotated_types import Gt
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import Field, TypeAdapter
@@ -147,6 +148,10 @@ BROKEN = {
     "no number of classes": (
         CLASS.format(line="source: str = 'web'"),
         "class Bad: parameter source is a str, but it must be an int, as in source: Count = 1",
+    ),
+    "perhaps a plugin": (
+        CLASS.format(line="base: PoisoningAttack | None = None"),
+        "class Bad: parameter base is a PoisoningAttack or none, allowed are",
     ),
     "no plugin by default": (
         CLASS.format(line="base: PoisoningAttack = None"),
@@ -738,3 +743,5 @@ def test_types_are_described_in_words() -> None:
     assert describe_type(hints["triggers"]) == "int, at least 1"
     tuning = parameters(REGISTRY.find(Defense, "pivotal-tuning"))
     assert describe_type(tuning["cosine"][0]) == "signed or abs or square"
+    # Limits of other libraries have no description.
+    assert describe_type(Annotated[int, Gt(0)]) == "int"

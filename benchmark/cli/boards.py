@@ -194,7 +194,9 @@ def submit(
             again = play_again(drawn, taken.all_records(), device, data_dir, plugin)
             if show(again):
                 _refuse(run_dir)
-            replays = {one.record.key: one.noted(taken.digest(one.record)) for one in again}
+            replays = {
+                one.record.key: one.noted(taken.digest(one.record)) for one in again if one.tells
+            }
         done = taken.write(replays)
     known = f", {done.known} were there already" if done.known else ""
     left_out = f", {done.left_out} of unfinished rows were left out" if done.left_out else ""

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from benchmark.runs.replay import Compared
 
 #: How a replay's verdict is shown.
-VERDICTS = {"equal": "equal", "agrees": "agrees", "differs": "[red]differs[/red]"}
+VERDICTS = {
+    "equal": "equal",
+    "agrees": "agrees",
+    "differs": "[red]differs[/red]",
+    "unknown": "cannot be told",
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,11 @@ class Again:
     record: Record
     now: Record
     compared: list[Compared]
+
+    @property
+    def tells(self) -> bool:
+        """Whether all numbers could be judged."""
+        return all(one.verdict != "unknown" for one in self.compared)
 
     def noted(self, sha256: str) -> Replay:
         """What a board says of it; `sha256` is that of the record's file."""

@@ -26,8 +26,6 @@ Arrays = Mapping[str, np.ndarray]
 Extra = Mapping[str, Any]
 #: A field of a record, and what is wrong with it.
 Wrong = tuple[str, str]
-#: A number with the bounds of its interval.
-Number = tuple[float, float, float]
 
 R = TypeVar("R", bound=Record)
 
@@ -49,6 +47,14 @@ class Played:
     fields: Mapping[str, Any] = field(default_factory=dict)
     reason: Reason | None = None
     picture: bytes | None = None
+
+
+class Number(NamedTuple):
+    """A headline number with its 95 % interval, whose bounds are NaN where it has none."""
+
+    value: float
+    low: float
+    high: float
 
 
 class Claim(NamedTuple):

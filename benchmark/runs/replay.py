@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist, stdev
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from benchmark import metrics
 from benchmark.api import Attack, Defense
 from benchmark.games.all import GAMES
+from benchmark.games.base import Number
 from benchmark.records.cell import Cell
 from benchmark.records.record import NONE, AttackRef, Record, StageRef
 from benchmark.registry import Registry
 from benchmark.specs import RegistryError, identity
 
-Verdict = Literal["equal", "agrees", "differs"]
+Verdict = Literal["equal", "agrees", "differs", "unknown"]
 #: Repetitions that it takes to tell how far one more may lie.
 FEW = 2
 
@@ -79,18 +82,6 @@ def _changed(recorded: Any, installed: Any, name: str = "value") -> str | None:
     return None if recorded == installed else name
 
 
-class _Number(NamedTuple):
-    """A headline number with an interval of its own."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def text(self) -> str:
-        return f"{self.value:.4g}"
-
-
 def compare(
     record: Record, again: Record, others: Sequence[Record], among: int = 1
 ) -> list[Compared]:
@@ -100,7 +91,7 @@ def compare(
     trains another model of the same kind: then the intervals of both counts must meet, or
     both may differ by as much as two repetitions do (Student's t with the spread of the other
     repetitions, where there are two or more). Both are of 95 % for all numbers together, after
-    Bonferroni.
+    Bonferroni. A score has no interval of its own, so that with fewer repetitions nothing is known.
 
     Args:
         others: records of other repetitions of the same cell.
@@ -119,19 +110,28 @@ def compare(
         recorded = own[title]
         verdict: Verdict
         if record.victim_sha256 == again.victim_sha256:
-            verdict = "equal" if recorded == number else "differs"
-            found.append(Compared(title, recorded.text, number.text, "the same model", verdict))
+            verdict = "equal" if recorded.value == number.value else "differs"
+            found.append(_compared(title, recorded, number, "the same model", verdict))
             continue
-        low = recorded.value - wider * (recorded.value - recorded.low + number.high - number.value)
-        high = recorded.value + wider * (recorded.high - recorded.value + number.value - number.low)
+        below = wider * (recorded.value - recorded.low + number.high - number.value)
+        above = wider * (recorded.high - recorded.value + number.value - number.low)
         values = [numbers[title].value for numbers in family if title in numbers]
         if len(values) >= FEW:
             reach = metrics.t_critical(len(values), confidence) * stdev(values) * math.sqrt(2)
-            low, high = min(low, recorded.value - reach), max(high, recorded.value + reach)
+            below, above = float(np.fmax(below, reach)), float(np.fmax(above, reach))
+        if math.isnan(below):
+            found.append(_compared(title, recorded, number, "too few repetitions", "unknown"))
+            continue
+        low, high = recorded.value - below, recorded.value + above
         verdict = "agrees" if low <= number.value <= high else "differs"
-        allowed = f"{low:.4g} to {high:.4g}"
-        found.append(Compared(title, recorded.text, number.text, allowed, verdict))
+        found.append(_compared(title, recorded, number, f"{low:.4g} to {high:.4g}", verdict))
     return found
+
+
+def _compared(
+    title: str, recorded: Number, number: Number, allowed: str, verdict: Verdict
+) -> Compared:
+    return Compared(title, f"{recorded.value:.4g}", f"{number.value:.4g}", allowed, verdict)
 
 
 def count(records: Sequence[Record]) -> int:
@@ -144,6 +144,5 @@ def same_cell(one: Record, other: Record) -> bool:
     return Cell.of(one).row == Cell.of(other).row and one.seed != other.seed
 
 
-def _numbers(record: Record) -> dict[str, _Number]:
-    found = GAMES[record.game].headline(record)
-    return {name: _Number(*number) for name, number in found.items()}
+def _numbers(record: Record) -> Mapping[str, Number]:
+    return GAMES[record.game].headline(record)

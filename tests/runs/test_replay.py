@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_records import examined
 from scipy import stats
 
 from benchmark.games.all import read
@@ -92,6 +93,24 @@ def test_of_many_numbers_one_may_be_a_little_off() -> None:
         assert {one.number: one.verdict for one in found}["ASR"] == verdict
     found = compare(recorded, elsewhere(with_asr(record(), 40)), [], 21)
     assert {one.number: one.verdict for one in found}["ASR"] == "differs"
+
+
+def test_a_score_is_judged_by_other_repetitions_alone() -> None:
+    """It has no counts, so that of another model nothing is known without them."""
+
+    def scored(score: float, seed: int = 0) -> Record:
+        return examined(
+            "badnets", "finder", seed, [[score, 0.0, 0.0]], victim_sha256=f"{seed + 1}" * 64
+        )
+
+    recorded, again = scored(0.5), elsewhere(scored(0.6))
+    assert verdicts(recorded, again, [scored(0.5, 1)]) == {"score": "unknown"}
+    others = [scored(0.5, 1), scored(0.55, 2), scored(0.45, 3)]
+    reach = float(stats.t.ppf(0.975, 2)) * 0.05 * math.sqrt(2)
+    for distance, verdict in ((0.99, "agrees"), (1.01, "differs")):
+        again = elsewhere(scored(0.5 + distance * reach))
+        assert verdicts(recorded, again, others) == {"score": verdict}
+    assert verdicts(recorded, scored(0.5), []) == {"score": "equal"}
 
 
 def test_numbers_of_failed_cells_do_not_count() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -161,8 +162,8 @@ class DetectabilityGame(Game[DetectabilityRecord]):
         return CHAPTER
 
     def headline(self, record: DetectabilityRecord) -> dict[str, Number]:
-        scores = [scan.score for scan in record.scans]
-        return {"score": (fmean(scores), min(scores), max(scores))}
+        # How far examinations of one model lie apart says nothing about other models.
+        return {"score": Number(fmean(scan.score for scan in record.scans), math.nan, math.nan)}
 
 
 def _shown(evidence: Arrays) -> set[str]:

@@ -166,7 +166,7 @@ class InversionGame(Game[InversionRecord]):
         return CHAPTER
 
     def headline(self, record: InversionRecord) -> dict[str, Number]:
-        return {"ASR selected": metrics.mean_interval(selected(record, restarts=False))}
+        return {"ASR selected": Number(*metrics.mean_interval(selected(record, restarts=False)))}
 
 
 def _inverter(planner: Planner, spec: str, game: Inversion) -> DefenseRef:

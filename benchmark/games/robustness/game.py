@@ -175,7 +175,9 @@ class RobustnessGame(Game[RobustnessRecord]):
             "ASR": found.paper.asr,
             "ASR, deployable": found.deployable.asr,
         }
-        return {name: (rate.value, *rate.interval()) for name, rate in rates.items() if rate.total}
+        return {
+            name: Number(rate.value, *rate.interval()) for name, rate in rates.items() if rate.total
+        }
 
 
 def _evidence(outcome: Outcome, context: RunContext, cell: Cell) -> dict[str, np.ndarray]:
