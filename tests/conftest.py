@@ -67,7 +67,8 @@ m = 40
 #: Long files come first, so that no process is left alone with one at the end.
 FIRST = (
     *("test_contributing.py", "test_processes.py", "test_execution.py", "test_conformance.py"),
-    "test_populations.py",
+    *("test_populations.py", "test_verify.py", "test_committed.py", "test_scaffold.py"),
+    *("test_documented_commands.py", "test_core_boundaries.py"),
 )
 
 

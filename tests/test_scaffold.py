@@ -19,7 +19,8 @@ from typer.testing import CliRunner, Result
 
 from benchmark.api import Attack, Defense, Stage, Threat
 from benchmark.cli import app
-from benchmark.conformance import ConformanceError, checks
+from benchmark.conformance import checks
+from benchmark.conformance.probe import effects
 from benchmark.registry import Registry
 from benchmark.scaffold import ScaffoldError, write
 from benchmark.specs import parameters, threat_or_stage
@@ -99,18 +100,18 @@ def test_the_example_is_short_and_names_its_source(package: tuple[str, Path]) ->
 
 
 def test_the_example_conforms(package: tuple[str, Path]) -> None:
-    """One of them by the command, with other settings than its own; it takes many processes."""
-    kind, folder = package
-    if kind == "poison-label":
-        done = invoke("check", f"{folder.name}:opacity=0.5", "--plugin", module_of(folder))
-        assert done.exit_code == 0, done.output
-        # All of them apply.
-        assert done.stdout.count("✓") == len(done.stdout.splitlines()) > 5
-        return
+    _, folder = package
     found = checks(folder.name, Registry([module_of(folder)]))
     assert len(found) > 5
     for check in found:
-        check()
+        if str(check) != "cheap-to-list":
+            check()
+
+
+def test_all_examples_are_cheap_to_list(tmp_path: Path, registry: Registry) -> None:
+    """In one process."""
+    files = [module_of(write(f"my-{kind}", kind, tmp_path, registry)) for kind in KINDS]
+    assert effects(*map(str, files)) == {"packages": [], "touched": [], "printed": ""}
 
 
 def test_the_package_is_described(package: tuple[str, Path]) -> None:
@@ -142,18 +143,6 @@ def test_the_commands_of_the_readme_exist(package: tuple[str, Path]) -> None:
         options = [word for word in words if word.startswith("--")]
         shown = invoke(*command, "--help").output
         assert all(option in shown for option in options), line
-
-
-def test_what_is_installed_is_the_plugin(tmp_path: Path, registry: Registry) -> None:
-    """Its own tests run in `test_contributing.py`."""
-    source, site = write("my-attack", "poison-label", tmp_path, registry), tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    install += ["--no-build-isolation", "--target", str(site), str(source)]
-    subprocess.run(install, check=True)
-    (installed,) = distributions(path=[str(site)])
-    (entry,) = installed.entry_points.select(group="poisongames")
-    assert (entry.name, entry.value) == ("my-attack", "my_attack")
-    assert (site / "my_attack" / "__init__.py").read_bytes() == module_of(source).read_bytes()
 
 
 def invoke(*words: str | Path) -> Result:
@@ -290,12 +279,11 @@ from benchmark import PoisoningAttack, hookimpl
 
 @dataclass
 class Mine(PoisoningAttack):
-    """Do it in place."""
+    """Fail wherever it is played."""
     name, version, paper = "mine", 1, "none, made for a test"
 
     def trigger(self, images, rng):
-        images[:, :, :3, :3] = 1
-        return images
+        return images[1000]
 
 @hookimpl
 def register_attacks(register):
@@ -312,17 +300,8 @@ def test_check_prints_a_line_for_each_and_fails(tmp_path: Path) -> None:
     found = checks("mine", Registry([path]))
     assert [line.split()[1] for line in lines] == [str(check) for check in found]
     (wrong,) = (line for line in lines if line.startswith("✗"))
-    assert wrong.split(None, 2)[2].startswith("trigger changed its input in place; work on a copy")
+    assert wrong.split()[1] == "plays"
     assert f"1 of {len(found)} checks failed" in done.output
-    with pytest.raises(ConformanceError):
-        next(check for check in found if str(check) == "inputs")()
-
-
-def test_check_says_why_one_does_not_apply(tmp_path: Path) -> None:
-    path = tmp_path / "mine.py"
-    path.write_text(BROKEN.replace("images[:, :, :3, :3] = 1", "images[1000]"))
-    done = invoke("check", "mine", "--plugin", path)
-    assert done.exit_code == 1
     assert re.search(r"^– state +does not apply: it cannot play a round", done.output, re.M)
 
 

@@ -105,7 +105,6 @@ def test_an_untouched_victim_is_said_to_be_one(tmp_path: Path) -> None:
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     run = board_of_both_games(tmp_path / "run")
     build(run)
-    assert stale(run) == []
     names = {path.name for path in run.iterdir() if path.is_file()}
     assert {"classscores.svg", "costs.csv", "pareto.svg", "repairs.csv"} <= names
     first = {name: (run / name).read_bytes() for name in names}

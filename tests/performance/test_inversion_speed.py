@@ -127,7 +127,11 @@ def frozen(case: Case) -> Callable[[], None]:
     return batched(case, "float32", list(torch.arange(CLASSES).split(1)))
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(one, marks=pytest.mark.nightly if one.large else ()) for one in CASES],
+    ids=str,
+)
 def test_a_scan_of_all_classes(benchmark: Callable[..., None], case: Case) -> None:
     """Its seconds, with the ratios to both loops beside them."""
     ways = {"ours": ours(case), "live": live(case), "frozen": frozen(case)}

@@ -6,8 +6,7 @@ Both take the same normalised steps for 10 classes with N = 10 noise samples on 
 - loop: one class and one sample at a time on the model as it is, in float32, whose weights
   take gradients too.
 
-The median ratio of runs measured in turn on one thread counts, in processor time; `-s` shows
-it, together with the seconds of a whole inversion of 100 steps.
+The median ratio of runs measured in turn on one thread counts, in processor time; `-s` shows it.
 """
 
 from __future__ import annotations
@@ -72,10 +71,8 @@ def test_all_classes_and_samples_in_one_pass(benchmark: Callable[..., None]) -> 
             if not warm_up:
                 seconds[name].append(time.process_time() - started)
     pairs = [slow / fast for slow, fast in zip(seconds["loop"], seconds["ours"], strict=True)]
-    started = time.process_time()
-    benchmark.pedantic(batched, (100,), rounds=1)  # type: ignore[attr-defined]
-    whole = time.process_time() - started
+    benchmark.pedantic(batched, (3,), rounds=1)  # type: ignore[attr-defined]
     ratio = statistics.median(pairs)
-    benchmark.extra_info |= {"loop / ours": ratio, "100 steps, seconds": whole}  # type: ignore[attr-defined]
-    print(f"\n10 classes x 10 samples: {ratio:.1f} times the loop, 100 steps in {whole:.1f} s")
+    benchmark.extra_info |= {"loop / ours": ratio}  # type: ignore[attr-defined]
+    print(f"\n10 classes x 10 samples: {ratio:.1f} times the loop")
     assert ratio > 1

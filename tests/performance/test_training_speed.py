@@ -78,7 +78,7 @@ class Case:
         return self.architecture.build(self.shape, 10)
 
 
-CASES = [Case(SmallResNet(), (1, 28, 28), 2048), Case(Airbench(), (3, 32, 32), 1024)]
+CASES = [Case(SmallResNet(), (1, 28, 28), 1024), Case(Airbench(), (3, 32, 32), 512)]
 
 
 def plain(case: Case, data: ImageSet) -> Callable[[], None]:

@@ -94,9 +94,11 @@ def noise_images(count: int = 6, shape: tuple[int, int, int] = SHAPE, seed: int 
 
 # What holds for all attacks.
 
-NAMES = {entry.plugin.name for entry in REGISTRY.entries if entry.kind is Attack} - {"colorbd"}
+SLOW = {"colorbd", "htba"}
+NAMES = {entry.plugin.name for entry in REGISTRY.entries if entry.kind is Attack} - SLOW
 SPECS = [
     *sorted(NAMES),
+    "htba:steps=5",
     "colorbd:trials=4,steps=2,least_psnr=5,least_ssim=0.3",
     "a-blend:cells=3,conservatism=0.3",
     "lc:adversarial=False",

@@ -83,7 +83,7 @@ def disturbed(protocol: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     words = [word for name in asked for word in ("--defense", name)]
     done = run(
         protocol, out, "--plugin", str(PLUGIN), "--cell-time-limit", "20s",
-        "--attack", "badnets", *words,
+        "--attack", "badnets", *words, workers=3,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return out, done.stderr

@@ -105,7 +105,7 @@ def look(value: Any, place: str) -> Any:
     return value
 
 
-@pytest.mark.parametrize("times", [60, pytest.param(700, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("times", [30, pytest.param(700, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name", ["played", "examined", "inverted"])
 def test_any_changed_number_is_found(
     name: str, times: int, runs: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
@@ -148,7 +148,7 @@ def _near(new: Any, old: Any) -> bool:
     return bool(numbers and abs(new - old) <= max(1e-8, 1e-3 * max(abs(new), abs(old))))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True,
+@settings(max_examples=30, deadline=None, derandomize=True,
           suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 @given(data=st.data())
 def test_any_damaged_byte_of_evidence_is_found(data: st.DataObject, inverted: Path) -> None:
