@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -62,7 +62,17 @@ def _first(
     return conv
 
 
-class _ResNet(LibraryModel):
+class _Torchvision(LibraryModel):
+    """Base of torchvision's models: `library` is its name there."""
+
+    library: ClassVar[str]
+
+    def original(self, shape: tuple[int, int, int]) -> nn.Module:
+        model: nn.Module = torchvision_models().get_model(self.library, weights=None)
+        return model
+
+
+class _ResNet(_Torchvision):
     """Base of torchvision's ResNets; small images skip the early subsampling."""
 
     def cut(self, model: Any, shape: tuple[int, int, int], classes: int) -> Classifier:
@@ -83,10 +93,7 @@ class ResNet18(_ResNet):
     """torchvision's ResNet-18; images up to 64 pixels get a 3x3 stem."""
 
     name, version, paper = "resnet18", 1, "He et al., CVPR 2016"
-
-    def original(self, shape: tuple[int, int, int]) -> nn.Module:
-        model: nn.Module = torchvision_models().resnet18(weights=None)
-        return model
+    library = "resnet18"
 
 
 @dataclass
@@ -94,10 +101,7 @@ class ResNet50(_ResNet):
     """torchvision's ResNet-50; images up to 64 pixels get a 3x3 stem."""
 
     name, version, paper = "resnet50", 1, "He et al., CVPR 2016"
-
-    def original(self, shape: tuple[int, int, int]) -> nn.Module:
-        model: nn.Module = torchvision_models().resnet50(weights=None)
-        return model
+    library = "resnet50"
 
 
 @dataclass
@@ -105,10 +109,7 @@ class WideResNet50(_ResNet):
     """torchvision's WideResNet-50-2; images up to 64 pixels get a 3x3 stem."""
 
     name, version, paper = "wide-resnet50-2", 1, "Zagoruyko and Komodakis, BMVC 2016"
-
-    def original(self, shape: tuple[int, int, int]) -> nn.Module:
-        model: nn.Module = torchvision_models().wide_resnet50_2(weights=None)
-        return model
+    library = "wide_resnet50_2"
 
 
 def _neck(model: Any, width: int, shape: tuple[int, int, int]) -> tuple[nn.Sequential, int]:
@@ -122,7 +123,7 @@ def _neck(model: Any, width: int, shape: tuple[int, int, int]) -> tuple[nn.Seque
     return nn.Sequential(model.avgpool, nn.Flatten(), *own), model.classifier[-1].in_features
 
 
-class _VGG(LibraryModel):
+class _VGG(_Torchvision):
     """Base of torchvision's VGGs with batch norm: a stage up to every pooling."""
 
     def cut(self, model: Any, shape: tuple[int, int, int], classes: int) -> Classifier:
@@ -149,10 +150,7 @@ class VGG11(_VGG):
     """torchvision's VGG-11 with batch norm; small images pool to 1x1 and get a narrow neck."""
 
     name, version, paper = "vgg11", 1, "Simonyan and Zisserman, ICLR 2015"
-
-    def original(self, shape: tuple[int, int, int]) -> nn.Module:
-        model: nn.Module = torchvision_models().vgg11_bn(weights=None)
-        return model
+    library = "vgg11_bn"
 
 
 @dataclass
@@ -160,21 +158,15 @@ class VGG16(_VGG):
     """torchvision's VGG-16 with batch norm; small images pool to 1x1 and get a narrow neck."""
 
     name, version, paper = "vgg16", 1, "Simonyan and Zisserman, ICLR 2015"
-
-    def original(self, shape: tuple[int, int, int]) -> nn.Module:
-        model: nn.Module = torchvision_models().vgg16_bn(weights=None)
-        return model
+    library = "vgg16_bn"
 
 
 @dataclass
-class AlexNet(LibraryModel):
+class AlexNet(_Torchvision):
     """torchvision's AlexNet; images up to 64 pixels get a 3x3 stem and a narrow neck."""
 
     name, version, paper = "alexnet", 1, "Krizhevsky, arXiv:1404.5997, 2014"
-
-    def original(self, shape: tuple[int, int, int]) -> nn.Module:
-        model: nn.Module = torchvision_models().alexnet(weights=None)
-        return model
+    library = "alexnet"
 
     def cut(self, model: Any, shape: tuple[int, int, int], classes: int) -> Classifier:
         small, side = is_small(shape), min(shape[1:])

@@ -46,17 +46,11 @@ def train(context: RunContext, victim: Victim, progress: Progress) -> None:
     training = victims.collect(
         experiment, attack, victim.attack.m, victim.attack.boost, target, rng
     )
-    removed: dict[str, int] = {}
     if victim.sanitizer is not None:
         sanitizer = context.registry.create(Defense, victim.sanitizer.label)
         assert isinstance(sanitizer, Sanitizer)
-        before = training
         rng = experiment.rng("sanitize", *names, victim.sanitizer.label)
-        training = victims.sanitize(experiment, sanitizer, before, rng)
-        removed = {
-            "removed": len(before.data) - len(training.data),
-            "removed_poisons": int(before.poisoned.sum() - training.poisoned.sum()),
-        }
+        training = victims.sanitize(experiment, sanitizer, training, rng)
     rng, states = experiment.rng("train", *names), list[Mapping[str, Tensor]]()
 
     def keep(model: Classifier) -> None:
@@ -74,7 +68,6 @@ def train(context: RunContext, victim: Victim, progress: Progress) -> None:
         "test_hits": int(np.sum(ask(predict, experiment.splits.test.pixels) == labels)),
         "target_hits": int(np.sum(ask(predict, triggered) == target)),
         "seconds": time.perf_counter() - started,
-        **removed,
     }
     tensors = {
         "model": model.state_dict(),

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark import protocol as protocols
 from benchmark.games.all import GAMES, read
 from benchmark.games.base import Wrong
-from benchmark.games.robustness import searches as tuned
 from benchmark.leaderboard import deviations
 from benchmark.leaderboard.build import generated, stale
 from benchmark.leaderboard.index import has_index
@@ -252,7 +250,7 @@ def _credits(folder: Path, there: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _searches(folder: Path, protocol: Protocol, files: dict[str, str]) -> Iterator[Finding]:
-    """Searches are those that belong to the protocol, each over its whole grid."""
+    """Searches are those that the protocol brings."""
     released = protocols.tuned_folder(protocol.name)
     for path in sorted((folder / "tuning").glob("*")) if (folder / "tuning").is_dir() else ():
         place = f"tuning/{path.name}"
@@ -266,16 +264,3 @@ def _searches(folder: Path, protocol: Protocol, files: dict[str, str]) -> Iterat
             yield Finding(place, "file", f"is no search of {protocol.name}; it brings its own")
             continue
         files[place] = sha256(content)
-    try:
-        searches = tuned.load(released) if protocol.tuning else []
-    except StoreError as error:
-        yield Finding("tuning", "file", str(error))
-        return
-    for search in searches:
-        place = f"tuning/{tuned.file_name(search.defense, search.trusted_share)}"
-        grid = protocol.tuning.grids[search.defense] if protocol.tuning else {}
-        tried = [tuple(trial.params.get(name) for name in grid) for trial in search.trials]
-        if search.trials and sorted(map(repr, tried)) != sorted(map(repr, product(*grid.values()))):
-            yield Finding(place, "trials", "are not the points of the protocol's grid")
-        if search.protocol.sha256 != protocol.sha256:
-            yield Finding(place, "protocol.sha256", f"is not that of {protocol.name}")

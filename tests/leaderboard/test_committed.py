@@ -83,6 +83,9 @@ def test_tuned_settings_are_those_of_the_committed_searches(
             record = RobustnessRecord.model_validate_json(path.read_text())
             assert {stage.label for stage in record.defense.stages} <= labels, path.name
         return
+    assert {board.name for board in BOARDS} >= {
+        path.stem for path in tuned_folder(board.name).parent.glob("*.tuned")
+    }
     shares = len({*protocol.robustness.shares, protocol.detectability.share})  # type: ignore[union-attr]
     assert len(searches) == shares * len(protocol.tuning.grids)
     for search in searches:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -71,13 +71,6 @@ def target_auc(found: Sequence[Contest]) -> float:
 
 def largest(rates: Iterable[metrics.Rate]) -> metrics.Rate:
     return max(rates, key=lambda rate: rate.value)
-
-
-def every_start(
-    group: Iterable[InversionRecord], rates: Callable[..., Iterable[Any]], **options: Any
-) -> list[Any]:
-    """Rates of all start images of all models."""
-    return [rate for record in group for rate in rates(record, **options)]
 
 
 def values_of(group: Iterable[InversionRecord], name: str) -> list[Any]:

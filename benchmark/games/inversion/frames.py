@@ -24,7 +24,6 @@ from benchmark.games.inversion.contests import (
     Contest,
     best_of,
     contests,
-    every_start,
     largest,
     selected,
     success,
@@ -83,7 +82,7 @@ def inversions(sources: Sources) -> pd.DataFrame:
         }
         for end, restarts in (("", False), ("_restarts", True)):
             for name, reading in (("best", best_of), ("selected", selected)):
-                rates = every_start(group, reading, restarts=restarts)
+                rates = [rate for one in group for rate in reading(one, restarts=restarts)]
                 row |= mean_columns(f"asr_{name}{end}", rates)
         row |= mean_columns("asr_clean_model", values_of(group, "on_clean_model"))
         row |= mean_columns("reasr", values_of(group, "reasr"))

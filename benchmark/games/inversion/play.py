@@ -166,7 +166,7 @@ def play(
         progress(len(todo) + len(classes) * len(every), total)
 
     # As files would hold them, and as the evidence does.
-    inverted = to_unit(to_bytes(_picked(pick, begin, lambda attempt: attempt.trigger)))
+    inverted = to_unit(to_bytes(_picked(pick, begin)))
     data, who, clean_judge = view.evaluation, "the inverter", Judge(experiment, clean)
 
     def hits_of_chosen(judge: Judge, masks: Tensor | None = None) -> Hits:
@@ -213,18 +213,19 @@ def trail(
     return kept | {step: checks.reversed_trigger(trigger, begin, who)}
 
 
-def _picked(
-    pick: Sequence[tuple[Attempt, int]], begin: Images, trigger: Callable[[Attempt], Trigger]
-) -> Images:
-    """Start images with the picked triggers, every one under its own."""
-    rows = [trigger(attempt).apply(begin[row : row + 1])[row] for attempt, row in pick]
-    return torch.cat(rows)
+def _picked(pick: Sequence[tuple[Attempt, int]], begin: Images, step: int | None = None) -> Images:
+    """Start images with the picked triggers, every one under its own, after a step or the last."""
+    triggers = [one.trigger if step is None else one.trail[step] for one, _ in pick]
+    rows = [row for _, row in pick]
+    return torch.cat(
+        [one.apply(begin[row : row + 1])[row] for one, row in zip(triggers, rows, strict=True)]
+    )
 
 
 def _trail_of(pick: Sequence[tuple[Attempt, int]], begin: Images) -> dict[int, Images]:
     # Methods with a stop of their own may end earlier in one attempt than in another.
     steps = sorted(set.intersection(*(set(attempt.trail) for attempt, _ in pick)))
-    return {step: _picked(pick, begin, lambda a, at=step: a.trail[at]) for step in steps}  # type: ignore[misc]
+    return {step: _picked(pick, begin, step) for step in steps}
 
 
 def _smoothed_answers(
