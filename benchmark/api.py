@@ -77,8 +77,8 @@ class Attack(Plugin):
 
     threat: Threat
     view: AttackerView
-    #: A parameter of this name makes an attack one from a single class, which lies so many places
-    #: behind the target: it may change images of that class alone, and its ASR counts these alone.
+    #: A parameter of this name makes an attack source-specific: the source class is (target +
+    #: source) mod K. Its images alone may be poisoned, and they alone count for the ASR.
     source: int | None = None
 
     @cached_property

@@ -103,7 +103,7 @@ def held_out_count(images: int, share: float) -> int:
 
 
 def source_class(offset: int | None, target: int, classes: int) -> int | None:
-    """The class that lies `offset` behind the target, counted in a circle; None for None."""
+    """The class (target + offset) mod K of a source-specific attack; None for None."""
     return None if offset is None else (target + offset) % classes
 
 

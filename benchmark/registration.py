@@ -61,7 +61,7 @@ def check(plugin: object, bases: tuple[type[Plugin], ...]) -> None:
         ):
             raise RegistryError(
                 f"{where}: parameter source is a {describe_type(hint)}, but it must be an int, as "
-                "in source: Count = 1, the number of classes behind the target"
+                "in source: Count = 1: the source class is (target + source) mod K"
             )
         if is_plugin(hint) and not isinstance(default, hint) and default is not dataclasses.MISSING:
             raise RegistryError(

@@ -28,7 +28,7 @@ ALLOWED = (
     "and another plugin"
 )
 
-#: Characters that a plugin's name may have: it becomes part of file names.
+#: Length of a plugin's name: it becomes part of file names.
 NAME_LIMIT = 50
 
 

@@ -43,7 +43,7 @@ from benchmark.games.victims import collect
 from benchmark.images import to_bytes, to_unit
 from benchmark.protocol import Recipe
 from benchmark.registry import Registry
-from benchmark.runs.context import as_runs_do
+from benchmark.runs.context import configure_torch
 from benchmark.specs import parse
 
 #: Steps after which a model is asked.
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--out", type=Path, help="JSON lines are added to this file")
     asked = parser.parse_args()
-    as_runs_do(asked.device)
+    configure_torch(asked.device)
     known, registry = protocols.load(asked.protocol), Registry()
     name, settings = parse(asked.recipe or known.recipe)
     recipe = Recipe.model_validate(known.recipes[name].model_dump() | settings)

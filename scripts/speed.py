@@ -43,7 +43,7 @@ from benchmark.games.robustness.curve import Point
 from benchmark.images import to_unit
 from benchmark.protocol import Recipe
 from benchmark.registry import Registry
-from benchmark.runs.context import as_runs_do
+from benchmark.runs.context import configure_torch
 from benchmark.runs.plan import plan
 from benchmark.specs import parse
 from benchmark.training import compute_type
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also compile a step; takes minutes")
     parser.add_argument("--kernels", action="store_true", help="also profile a training step")
     asked = parser.parse_args()
-    as_runs_do(asked.device)
+    configure_torch(asked.device)
     report = Report(asked.protocol, asked.device, asked.data_dir)
     where = torch.cuda.get_device_name() if report.device.type == "cuda" else "CPU"
     limits = ceilings(report.clock)

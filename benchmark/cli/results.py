@@ -56,14 +56,14 @@ def _headlines(
     places: Sequence[Path], keys: Collection[str]
 ) -> Iterator[tuple[Frame, pd.DataFrame]]:
     """The frames that have a grid, or else that of attacks before any defense."""
-    from benchmark.games.robustness.frames import UNDEFENDED
+    from benchmark.games.robustness.frames import VICTIMS
     from benchmark.leaderboard.board import read_board
     from benchmark.leaderboard.chapters import PLAYED
 
     built = read_board(*places, only=keys).frames
     played = [frame for chapter in PLAYED for frame in chapter.frames if frame.grid]
     shown = [frame for frame in played if len(built.get(frame.name, ()))]
-    for frame in shown or UNDEFENDED.frames:
+    for frame in shown or VICTIMS.frames:
         if len(built[frame.name]):  # of cells that all failed there is nothing
             yield frame, built[frame.name]
 

@@ -26,7 +26,7 @@ from benchmark.registry import Entry, Registry
 #: How many steps of a repair or an inversion are taken.
 STEPS = 3
 
-#: Nobody seeds with this himself, so that a seeding shows.
+#: An unlikely seed: if a plugin calls torch.manual_seed, the state differs from it.
 UNUSUAL = 0x5EED_5EED
 
 #: Sums in another order are no dependence: so much of a batch may differ by so little.

@@ -1,1 +1,1 @@
-"""The games of the papers, line by line."""
+"""The three games: robustness, detectability and inversion."""

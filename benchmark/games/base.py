@@ -104,7 +104,7 @@ class Game(ABC, Generic[R]):
         """Cells to play; see `benchmark.runs.plan.plan`."""
 
     def turn(self, cell: Cell, protocol: Protocol) -> int:
-        """When a defended cell is played: 0 before 1 before 2."""
+        """Priority of a defended cell: those with 0 are played first, those with 2 last."""
         return 2
 
     @abstractmethod
@@ -148,14 +148,15 @@ class Game(ABC, Generic[R]):
 
     @abstractmethod
     def fingerprint(self, record: R, evidence: Arrays) -> np.ndarray:
-        """What no two models have in common, nor two repairs of one model, of one dimension.
+        """A 1-d array that differs between any two models or repairs, so that equal ones show
+        copied evidence.
 
         Floats are measured, and differ; integers are mistakes, of which two models share some.
         """
 
     @abstractmethod
     def defended(self, record: R) -> float:
-        """How well the defender of a cell did; of the repetitions of a row one does best."""
+        """How well the defense did, higher is better; `submit` replays a row's best and worst."""
 
     def rates(self, record: R) -> Mapping[str, Rate]:
         """Counts that differ from one repetition to the next."""

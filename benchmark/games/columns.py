@@ -63,7 +63,7 @@ class Column:
         menu: the page filters by its values.
         names: whose names it holds, "attack", "defender" or "submission". An attack is shown with
             `KEYS`, and a defender with the trusted share in the column `share`.
-        favours: who is better off where numbers are large.
+        favours: which side a large number is good for.
         digits: if not those of the unit.
     """
 

@@ -1,4 +1,4 @@
-"""What a model is measured by, and its answers."""
+"""The images a model is evaluated on, and its predictions for them."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ class Sources:
         records: those that are ok, made smaller by their chapter's `slim`.
         kept: what tables need of what `slim` removed, by the record's key.
         unfinished: records of cells that failed or that the sanity gate refused.
-        worst: the same with numbers, where whoever profits from their absence would profit from
-            them least.
+        worst: unfinished records with worst-case numbers: a failed repair left the victim as it
+            was, a failed detector was wrong, a failed inverter found no trigger.
         replays: those that were played again, by the record's key.
         titles: of the submission that a record came with, by the record's key.
         searches: what defenders found for themselves.

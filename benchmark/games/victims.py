@@ -83,8 +83,8 @@ def check_enough(experiment: Experiment, attack: Attack, m: int, target: int) ->
     offset, classes = attack.source, len(experiment.class_names)
     if offset is not None and not 1 <= offset < classes:
         raise ProtocolError(
-            f"{attack.name}: source={offset} asked for; the source class lies 1 to {classes - 1} "
-            f"behind the target, there are {classes} classes"
+            f"{attack.name}: source={offset} asked for; the source class is (target + source) mod "
+            f"{classes}, so that 1 to {classes - 1} are allowed"
         )
     if isinstance(attack, PoisoningAttack):
         there = len(may_change(experiment, attack, target))

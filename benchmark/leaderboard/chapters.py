@@ -8,7 +8,7 @@ import pandas as pd
 
 from benchmark.games.all import GAMES
 from benchmark.games.frames import Chapter, Frame
-from benchmark.games.robustness.frames import UNDEFENDED as VICTIMS
+from benchmark.games.robustness.frames import VICTIMS
 from benchmark.leaderboard import verdict
 from benchmark.leaderboard.cells import REPLAYS, SEARCHES, UNFINISHED, told
 from benchmark.leaderboard.costs import COSTS
@@ -25,10 +25,10 @@ OTHERS = (
     Chapter("Cells", (SEARCHES, UNFINISHED, REPLAYS), verdict=told),
 )
 
-#: The frame and the column of what stands first in every grid: attacks before any defense.
-UNDEFENDED = VICTIMS.frames[0].name, VICTIMS.frames[0].column("asr")
+#: What stands first in every grid: attacks before any defense.
+UNDEFENDED_ASR = VICTIMS.frames[0].column("asr")
 
-#: As they are built: a frame finds those before it.
+#: In the order they are built in: a frame may read those built before it.
 BUILT = (VICTIMS, *PLAYED, FRONTS, *OTHERS)
 #: As they are shown.
 CHAPTERS = (FRONTS, *PLAYED, VICTIMS, *OTHERS)

@@ -78,10 +78,11 @@ def defenders(sources: Sources) -> pd.DataFrame:
 
 
 TEXT = """\
-The worst that the attacks of this board, those that worked undefended, do to each defender. On the
-front is a defender that no other beats in all of it, deployable reading aside. One that did not
-meet every attack is on no front, as the worst may still come; neither is an idle one, of which
-every chosen model is the untouched victim. Brackets are 95 % intervals against one attack alone."""
+The worst that the attacks of this board, those that worked undefended, do to each defender. It is
+on the front if no other one dominates it, in the ASR that is left and the CDA that is lost, or in
+the AUC of a detector. One that did not meet every attack is on no front, as the worst may still
+come; neither is an idle one, of which every chosen model is the untouched victim. Brackets are 95 %
+intervals against one attack alone."""
 
 COLUMNS = (
     Column("game", "game", Unit.TEXT, "the game that the defender plays", hidden=True),

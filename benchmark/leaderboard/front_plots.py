@@ -183,8 +183,8 @@ PARETO = Frame(
 What an attacker whose attack worked is left with: the ASR after the repair, guard or sanitizer that
 helps most against this attack, in the paper's reading, and the AUC of the detector that finds it
 best. An attack is on the front if no other of its kind is as robust and as hidden. One that met
-fewer opponents than others of its kind is biased upward when fewer opponents were played: it is
-drawn hollow and is on no front. The hypervolume is the area that a front dominates: 0 for attackers
+fewer defenses or detectors than others of its kind looks better than it is: it is drawn hollow and
+is on no front. The hypervolume is the area that a front dominates: 0 for attackers
 without a chance, 1 for one that nobody repairs or finds.
 
 Brackets are 95 % intervals of the defender that was chosen; that it was chosen among several makes

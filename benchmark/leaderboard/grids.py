@@ -11,7 +11,7 @@ import pandas as pd
 from benchmark.games.columns import KEYS, Column, Row, attack_label
 from benchmark.games.frames import Frame
 from benchmark.leaderboard.cells import UNFINISHED
-from benchmark.leaderboard.chapters import UNDEFENDED
+from benchmark.leaderboard.chapters import UNDEFENDED_ASR
 
 #: What tells an attack, and a defender at a trusted share; never what they are called.
 AttackKey = tuple[Any, ...]
@@ -59,8 +59,8 @@ def fill(frame: Frame, frames: Mapping[str, pd.DataFrame]) -> Filled:
         who, attack = _defender(row, "defense", "trusted_share"), _attack(row)
         if attack in attacks and who in defenders and (attack, who) not in cells:
             failed[attack, who] = f"{row['status']}: {row['reason']}"
-    undefended, asr = UNDEFENDED
-    before = {_attack(row): (asr, row) for row in frames[undefended].to_dict("records")}
+    victims = frames["victims"].to_dict("records")
+    before = {_attack(row): (UNDEFENDED_ASR, row) for row in victims}
     if grid.before:
         met = sorted((row for _, row in cells.values()), key=lambda row: row[grid.repetitions])
         before |= {_attack(row): (frame.column(grid.before), row) for row in met}  # the last stays

@@ -9,7 +9,7 @@ import pandas as pd
 from benchmark.games.columns import MISSING, Column, share_text
 from benchmark.games.frames import Chapter, Frame
 from benchmark.leaderboard.board import Board
-from benchmark.leaderboard.chapters import CHAPTERS, UNDEFENDED, sentences
+from benchmark.leaderboard.chapters import CHAPTERS, UNDEFENDED_ASR, sentences
 from benchmark.leaderboard.grids import Filled, fill
 from benchmark.records.credits import Kept
 from benchmark.texts import counted
@@ -123,9 +123,9 @@ def _tables(frame: Frame, column: Column, filled: Filled, most: int) -> Iterator
         for start in range(0, len(across), wide):
             lines = []
             for attack, label in list(filled.attacks.items())[:most]:
-                own, before = filled.before.get(attack, (UNDEFENDED[1], {}))
+                own, before = filled.before.get(attack, (UNDEFENDED_ASR, {}))
                 line = {"attack": escaped(label)}
-                line[f"no defense ({UNDEFENDED[1].title})"] = own.short(before)
+                line[f"no defense ({UNDEFENDED_ASR.title})"] = own.short(before)
                 for who in across[start : start + wide]:
                     text = MISSING
                     if (attack, who) in filled.failed:

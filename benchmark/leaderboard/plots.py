@@ -35,7 +35,7 @@ def svg(figure: Figure) -> bytes:
 
 
 def draw(plot: Plot, frame: pd.DataFrame) -> bytes:
-    """A frame as its declaration says; series without an x are drawn across."""
+    """A frame as its declaration says; without x values a series is a line at its mean."""
     titles = _labels(frame, plot.panel)
     every = titles.unique()
     frame = frame[titles.isin(every[:PANELS])]

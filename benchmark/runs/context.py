@@ -35,7 +35,7 @@ class Setup:
     root: Path
 
 
-def as_runs_do(device: str) -> None:
+def configure_torch(device: str) -> None:
     """Set torch up so that results depend on nothing but the seeds and the hardware."""
     if device == "cpu":
         # One thread each, whatever their number.
@@ -54,7 +54,7 @@ class RunContext:
     """
 
     def __init__(self, setup: Setup, registry: Registry | None = None) -> None:
-        as_runs_do(setup.device)
+        configure_torch(setup.device)
         self.setup = setup
         self.store = Store(setup.root)
         self.registry = registry or Registry(setup.plugin_files)

@@ -1,4 +1,4 @@
-"""What plays the tasks of a run: an interface that planning and resuming need to know only."""
+"""The interface of what plays a run's tasks, on this machine or on a cluster."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from benchmark.runs.context import Setup
 from benchmark.runs.executor import Ended, Job, Task, Tick, WorkerDied
 from benchmark.runs.nursery import READY, Limit, Method, serve
 
-#: A nursery that dies so often while nothing is done is no chance.
+#: A nursery that died this often, with no task finished in between, did not die by chance.
 PATIENCE = 5
 #: How the process of a task is started. macOS survives no fork.
 METHOD: Method = "fork" if sys.platform == "linux" else "spawn"

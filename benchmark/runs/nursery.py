@@ -226,7 +226,10 @@ def _prepared(setup: Setup, registry: Registry | None = None) -> Worker | Ended:
 
 
 def _imported(plugin_files: tuple[Path, ...]) -> Registry:
-    """All plugins, imported by one thread: what forks of several compute together hangs."""
+    """All plugins, imported with one torch thread.
+
+    A fork of a process whose threads have started hangs at its next parallel operation.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

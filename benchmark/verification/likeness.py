@@ -27,8 +27,8 @@ CLOSE = 0.05
 CHANCE = 1e-6
 #: Scores of fewer values, which are more than half of them repeated, are too coarse to tell.
 FINE = 30
-#: Models are asked about the same images, so that their counts differ less than independent draws,
-#: but by more than a half: the spread is taken for that of so many times fewer images.
+#: All models answer the same images, so that hits vary less than a binomial of n draws, but by more
+#: than half its standard deviation, which is that of n / 4 draws.
 FEWER = 4
 #: So many mistakes of a record are kept: those whose hashes are the smallest.
 KEPT = 1000

@@ -74,14 +74,14 @@ def lab_to_rgb(images: Tensor) -> Tensor:
 
 
 class ColourSpace(NamedTuple):
-    """There and back, each for (B, 3, H, W), and the range that shifted values are clipped to.
+    """Conversions of (B, 3, H, W), and the range that shifted values are clipped to.
 
     Attributes:
         low, high: per channel; a channel without a range wraps around 1, as hue does.
     """
 
-    there: Callable[[Tensor], Tensor]
-    back: Callable[[Tensor], Tensor]
+    from_rgb: Callable[[Tensor], Tensor]
+    to_rgb: Callable[[Tensor], Tensor]
     low: tuple[float | None, float, float]
     high: tuple[float | None, float, float]
 
@@ -105,11 +105,11 @@ def shifted(images: Tensor, space: Space, shift: Tensor) -> Tensor:
     one of three equal channels, and their mean is given back.
     """
     chosen = SPACES[space]
-    inside = chosen.there(images.expand(-1, 3, -1, -1))
+    inside = chosen.from_rgb(images.expand(-1, 3, -1, -1))
     moved = []
     for channel, low, high in zip(
         (inside + shift.to(images).view(1, 3, 1, 1)).unbind(1), chosen.low, chosen.high, strict=True
     ):
         moved.append(channel % 1 if low is None else channel.clamp(low, high))
-    found = chosen.back(torch.stack(moved, 1)).clamp(0, 1)
+    found = chosen.to_rgb(torch.stack(moved, 1)).clamp(0, 1)
     return found if images.shape[1] == 3 else found.mean(1, keepdim=True)

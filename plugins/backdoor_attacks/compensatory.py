@@ -31,7 +31,7 @@ class Inversion(NamedTuple):
     """What a detector does to a model for one class, as far as its loss goes.
 
     Attributes:
-        cost: weight of the size in the detector's loss, where its classification term has 1.
+        cost: weight of the size in the detector's loss, relative to 1 for its classification term.
     """
 
     cost: float
@@ -64,11 +64,12 @@ def compensatory_rate(benign: Terms, backdoored: Terms, cost: float, classes: in
         ValueError: no rate above 1 is small enough.
     """
     least = cost * (benign[0] - backdoored[0]) + benign[1]
-    # Where the backdoor needs nothing smaller, nothing has to be hidden.
+    # Without a smaller trigger (least <= 0) any rate hides it; the cap keeps the rate finite.
     rate = attack_rate(min(math.exp(-least), MOST_CONFIDENT), classes)
     if rate <= 1:
         raise ValueError(
-            f"lsp: hiding needs a cross-entropy of {least:.3f}, no rate above 1 has it"
+            f"lsp: no attack rate above 1 hides this backdoor: its soft label would need a "
+            f"cross-entropy of {least:.3f}, and at rate 1 it is ln K = {math.log(classes):.3f}"
         )
     return rate
 

@@ -46,7 +46,7 @@ class HTBA(PoisoningAttack):
     place. A poison starts as an image of the target and makes up to `steps` steps of `step`
     against the squared distance of its features to those of a triggered image of the source
     class, within `epsilon`; pairs are found anew before every step. The trigger itself is in no
-    training image. The class it is used on lies `source` behind the target.
+    training image. Its source class is (target + `source`) mod K.
 
     It is made for victims that train no more than their last layer on known features: the
     recipe's `init` and `trains=["head"]`. There, the features are those of the victim's own

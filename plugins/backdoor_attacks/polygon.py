@@ -38,8 +38,8 @@ class Polygon(PoisoningAttack):
 
     A model has one convex polygon of 3 to 12 sides, one colour and one size, a share of the
     object's area from `smallest` to `largest` (TrojAI's range); every image gets it turned
-    and placed at random, inside the object. The class it is pasted on lies `source` behind the
-    target; in TrojAI's round 4 a trigger maps one class to one other.
+    and placed at random, inside the object. Its source class is (target + `source`) mod K;
+    in TrojAI's round 4 a trigger maps one class to one other.
 
     No data set here has masks of its objects. The object is taken to be the ellipse in the middle
     whose axes are `object_size` of the image's height and width, which is where a traffic sign

@@ -1,4 +1,4 @@
-"""What attacks share that put another attack to use."""
+"""Base class of attacks that wrap another attack."""
 
 from __future__ import annotations
 

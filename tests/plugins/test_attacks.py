@@ -694,7 +694,9 @@ def test_lsp_compensates_for_the_published_norms(cost: float, bound: float, rate
 def test_lsp_has_nothing_to_hide_or_no_way_to() -> None:
     sharp = compensatory_rate((10.0, 0.0), (20.0, 0.0), 0.01, 10)
     assert target_confidence(sharp, 10) == pytest.approx(0.999)
-    with pytest.raises(ValueError, match=r"cross-entropy of 5\.000, no rate above 1"):
+    with pytest.raises(
+        ValueError, match=r"cross-entropy of 5\.000, and at rate 1 it is ln K = 2\.303"
+    ):
         compensatory_rate((500.0, 0.0), (0.0, 0.0), 0.01, 10)
 
 

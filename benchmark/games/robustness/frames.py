@@ -248,7 +248,7 @@ CHAPTER = Chapter(
     verdict,
 )
 #: What every other table rests on.
-UNDEFENDED = Chapter(
+VICTIMS = Chapter(
     "Victims",
     (Frame("victims", "Before any defense", VICTIM_TEXT, victims, VICTIM_COLUMNS, empty=True),),
     gallery=(

@@ -18,7 +18,7 @@ from benchmark.games.frames import Chapter, Frame
 from benchmark.games.means import settings
 from benchmark.leaderboard.board import Board
 from benchmark.leaderboard.cells import UNFINISHED
-from benchmark.leaderboard.chapters import CHAPTERS, UNDEFENDED, sentences
+from benchmark.leaderboard.chapters import CHAPTERS, sentences
 from benchmark.leaderboard.page import pictures
 from benchmark.leaderboard.page.tables import anchor, matrix, table
 from benchmark.records.record import NONE
@@ -156,7 +156,7 @@ def _part(frame: Frame, frames: dict[str, pd.DataFrame]) -> Part:
 
 def _facts(board: Board) -> list[tuple[str, int]]:
     """What was played, in numbers."""
-    victims = board.frames[UNDEFENDED[0]]
+    victims = board.frames["victims"]
     attacks = int((victims.get("threat", pd.Series(dtype=object)) != NONE).sum())
     facts = [("cells", board.cells), ("seeds", board.seeds)]
     facts += [("attacks", attacks)] if attacks else []

@@ -9,7 +9,7 @@ import pandas as pd
 
 from benchmark.games.columns import DIGITS, WRITTEN, Column, Row, Unit, defender_label
 from benchmark.games.frames import LOOKS, Frame
-from benchmark.leaderboard.chapters import UNDEFENDED
+from benchmark.leaderboard.chapters import UNDEFENDED_ASR
 from benchmark.leaderboard.grids import Filled, fill
 from benchmark.records.credits import BETWEEN, name_of
 
@@ -95,7 +95,7 @@ def matrix(frame: Frame, frames: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     return {
         "caption": frame.grid.caption,
         "lines": list(filled.attacks.values()),
-        "columns": [f"no defense ({UNDEFENDED[1].title})", *_names(filled)],
+        "columns": [f"no defense ({UNDEFENDED_ASR.title})", *_names(filled)],
         "readings": readings,
         "looks": {look: LOOKS[look] for look in LOOKS if look in used and look},
     }
