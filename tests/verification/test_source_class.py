@@ -142,5 +142,5 @@ def test_a_wrapped_attack_keeps_its_source(registry: Registry, wrapped: str) -> 
     with pytest.raises(ProtocolError, match=r"m=5000 .* images that are of source class 4"):
         victims.check_enough(experiment, attack, 5000, 0)
     itself = registry.create(Attack, wrapped.format(10))
-    with pytest.raises(ProtocolError, match="source=10 asked for; .*, so that 1 to 9 are allowed"):
+    with pytest.raises(ProtocolError, match=r"source=10 asked for; .*, so that 1 to 9 are"):
         victims.check_enough(experiment, itself, 1, 0)
