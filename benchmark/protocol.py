@@ -243,5 +243,5 @@ def _parse(text: str, where: str) -> Protocol:
     except tomllib.TOMLDecodeError as error:
         raise ProtocolError(f"{where}: not valid TOML: {error}") from None
     except ValidationError as error:
-        field, reason = first_error(error)
-        raise ProtocolError(f"{where}: {field or 'protocol'}: {reason}") from None
+        field, reason = first_error(error, whole="protocol")
+        raise ProtocolError(f"{where}: {field}: {reason}") from None

@@ -43,15 +43,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def first_error(error: ValidationError, skip: int = 0) -> tuple[str, str]:
+def first_error(error: ValidationError, skip: int = 0, whole: str = "file") -> tuple[str, str]:
     """Field and reason of the first thing that pydantic has against a value.
 
     Args:
         skip: how many parts of the place belong to no field.
+        whole: what stands for a field where the whole value is wrong.
     """
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     reason = first["msg"].removeprefix("Value error, ")
-    return ".".join(map(str, first["loc"][skip:])), reason[:1].lower() + reason[1:]
+    return ".".join(map(str, first["loc"][skip:])) or whole, reason[:1].lower() + reason[1:]
 
 
 def unfit(text: str) -> list[str]:

@@ -200,7 +200,8 @@ def submit(
         done = taken.write(replays)
     known = f", {done.known} were there already" if done.known else ""
     left_out = f", {done.left_out} of unfinished rows were left out" if done.left_out else ""
-    replayed = f", {len(replays)} were played again" if replays else ", none was played again"
+    replayed = f", {len(replays)} were played again and agree" if replays else ""
+    replayed = replayed or f", {'none was played again' if no_replay else 'no replay was noted'}"
     new = f"{counted(done.new, 'record')} {'is' if done.new == 1 else 'are'} new"
     out.print(f"{new} in {done.folder}{known}{left_out}{replayed}", soft_wrap=True)
     if taken.sender and done.new:

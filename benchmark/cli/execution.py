@@ -98,17 +98,24 @@ def say_what_is_played(cells: Sequence[Cell], protocol: str) -> None:
 
 
 def searches_of(
-    protocol: Protocol, registry: Registry, folder: Path, recipe: str | None = None
+    name: str, protocol: Protocol, registry: Registry, recipe: str | None = None
 ) -> list[Search]:
-    """What defenders found for a protocol; searches that are not of it are named."""
+    """What defenders found for a protocol; it is said where searches are not of it.
+
+    Args:
+        name: of the protocol, or its file, as it was asked for.
+    """
     from benchmark.games.robustness.searches import load
+    from benchmark.protocol import tuned_folder
     from benchmark.runs.plan import searched
 
+    folder = tuned_folder(name)
     found = searched(protocol, registry, folder, recipe)
     if others := len(load(folder)) - len(found):
+        again = f"poisongames tune {name}{f' --recipe {recipe}' if recipe else ''}"
         say(
-            f"tuned: {counted(others, 'file')} in {folder} not used: of another protocol, recipe "
-            f"or version of a repair; poisongames tune {protocol.name} searches again",
+            f"tuned: {counted(others, 'file')} in {folder} not used, which another protocol, "
+            f"recipe or repair was searched for; {again} searches anew",
             err,
         )
     return found

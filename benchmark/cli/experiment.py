@@ -86,7 +86,7 @@ def experiment(
         played = chosen.on(base)
         setup, registry, source = prepare(played, None, out_dir, device, data_dir, plugin)
         folder = tuned_folder(named)
-        searches = searches_of(base, registry, folder)
+        searches = searches_of(named, base, registry)
         cells = cells_of(chosen, setup.protocol, tuned.chosen(searches), registry, seeds)
         say_what_is_played(cells, setup.protocol.name)
         asked = cells

@@ -51,7 +51,6 @@ def plan(
         from benchmark.runs.plan import plan as list_cells
 
         chosen, registry = protocols.load(protocol), load_registry(plugin)
-        folder = protocols.tuned_folder(protocol)
         cells = list_cells(
             chosen,
             registry,
@@ -59,7 +58,7 @@ def plan(
             defenses=defense or (),
             seeds=seeds,
             recipe=recipe,
-            tuned=tuned.chosen(searches_of(chosen, registry, folder, recipe)),
+            tuned=tuned.chosen(searches_of(protocol, chosen, registry, recipe)),
         )
         if attack or defense:
             say_what_is_played(cells, chosen.name)

@@ -125,7 +125,7 @@ def run(
             load(protocol), recipe, out_dir, device, data_dir, plugin, elsewhere=ray is not None
         )
         folder = tuned_folder(protocol)
-        searches = searches_of(setup.protocol, registry, folder, recipe)
+        searches = searches_of(protocol, setup.protocol, registry, recipe)
         cells = plan(
             setup.protocol,
             registry,
@@ -189,11 +189,13 @@ def tune(
         setup, registry, _ = prepare(load(protocol), recipe, out_dir, device, data_dir, plugin)
         folder = tuned_folder(protocol)
         searches = plan_tuning(setup.protocol, registry, folder, defense or (), recipe)
+        for task in searches:
+            tuned.refuse_other_recipe(task)
         execute_plan(
             setup, searches, "searches", started, workers, results=folder, time_limit=time_limit
         )
         table = Table("repair", "r", "points", "own ASR", "cost", "chosen", box=None)
-        for found in tuned.load(folder):
+        for found in filter(None, map(tuned.result, searches)):
             share = share_text(found.trusted_share)
             if not found.trials:
                 table.add_row(found.defense, share, "0", "", "", str(found.impossible))

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmark.cli.shared import err, out
+from benchmark.texts import counted
 
 if TYPE_CHECKING:
     from benchmark.records.record import Record
@@ -121,5 +122,7 @@ def show(found: Sequence[Again]) -> int:
             table.add_row(f"  {number.number}", *number[1:4], VERDICTS[number.verdict])
     wrong = sum(number.verdict == "differs" for one in found for number in one.compared)
     out.print(table)
-    out.print(f"{len(found)} cells replayed, {wrong} numbers differ")
+    unknown = sum(not one.tells for one in found)
+    said = f", of {counted(unknown, 'cell')} not all can be told" if unknown else ""
+    out.print(f"{len(found)} cells replayed, {wrong} numbers differ{said}")
     return wrong

@@ -57,6 +57,6 @@ def records(folder: Path, pattern: str = "*.json") -> Iterator[Record]:
             # The first part of the place is the game that the record is of.
             field, reason = first_error(error, 1)
             raise StoreError(
-                f"{path}: {field or 'file'}: {reason}; the same `poisongames run` plays its cell "
+                f"{path}: {field}: {reason}; the same `poisongames run` plays its cell "
                 "again, or remove the file"
             ) from None

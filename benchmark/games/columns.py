@@ -157,9 +157,9 @@ HANDED_IN = (
         menu=True, names="submission",
     ),
 )  # fmt: skip
-#: Columns that tell an attack; with `KEYS` it is shown in one.
 BOOST = Column("boost", "b", Unit.COUNT, "how often each poisoned image is repeated")
 RECIPE = Column("recipe", "recipe", Unit.TEXT, "how the victim was trained")
+#: Columns that tell an attack; with `KEYS` it is shown in one.
 ATTACK = (
     Column(
         "attack", "attack", Unit.TEXT,

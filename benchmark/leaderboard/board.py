@@ -59,7 +59,7 @@ def read_board(
 
     Raises:
         StoreError: no records, damaged ones, or records of more than one protocol; explanations
-            that cannot be shown or that explain nothing; submissions or replays that are no lists.
+            that cannot be shown; submissions or replays that are no lists.
     """
     sources, protocol = read_sources(folder, beside, only)
     submissions = [one for place in sources.folders for one in credits.read(place)]

@@ -23,7 +23,7 @@ TEXT_LIMIT = 400
 #: What stands for a text where nobody wrote one.
 OPEN = "open"
 
-#: Recipe, and paper, quantity, attack, defense and share as `PublishedNumber` has them.
+#: Paper and recipe, and quantity, attack, defense and share as `PublishedNumber` has them.
 Key = tuple[str, ...]
 
 

@@ -57,7 +57,8 @@ def points(frame: pd.DataFrame) -> dict[str, Any]:
 def draw(frame: pd.DataFrame, old: pd.DataFrame | None = None) -> bytes:
     """SVG: ASR under the best defense against AUC of the best detector, a step line per front.
 
-    A hollow point met fewer opponents than others of its kind: it is biased upward and on no front.
+    A hollow point met fewer opponents than others of its kind: it looks better than it is and is on
+    no front.
     Shaded is what a front dominates.
 
     Args:

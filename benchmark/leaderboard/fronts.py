@@ -44,7 +44,7 @@ def attack_points(repairs: pd.DataFrame, detectability: pd.DataFrame) -> pd.Data
         One row per attack, m, boost and recipe; what a game that it was not played in would
         tell is NaN or None. `defenses_met` of the `defenses` (at a trusted share each) that any
         attack of its kind met and `detectors_met` of such `detectors` responded; the point is
-        biased upward when fewer opponents were played.
+        better than it is where fewer of them were played.
     """
     robust, detected = that_worked(repairs), that_worked(scored(detectability))
     rows: dict[Key, Row] = {}

@@ -43,7 +43,7 @@ class Refused(Exception):
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(field, reason)
-        self.field, self.reason = field[:TEXT_LIMIT] or "file", reason
+        self.field, self.reason = field[:TEXT_LIMIT], reason
 
 
 def regular(path: Path, limit: int) -> bytes:

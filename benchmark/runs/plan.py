@@ -150,13 +150,15 @@ def searched(
 ) -> list[Search]:
     """The searches in a folder that belong to a protocol and its repairs as they are now.
 
+    Those of repairs that are not installed are left out, as nobody plays them.
+
     Raises:
         StoreError: a file is not a search.
         ProtocolError: an unknown recipe.
     """
-    if protocol.tuning is None or not protocol.tuning.grids:
-        return []
-    tasks = plan_tuning(protocol, registry, folder, recipe=recipe)
+    installed = {entry.plugin.name for entry in registry.entries}
+    names = [] if protocol.tuning is None else [n for n in protocol.tuning.grids if n in installed]
+    tasks = plan_tuning(protocol, registry, folder, names, recipe) if names else []
     return [found for task in tasks if (found := result(task)) is not None]
 
 

@@ -176,4 +176,6 @@ def _validated(spec: str, fields: dict[str, object]) -> AttackEntry:
     try:
         return AttackEntry.model_validate(fields)
     except ValidationError as error:
-        raise RegistryError("{!r}: {}: {}".format(spec, *first_error(error))) from None
+        raise RegistryError(
+            "{!r}: {}: {}".format(spec, *first_error(error, whole="attack"))
+        ) from None

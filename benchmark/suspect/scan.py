@@ -180,8 +180,10 @@ def _finding(suspect: Suspect, name: str, detection: Detection, seconds: float) 
         return found
     trusted, classes = suspect.trusted, torch.arange(len(suspect.class_names))
     one = classes[guess : guess + 1].to(trusted.device)
-    trigger, norms = detection.trigger.take(one), detection.trigger.norms
-    by_norm = torch.allclose(detection.class_scores, -norms)
+    trigger, norms = detection.trigger.take(one), detection.trigger.norms.float().cpu()
+    usual = float(norms.quantile(0.5))
+    # Who scores by something else may have no trigger for most classes, and so no usual size.
+    by_norm = usual > 0 and torch.allclose(detection.class_scores.float().cpu(), -norms)
     others = (trusted.labels != guess).nonzero().flatten()[:SHOWN]
     before = trusted.pixels[others]
     after = to_bytes(trigger.apply(to_unit(before))[0])
@@ -190,7 +192,6 @@ def _finding(suspect: Suspect, name: str, detection: Detection, seconds: float) 
         success=float(success(suspect.model, trigger, one, trusted)),
         # Of a mask alone the norm is a number of pixels.
         size=float(trigger.norms) / trigger.mask.numel() if isinstance(trigger, Patch) else None,
-        # Who scores by something else may have no trigger for most classes, and so no usual size.
-        relative=float(trigger.norms) / float(norms.quantile(0.5)) if by_norm else None,
+        relative=float(norms[guess]) / usual if by_norm else None,
         pictures=torch.stack([before, after]).cpu().numpy(),
     )

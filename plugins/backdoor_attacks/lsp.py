@@ -84,7 +84,7 @@ class LSP(Wrapper, PoisoningAttack):
         other = attacked(clean.labels, view.target, source)
         may_change = (clean.labels == view.target if self.clean_label else other).nonzero()
         # Of one class there may be no more; half of them stay clean, as in the paper (C9).
-        most = min(round(SURROGATE_POISONED * len(clean)), len(may_change) // 2)
+        most = min(round(SURROGATE_POISONED * len(clean)), max(1, len(may_change) // 2))
         rows = may_change.flatten()[:most]
         poisoned = clean.subset(rows)
         images, labels = self.base.poison(poisoned.images, poisoned.labels, rng)

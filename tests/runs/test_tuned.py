@@ -207,14 +207,24 @@ def test_a_search_of_what_was_another_protocol_repair_or_recipe_is_none(
         own.model_copy(update={"version": own.version + 1}),
         own.model_copy(update={"protocol": own.protocol.model_copy(update={"sha256": "b" * 64})}),
         own.model_copy(update={"protocol": own.protocol.model_copy(update={"recipe": "other"})}),
+        own.model_copy(update={"protocol": own.protocol.model_copy(update={"init": "c" * 64})}),
+        own.model_copy(update={"defense": "nad"}),
+        own.model_copy(update={"trusted_share": 0.5}),
     )
     for other in others:
         other.save(task.path)
         assert not is_done(task, store)
         assert searched(protocol, registry, tmp_path) == []
+    others[2].save(task.path)
+    with pytest.raises(StoreError, match="was searched with recipe other; move it elsewhere"):
+        tuned.refuse_other_recipe(task)
     own.save(task.path)
+    tuned.refuse_other_recipe(task)
     assert is_done(task, store)
     assert searched(protocol, registry, tmp_path) == [own]
+    # A repair that is not installed is nobody's to play.
+    more = TUNING.model_copy(update={"grids": {**TUNING.grids, "not-there": {"x": (1,)}}})
+    assert searched(tiny.model_copy(update={"tuning": more}), registry, tmp_path) == [own]
     assert searched(tiny, registry, tmp_path) == []  # which has no grids
 
 

@@ -35,7 +35,7 @@ from benchmark.suspect.population import compare
 from benchmark.suspect.scan import _examined
 from benchmark.suspect.settings import create, defaults
 from benchmark.suspect.suspect import narrowed, prepare
-from benchmark.triggers import Patch
+from benchmark.triggers import Additive, Patch
 
 CHEAP = "neural-cleanse:steps=4,batch_size=4,check=2,patience=1"
 
@@ -194,6 +194,19 @@ def test_a_score_that_is_no_norm_is_not_judged_by_the_triggers_size(
     assert found.size == pytest.approx(4 / 64, rel=0.01)
     assert "changes 6.3% of an image and puts" in found.sentence
     assert "median" not in found.sentence
+
+
+def test_triggers_that_do_nothing_have_no_usual_size(poisoned: Any) -> None:
+    """As those of a detector that found none for any class, all scores being 0."""
+
+    class Nothing(Rates):
+        def detect(self, model: Any, trusted: Any, rng: Any) -> Detection:
+            trigger = Additive(torch.zeros(model.classes, 1, 8, 8))
+            return Detection(0.0, torch.zeros(model.classes), False, trigger)
+
+    suspect = prepare(poisoned.net, album_of(poisoned.pixels, poisoned.labels, None), mean=[0.0])
+    found = _examined(suspect, Nothing(), lambda name, done: None)
+    assert (found.error, found.suspicious, found.relative, found.size) == ("", False, None, None)
 
 
 @pytest.mark.parametrize(

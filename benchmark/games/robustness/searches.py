@@ -152,9 +152,26 @@ def result(task: Tune) -> Search | None:
     same = (
         found.protocol.sha256 == suspect.protocol_sha256
         and (found.protocol.recipe, found.protocol.init) == (suspect.recipe, suspect.init)
-        and found.version == task.repair.version
+        and (found.defense, found.version) == (task.repair.name, task.repair.version)
+        and found.trusted_share == task.trusted_share
     )
     return found if same else None
+
+
+def refuse_other_recipe(task: Tune) -> None:
+    """Keep the search of another recipe, which has the same place.
+
+    Raises:
+        StoreError: there is one.
+    """
+    if not task.path.is_file():
+        return
+    there, asked = _read(task.path).protocol, task.suspect
+    if there.sha256 == asked.protocol_sha256 and there.recipe != asked.recipe:
+        raise StoreError(
+            f"{task.path} was searched with recipe {there.recipe}; move it elsewhere to search "
+            f"with {asked.recipe}"
+        )
 
 
 def chosen(searches: Iterable[Search]) -> dict[tuple[str, float], dict[str, Setting]]:

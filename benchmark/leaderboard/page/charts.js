@@ -105,11 +105,11 @@ function scatter(host, { x, y, points }) {
   );
   legend.push(el("li", {}, key("line", "front-line"), "Pareto fronts"));
   if (points.some((point) => point.met))
-    legend.push(el("li", {}, key("circle", "point c6 few"), "hollow: met fewer opponents, on no front"));
+    legend.push(el("li", {}, key("circle", "point c6 few"), "hollow: met fewer defenses or detectors, on no front"));
   host.append(el("ul", { class: "legend" }, ...legend), chart.root);
   tip.explain(`#${host.id} [data-point]`, (mark) => {
     const point = points[mark.dataset.point];
-    const lines = [...point.lines, ...(point.met ? [`met ${point.met}: biased upward`] : [])];
+    const lines = [...point.lines, ...(point.met ? [`met ${point.met}: looks better than it is`] : [])];
     if (point.front) lines.push("on the Pareto front");
     return [
       el("p", { class: "head" }, point.name, el("span", {}, point.threat)),
