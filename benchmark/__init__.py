@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Trigger,
         TrustedData,
         Verdict,
+        Weight,
         hookimpl,
     )
     from benchmark.leaderboard.board import load_results as load_results
@@ -69,6 +70,7 @@ __all__ = [
     "Trigger",
     "TrustedData",
     "Verdict",
+    "Weight",
     "hookimpl",
 ]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from backdoor_defenses.stimulation import Stimulating, Weight
-from benchmark import Images, Share, Trigger, hookimpl
+from backdoor_defenses.stimulation import Stimulating
+from benchmark import Images, Share, Trigger, Weight, hookimpl
 from benchmark.triggers import Patch
 
 

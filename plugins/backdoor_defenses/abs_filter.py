@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
 from backdoor_defenses.similarity import structural_similarity
-from backdoor_defenses.stimulation import Stimulating, Weight
-from benchmark import Images, Positive, Share, Trigger, hookimpl
+from backdoor_defenses.stimulation import Stimulating
+from benchmark import Count, Images, Positive, Share, Trigger, Weight, hookimpl
 
-Window = Annotated[int, Field(ge=1, description="at least 1")]
 #: How far the weights of a filter start from those that leave an image as it is.
 JITTER = 0.05
 
@@ -85,7 +82,7 @@ class FilterABS(Stimulating):
     paper = "Liu et al., CCS 2019, feature-space triggers; Li et al., LSP Framework"
     learning_rate: Positive = 0.02
     logit_weight: Weight = 1.0
-    window: Window = 12
+    window: Count = 12
     similarity_weight: Weight = 1000.0
     similarity: Share = 0.9
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Generator, Tensor
 
 from backdoor_defenses.pivotal_tuning import PivotalTuning
+from backdoor_defenses.stimulation import Part
 from benchmark import (
     Classifier,
     Count,
@@ -21,6 +21,7 @@ from benchmark import (
     Repair,
     Share,
     TrustedData,
+    Weight,
     hookimpl,
 )
 from benchmark.inversion import (
@@ -32,9 +33,6 @@ from benchmark.inversion import (
     true_answers,
 )
 from benchmark.triggers import Additive, Patch
-
-Part = Annotated[float, Field(gt=0, lt=1, description="between 0 and 1")]
-Weight = Annotated[float, Field(ge=0, description="at least 0")]
 
 
 @dataclass

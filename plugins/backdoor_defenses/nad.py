@@ -12,11 +12,10 @@ from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy, mse_loss, normalize
 
 from backdoor_defenses.fine_tuning import FineTuning
-from benchmark import Classifier, Count, Positive, TrustedData, hookimpl
+from benchmark import Classifier, Count, Positive, TrustedData, Weight, hookimpl
 from benchmark.training import mixed_precision
 
 Power = Annotated[float, Field(ge=1, allow_inf_nan=False, description="at least 1")]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False, description="at least 0")]
 Stages = Literal["last", "all"]
 
 #: How many stages are the last ones.

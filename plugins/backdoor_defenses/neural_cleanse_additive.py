@@ -5,18 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Generator, Tensor
 
 from backdoor_defenses.smallest_trigger import Smallest
-from benchmark import Classifier, Count, Detection, Detector, Positive, Share, TrustedData, hookimpl
+from benchmark import (
+    Classifier,
+    Count,
+    Detection,
+    Detector,
+    Positive,
+    Share,
+    TrustedData,
+    Weight,
+    hookimpl,
+)
 from benchmark.inversion import FrozenClassifier, cross_entropy_to, hit_rate, logits_of, minimise
 from benchmark.triggers import Additive
-
-Weight = Annotated[float, Field(ge=0, description="at least 0")]
 
 
 @dataclass

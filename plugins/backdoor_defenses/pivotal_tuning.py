@@ -6,19 +6,17 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from backdoor_defenses.fine_tuning import FineTuning
-from benchmark import Classifier, Count, Positive, TrustedData, hookimpl
+from benchmark import Classifier, Count, Positive, TrustedData, Weight, hookimpl
 from benchmark.training import mixed_precision
 
 Reading = Literal["signed", "abs", "square"]
-Weight = Annotated[float, Field(ge=0, description="at least 0")]
 
 _READ: dict[str, Callable[[Tensor], Tensor]] = {
     "signed": lambda cosine: cosine,

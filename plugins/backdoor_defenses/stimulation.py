@@ -21,13 +21,13 @@ from benchmark import (
     Share,
     Trigger,
     TrustedData,
+    Weight,
 )
 from benchmark.inversion import FrozenClassifier, minimise, success
 from benchmark.memory import images_per_pass
 
 Levels = Annotated[int, Field(ge=2, description="at least 2")]
 Part = Annotated[float, Field(gt=0, lt=1, description="between 0 and 1")]
-Weight = Annotated[float, Field(ge=0, description="at least 0")]
 
 
 @torch.no_grad()
