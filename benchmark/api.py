@@ -61,7 +61,7 @@ __all__ = [
 
 
 Share = Annotated[float, Field(ge=0, le=1, description="from 0 to 1")]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False, description="at least 0")]
+Weight = Annotated[float, Field(ge=0, description="at least 0")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="above 0")]
 Count = Annotated[int, Field(ge=1, description="at least 1")]
 
