@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,10 +21,7 @@ from benchmark.runs.executor import Ended, Job
 
 
 class Worker(RunContext):
-    """Trains victims and plays cells of one protocol, and saves what comes of it.
-
-    Whatever a plugin raises is the failure of its task, `SystemExit` included.
-    """
+    """Trains victims and plays cells of one protocol, and saves what comes of it."""
 
     def work(self, job: Job, progress: Progress) -> Ended:
         """Play a task, or record why it cannot be played."""
@@ -51,13 +49,7 @@ class Worker(RunContext):
         """
         if self.store.victims.has(victim.key):
             return None
-        try:
-            victim_training.train(self, victim, progress)
-        except (StoreError, DamagedVictim):
-            raise
-        except BaseException as error:
-            return report.describe(error)
-        return None
+        return _failure(lambda: victim_training.train(self, victim, progress))
 
     def play_cell(self, cell: Cell, progress: Progress = lambda done, total: None) -> Error | None:
         """Play a cell whose victims are trained, and save its record.
@@ -68,13 +60,8 @@ class Worker(RunContext):
         started = time.perf_counter()
         if self.experiment.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.experiment.device)
-        try:
-            self._play(cell, progress, started)
-        except (StoreError, DamagedVictim):
-            raise
-        except BaseException as error:
-            return self.fail_cell(cell, report.describe(error), time.perf_counter() - started)
-        return None
+        error = _failure(lambda: self._play(cell, progress, started))
+        return error and self.fail_cell(cell, error, time.perf_counter() - started)
 
     def _play(self, cell: Cell, progress: Progress, started: float) -> None:
         """Play, score, save; the record comes last, since it says that the cell is done."""
@@ -140,10 +127,15 @@ class Worker(RunContext):
         Returns:
             What the repair raised.
         """
-        try:
-            search(self, tune, progress).save(tune.path)
-        except (StoreError, DamagedVictim):
-            raise
-        except BaseException as error:
-            return report.describe(error)
-        return None
+        return _failure(lambda: search(self, tune, progress).save(tune.path))
+
+
+def _failure(play: Callable[[], None]) -> Error | None:
+    """What a plugin raised, `SystemExit` included; trouble with the run's files passes."""
+    try:
+        play()
+    except (StoreError, DamagedVictim):
+        raise
+    except BaseException as error:
+        return report.describe(error)
+    return None
