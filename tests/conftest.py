@@ -81,6 +81,13 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All in float32, since a literal version cannot follow bfloat16."""
+    for module in ("benchmark.training", "benchmark.inversion"):
+        monkeypatch.setattr(f"{module}.compute_type", lambda device, precision="": torch.float32)
+
+
 @pytest.fixture(scope="session")
 def registry() -> Registry:
     return Registry()

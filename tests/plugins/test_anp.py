@@ -10,7 +10,6 @@ import torch
 from seeds import rng
 from torch import Generator, Tensor, nn
 
-from backdoor_defenses import anp
 from backdoor_defenses.anp import ANP, batch_norms
 from benchmark.classifier import Classifier
 from benchmark.images import TrustedData
@@ -36,13 +35,6 @@ def network() -> Classifier:
         nn.init.uniform_(stage[1].weight, 0.5, 1.5)  # type: ignore[index]
         nn.init.uniform_(stage[1].bias, -1, 1)  # type: ignore[index]
     return Classifier(stages, nn.Flatten(), nn.Linear(WIDTH * SIDE**2, CLASSES), 1).eval()
-
-
-@pytest.fixture
-def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        anp, "mixed_precision", lambda device: torch.autocast(device.type, enabled=False)
-    )
 
 
 def literal_loss(

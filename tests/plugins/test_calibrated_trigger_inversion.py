@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import pytest
@@ -19,7 +18,6 @@ from backdoor_defenses.pivotal_tuning import PivotalTuning
 from benchmark.api import Detection, Repair
 from benchmark.classifier import Classifier
 from benchmark.images import TrustedData
-from benchmark.inversion import FrozenClassifier
 from benchmark.triggers import Patch
 
 SIDE, CLASSES, PLANTED = 6, 5, 3
@@ -85,13 +83,6 @@ class Ruin(Repair):
         with torch.no_grad():
             model.head.bias[1] += 5.0
         yield
-
-
-@pytest.fixture
-def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inversion in float32, since a literal version cannot follow bfloat16."""
-    frozen = partial(FrozenClassifier, precision="float32")
-    monkeypatch.setattr(calibrated_trigger_inversion, "FrozenClassifier", frozen)
 
 
 def scan(seed: int = 0, data: TrustedData | None = None, **settings: Any) -> Detection:

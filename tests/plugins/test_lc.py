@@ -13,7 +13,6 @@ import torch
 from seeds import rng
 from torch import Generator, Tensor, nn
 
-from backdoor_attacks import perturbing
 from backdoor_attacks.compensatory import target_confidence
 from backdoor_attacks.lc import LabelConsistent, signs
 from backdoor_attacks.lsp import LSP
@@ -55,14 +54,6 @@ def mounted(attack: Any, target: int = TARGET, state: dict[str, Tensor] | None =
 
 def images(count: int = 6) -> Tensor:
     return torch.rand(count, *SHAPE, generator=rng(5))
-
-
-@pytest.fixture
-def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float32, since a literal version cannot follow bfloat16."""
-    monkeypatch.setattr(
-        perturbing, "mixed_precision", lambda device: torch.autocast(device.type, enabled=False)
-    )
 
 
 def literal_climb(

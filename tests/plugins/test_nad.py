@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from seeds import rng
 from torch import Generator, Tensor, nn
 
-from backdoor_defenses import fine_tuning, nad
 from backdoor_defenses.fine_tuning import FineTuning
 from backdoor_defenses.nad import NAD, Stages, attention, distilled
 from benchmark.api import Defense
@@ -25,15 +24,6 @@ from benchmark.images import TrustedData
 from benchmark.models import SmallResNet
 from benchmark.registry import Registry
 from benchmark.specs import RegistryError
-
-
-@pytest.fixture
-def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps in float32, since a literal version cannot follow bfloat16."""
-    for module in (fine_tuning, nad):
-        monkeypatch.setattr(
-            module, "mixed_precision", lambda device: torch.autocast(device.type, enabled=False)
-        )
 
 
 @dataclass

@@ -6,7 +6,6 @@ import math
 import statistics
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -16,22 +15,13 @@ from hypothesis import strategies as st
 from seeds import rng
 from torch import Tensor, nn
 
-from backdoor_defenses import neural_cleanse, neural_cleanse_additive
+from backdoor_defenses import neural_cleanse
 from backdoor_defenses.neural_cleanse import CostSchedule, NeuralCleanse, anomaly_index, verdict
 from backdoor_defenses.neural_cleanse_additive import AdditiveNeuralCleanse
 from benchmark.classifier import Classifier
 from benchmark.images import TrustedData
-from benchmark.inversion import FrozenClassifier, minimise
+from benchmark.inversion import minimise
 from benchmark.triggers import Additive, Patch
-
-
-@pytest.fixture
-def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inversion in float32, since a literal version cannot follow bfloat16."""
-    frozen = partial(FrozenClassifier, precision="float32")
-    for module in (neural_cleanse, neural_cleanse_additive):
-        monkeypatch.setattr(module, "FrozenClassifier", frozen)
-
 
 # The verdict.
 

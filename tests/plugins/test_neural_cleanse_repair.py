@@ -98,11 +98,8 @@ def softmax_gradients(x: Any, labels: Any, weight: Any, bias: Any) -> tuple[Any,
     return error.T @ x / len(x), error.mean(0)
 
 
-def test_it_descends_on_true_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_descends_on_true_labels(exact: None) -> None:
     """Softmax regression on all images at once, those of the trigger's class included."""
-    monkeypatch.setattr(
-        fine_tuning, "mixed_precision", lambda device: torch.autocast(device.type, enabled=False)
-    )
     model, data = linear(), bars(16, 3)
     inversion = AdditiveNeuralCleanse(steps=30, batch_size=16)
     stamp = smallest(inversion, model, data, rng(4)).double().numpy()

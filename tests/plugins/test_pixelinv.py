@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from functools import partial
 
 import pytest
 import torch
 from seeds import rng
 from torch import Tensor, nn
 
-from backdoor_defenses import pixelinv
 from backdoor_defenses.pixelinv import PixelInv, changed_pixels
 from benchmark import Starts
 from benchmark.classifier import Classifier
-from benchmark.inversion import FrozenClassifier
 from benchmark.triggers import Additive
 
 SIDE, CLASSES, PLANTED = 8, 4, 2
-
-
-@pytest.fixture
-def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inversion in float32, since a literal version cannot follow bfloat16."""
-    frozen = partial(FrozenClassifier, precision="float32")
-    monkeypatch.setattr(pixelinv, "FrozenClassifier", frozen)
 
 
 def planted(channels: int = 1) -> Classifier:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from functools import partial
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from seeds import rng
 from torch import Tensor, nn
 
-from backdoor_defenses import plainadv
 from backdoor_defenses.plainadv import PlainAdv
 from backdoor_defenses.smoothinv import inverters
 from backdoor_defenses.smoothinv.inverters import (
@@ -26,17 +24,8 @@ from backdoor_defenses.smoothinv.inverters import (
 )
 from benchmark import Inverter, Starts
 from benchmark.classifier import Classifier
-from benchmark.inversion import FrozenClassifier
 
 SHAPE = (2, 5, 5)
-
-
-@pytest.fixture
-def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inversion in float32, since a literal version cannot follow bfloat16."""
-    frozen = partial(FrozenClassifier, precision="float32")
-    monkeypatch.setattr(inverters, "FrozenClassifier", frozen)
-    monkeypatch.setattr(plainadv, "FrozenClassifier", frozen)
 
 
 def small_model(seed: int = 0, classes: int = 3, sharpness: float = 1.0) -> Classifier:
