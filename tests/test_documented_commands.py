@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections import OrderedDict
-from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import small_board
 import torch
 import torchvision
 from documented import ROOT, commands
+from in_process import Here
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
@@ -27,9 +27,6 @@ from typer.testing import CliRunner
 from benchmark import protocol as protocols
 from benchmark.cli import app
 from benchmark.runs import local
-from benchmark.runs.context import Setup
-from benchmark.runs.executor import Ended, Job, Task, Tick
-from benchmark.runs.tasks import Worker
 
 #: What is not run here, and why; `test_docs.py` reads the words of these too.
 ONLY_READ = {
@@ -119,30 +116,6 @@ m = 40
 [inversion.configurations.smoothinv]
 epsilon = [1]
 """
-
-
-class Here:
-    """Plays tasks in this process, one after the other."""
-
-    slots = 1
-
-    def __init__(self, setup: Setup, workers: int) -> None:
-        self._worker = Worker(setup)
-        self._jobs: list[Job] = []
-
-    def submit(self, job: Job) -> None:
-        self._jobs.append(job)
-
-    def limit(self, task: Task, seconds: float) -> None:
-        pass
-
-    def wait(self, seconds: float) -> Iterator[Tick | tuple[Task, Ended]]:
-        while self._jobs:
-            job = self._jobs.pop()
-            yield job.task, self._worker.work(job, lambda done, total: None)
-
-    def close(self) -> None:
-        pass
 
 
 def release(folder: Path) -> None:

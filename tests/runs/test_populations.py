@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from in_process import Here
 from typer.testing import CliRunner
 
 from benchmark.cli import app
 from benchmark.games.detectability.settings import Population
 from benchmark.protocol import Protocol
 from benchmark.registry import Registry, RegistryError
+from benchmark.runs import local
 from benchmark.runs.plan import plan
-
-COMMAND = [sys.executable, "-m", "benchmark"]
 
 PLAYED = """
 [detectability]
@@ -47,15 +45,11 @@ decay = [0.5, 0.1, 0.05, 0.01, 0.001]
 """
 
 
-def poisongames(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*COMMAND, *map(str, words)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 def here(*words: str | Path) -> str:
-    """What a command that plays nothing prints, without a new process."""
-    done = CliRunner().invoke(app, [*map(str, words)])
+    """What a command prints that plays in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "LocalExecutor", Here)
+        done = CliRunner().invoke(app, [*map(str, words)])
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -139,13 +133,12 @@ def played(tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     protocol = root / "both.toml"
     protocol.write_text(tiny_file.read_text().replace('"tiny"', '"both"') + PLAYED)
     out = root / "run"
-    told = poisongames("tune", protocol, "--out", out, "--workers", "2").stdout
+    told = here("tune", protocol, "--out", out)
     files = sorted((root / "both.tuned").iterdir())
     before = [(file.name, file.stat().st_mtime_ns) for file in files]
     again = here("tune", protocol, "--out", out)
     assert [(file.name, file.stat().st_mtime_ns) for file in files] == before
-    poisongames("run", protocol, "--out", out, "--workers", "1", "--defense", "weight-decay",
-                "--defense", "neural-cleanse")  # fmt: skip
+    here("run", protocol, "--out", out, "--defense", "weight-decay", "--defense", "neural-cleanse")
     here("board", "build", out)
     return out, told, again
 

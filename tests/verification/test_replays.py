@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from forgeries import REPAIRED, edit, record_of, submit
+from in_process import Here
 from test_likeness import Arrays, rescored
 from typer.testing import CliRunner, Result
 
@@ -18,7 +19,7 @@ from benchmark.leaderboard.build import build
 from benchmark.records import replays
 from benchmark.records.record import Record
 from benchmark.records.replays import Replay
-from benchmark.runs import execute
+from benchmark.runs import execute, local
 from benchmark.verification.submit import review
 from benchmark.verification.verify import verify
 
@@ -85,7 +86,9 @@ def test_of_a_new_defense_the_best_repetition_is_played_again(played: Path, tmp_
 
 def command(run: Path, boards: Path) -> Result:
     words = ["submit", str(run), "--boards", str(boards), "--replay", "0", "--device", "cpu"]
-    return CliRunner().invoke(app, words, env={"COLUMNS": "300"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "LocalExecutor", Here)
+        return CliRunner().invoke(app, words, env={"COLUMNS": "300"})
 
 
 def test_a_replay_that_agrees_is_on_the_board(row: Path, tmp_path: Path) -> None:
