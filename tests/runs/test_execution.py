@@ -69,7 +69,7 @@ def run(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 def here(*words: str | Path) -> Result:
-    """A command that plays nothing, without a new process."""
+    """A command without a process of its own; what plays has one as ever."""
     return CliRunner().invoke(app, [*map(str, words)], env={"COLUMNS": "300"})
 
 
@@ -170,8 +170,8 @@ def test_cells_of_a_board_are_not_played_again(
     shutil.copytree(undisturbed / "records", board / "records")
     (missing,) = (board / "records").glob("*badnets*strip-r0.05*")
     missing.unlink()
-    done = run(tiny_file, "--out", tmp_path / "run", "--done", board, "--workers", "1")
-    assert done.returncode == 0, done.stderr
+    done = here("run", tiny_file, "--out", tmp_path / "run", "--done", board, "--workers", "1")
+    assert done.exit_code == 0, done.stderr
     assert "11 of 12 cells are in" in done.stdout
     assert list(records(tmp_path / "run")) == [missing.stem]
     assert measured(tmp_path / "run")[missing.stem] == measured(undisturbed)[missing.stem]
@@ -188,12 +188,12 @@ def test_a_folder_in_the_place_of_a_record_ends_the_run_with_advice(
     record = sorted((out / "records").glob("*strip*.json"))[0]
     record.unlink()
     record.mkdir()
-    done = run(tiny_file, "--out", out, "--workers", "1")
-    assert done.returncode == 2
+    done = here("run", tiny_file, "--out", out, "--workers", "1")
+    assert done.exit_code == 2
     assert f"{record.name} is a folder, where a file belongs; remove this folder" in done.stderr
     assert "died" not in done.stderr
     record.rmdir()
-    assert run(tiny_file, "--out", out, "--workers", "1").returncode == 0
+    assert here("run", tiny_file, "--out", out, "--workers", "1").exit_code == 0
     assert measured(out) == measured(undisturbed)
 
 
@@ -244,8 +244,8 @@ def _alive(pid: int) -> bool:
 def test_the_time_limit_stops_the_run_and_says_how_to_continue(
     tiny_file: Path, tmp_path: Path
 ) -> None:
-    done = run(tiny_file, "--out", tmp_path, "--time-limit", "1s", "--workers", "1")
-    assert done.returncode == 3
+    done = here("run", tiny_file, "--out", tmp_path, "--time-limit", "1s", "--workers", "1")
+    assert done.exit_code == 3
     assert "time limit reached; the same command continues" in done.stdout
     wrong = here("run", tiny_file, "--out", tmp_path, "--time-limit", "soon")
     assert wrong.exit_code == 2
@@ -257,9 +257,9 @@ def test_a_plugin_that_raises_costs_its_own_cells_only(tiny_file: Path, tmp_path
     broken.write_text(BROKEN)
     words = ["--attack", "badnets", "--attack", "outside", "--attack", "diverges"]
     words += ["--defense", "raises", "--defense", "weight-decay", "--plugin", str(broken)]
-    done = run(tiny_file, "--out", tmp_path / "run", "--workers", "1", *words)
-    assert done.returncode == 0, done.stderr
-    again = run(tiny_file, "--out", tmp_path / "run", "--workers", "1", *words)
+    done = here("run", tiny_file, "--out", tmp_path / "run", "--workers", "1", *words)
+    assert done.exit_code == 0, done.stderr
+    again = here("run", tiny_file, "--out", tmp_path / "run", "--workers", "1", *words)
     for said in (done.stdout, again.stdout):
         assert "cells failed" in said
         assert "To play one again, delete its record" in said
