@@ -147,7 +147,7 @@ FRAME = Frame(
     trends,
     (
         Column("attack", "attack", Unit.TEXT, "the attack", brief=True, menu=True),
-        BOOST,
+        replace(BOOST, brief=True),
         RECIPE,
         Column("images", "m", Unit.TEXT, "numbers of poisoned images that were played", brief=True),
         replace(DETECTOR, menu=False),
