@@ -97,7 +97,7 @@ def test_the_smallest_rate_of_all_that_have_one_is_taken(
     )
     experiment, attack = tiny.experiment(), LSP(rate="auto-all")
     if wanted is None:
-        with pytest.raises(ValueError, match="no rate above 1"):
+        with pytest.raises(ValueError, match="no attack rate above 1"):
             attack.setup(experiment.attacker_view(0), rng())
         return
     attack.setup(experiment.attacker_view(0), rng())
