@@ -24,6 +24,7 @@ from benchmark.cli.shared import (
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
+    from benchmark.cli.replays import Again
     from benchmark.records.strict import Finding
 
 
@@ -187,21 +188,20 @@ def submit(
                 "say who sent it; CONTRIBUTING has an example",
                 soft_wrap=True,
             )
-        replays = {}
+        again: list[Again] = []
         if not no_replay and (drawn := taken.to_replay(replay)):
             from benchmark.cli.replays import play_again, show
 
             again = play_again(drawn, taken.all_records(), device, data_dir, plugin)
             if show(again):
                 _refuse(run_dir)
-            replays = {
-                one.record.key: one.noted(taken.digest(one.record)) for one in again if one.tells
-            }
-        done = taken.write(replays)
+        told = [one for one in again if one.tells]
+        done = taken.write({one.record.key: one.noted(taken.digest(one.record)) for one in told})
     known = f", {done.known} were there already" if done.known else ""
     left_out = f", {done.left_out} of unfinished rows were left out" if done.left_out else ""
-    replayed = f", {len(replays)} were played again and agree" if replays else ""
-    replayed = replayed or f", {'none was played again' if no_replay else 'no replay was noted'}"
+    replayed = f", {len(again) or 'none'} {'was' if len(again) < 2 else 'were'} played again"
+    if len(told) < len(again):
+        replayed += f", of which {len(again) - len(told)} cannot be told"
     new = f"{counted(done.new, 'record')} {'is' if done.new == 1 else 'are'} new"
     out.print(f"{new} in {done.folder}{known}{left_out}{replayed}", soft_wrap=True)
     if taken.sender and done.new:

@@ -114,8 +114,8 @@ def searches_of(
     if others := len(load(folder)) - len(found):
         again = f"poisongames tune {name}{f' --recipe {recipe}' if recipe else ''}"
         say(
-            f"tuned: {counted(others, 'file')} in {folder} not used, which another protocol, "
-            f"recipe or repair was searched for; {again} searches anew",
+            f"tuned: {counted(others, 'file')} in {folder} left out, as found for another "
+            f"protocol, recipe or version of a repair; {again} searches anew",
             err,
         )
     return found

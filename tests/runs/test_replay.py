@@ -11,6 +11,7 @@ import pytest
 from made_records import examined
 from scipy import stats
 
+from benchmark.cli.replays import Again, show
 from benchmark.games.all import read
 from benchmark.metrics import Rate
 from benchmark.records.record import Record
@@ -95,7 +96,9 @@ def test_of_many_numbers_one_may_be_a_little_off() -> None:
     assert {one.number: one.verdict for one in found}["ASR"] == "differs"
 
 
-def test_a_score_is_judged_by_other_repetitions_alone() -> None:
+def test_a_score_is_judged_by_other_repetitions_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """It has no counts, so that of another model nothing is known without them."""
 
     def scored(score: float, seed: int = 0) -> Record:
@@ -105,6 +108,10 @@ def test_a_score_is_judged_by_other_repetitions_alone() -> None:
 
     recorded, again = scored(0.5), elsewhere(scored(0.6))
     assert verdicts(recorded, again, [scored(0.5, 1)]) == {"score": "unknown"}
+    told = Again(recorded, again, compare(recorded, again, []))
+    assert not told.tells  # so that no board notes it
+    assert show([told]) == 0
+    assert "0 numbers differ, of 1 cell not all can be told" in capsys.readouterr().out
     others = [scored(0.5, 1), scored(0.55, 2), scored(0.45, 3)]
     reach = float(stats.t.ppf(0.975, 2)) * 0.05 * math.sqrt(2)
     for distance, verdict in ((0.99, "agrees"), (1.01, "differs")):
