@@ -165,11 +165,9 @@ from __future__ import annotations
 import random
 import sys
 from dataclasses import dataclass, field
-from typing import Annotated
 
 import numpy as np
 import torch
-from annotated_types import Gt
 
 from benchmark import *
 from benchmark.api import Dataset, Source, hookimpl

@@ -22,6 +22,7 @@ from benchmark.cli.shared import (
     say,
 )
 from benchmark.errors import UserError
+from benchmark.texts import counted
 
 if TYPE_CHECKING:
     from benchmark.cli.replays import Again
@@ -117,7 +118,6 @@ def verify(
     them. A replay trains the models of a few cells anew; it needs the plugins and the data.
     """
     with one_sentence(), counting("verifying") as progress:
-        from benchmark.texts import counted
         from benchmark.verification.verify import verify as check
 
         found = check(folder, load_registry(plugin), progress)
@@ -166,7 +166,6 @@ def submit(
     flatters most and another one are played again, and every cell that failed; numbers that
     differ refuse all. A file submission.toml in the folder says who sent the records.
     """
-    from benchmark.texts import counted
     from benchmark.verification.submit import Rejected, review
 
     with one_sentence():

@@ -152,7 +152,8 @@ DataDir = Annotated[
 def choose_device(wanted: str) -> Literal["cpu", "cuda"]:
     import torch
 
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
-        raise typer.BadParameter("no GPU is available here", param_hint="--device")
-    return "cuda" if there and wanted != "cpu" else "cpu"
+    if wanted == "cpu" or not torch.cuda.is_available():
+        if wanted == "cuda":
+            raise typer.BadParameter("no GPU is available here", param_hint="--device")
+        return "cpu"
+    return "cuda"

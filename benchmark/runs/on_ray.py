@@ -110,7 +110,7 @@ class RayExecutor:
         self._victims: OrderedDict[str, Any] = OrderedDict()
         self._jobs: dict[Any, Job] = {}
         self._refused: list[tuple[Task, Ended]] = []
-        self._late: dict[Any, tuple[float, float]] = {}
+        self._until: dict[Any, float] = {}
 
     @property
     def slots(self) -> int:
@@ -141,7 +141,8 @@ class RayExecutor:
         """Of a task that was sent away without one, counted from now on."""
         for reference, job in self._jobs.items():
             if job.task.key == task.key:
-                self._late[reference] = time.monotonic() + seconds, seconds
+                self._jobs[reference] = replace(job, seconds=seconds)
+                self._until[reference] = time.monotonic() + seconds
 
     def wait(self, seconds: float) -> Iterator[Tick | tuple[Task, Ended]]:
         while self._refused:
@@ -150,14 +151,15 @@ class RayExecutor:
             time.sleep(seconds)
             return
         ended, _ = self._ray.wait(list(self._jobs), num_returns=1, timeout=seconds)
-        for reference, (until, limit) in [*self._late.items()]:
+        for reference, until in [*self._until.items()]:
             if reference not in ended and time.monotonic() > until:
                 self._ray.cancel(reference, force=True)
-                del self._late[reference]
-                yield self._jobs.pop(reference).task, Ended.late(limit)
+                del self._until[reference]
+                job = self._jobs.pop(reference)
+                yield job.task, Ended.late(job.seconds)
         for reference in ended:
             job = self._jobs.pop(reference)
-            self._late.pop(reference, None)
+            self._until.pop(reference, None)
             try:
                 how, files = self._ray.get(reference)
             except self._ray.exceptions.RayTaskError as error:
