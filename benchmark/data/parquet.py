@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmark.data import DataError
-from benchmark.data.formats import AS_THEY_ARE, Decoded, Item, Reading, collect, reason
+from benchmark.data.formats import AS_THEY_ARE, Decoded, Reading, collect, reason
 
 SPLITS = ("train", "test")
 CONVENTION = "train-*.parquet and test-*.parquet"
@@ -153,7 +153,18 @@ def _is_name(one: object) -> bool:
     return isinstance(one, str | int) and str(one) != "" and str(one).isprintable()
 
 
-def _items(file: Path, image: str, label: str) -> Iterator[Item]:
+def stored_images(file: Path) -> Iterator[BytesIO]:
+    """The images of one file as they are stored, in their order.
+
+    Raises:
+        DataError: the file is damaged or not in the convention.
+    """
+    with _parquet(file) as opened:
+        columns = _columns(file, opened.schema_arrow, AS_THEY_ARE)
+    return (image for _, image, _ in _items(file, *columns))
+
+
+def _items(file: Path, image: str, label: str) -> Iterator[tuple[str, BytesIO, int | None]]:
     row = 0
     with _parquet(file) as opened:
         for batch in opened.iter_batches(256, columns=[image, label]):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from benchmark.data import DataError
 from benchmark.data.folder import look
 from benchmark.data.formats import GREY
 from benchmark.data.named import Folder
+from benchmark.data.parquet import stored_images
 from benchmark.images import ImageSet, to_bytes
 from benchmark.suspect.adapter import told
 
@@ -105,7 +107,7 @@ def read_folder(path: Path, size: int = 0) -> Album:
         DataError: no images, damaged ones, or such of several sizes without `size`.
     """
     parts = look(path).parts.values()
-    headers = {_header(file) for part in parts for file in part if file.suffix != ".parquet"}
+    headers = {_header(image) for part in parts for file in part for image in _images(file)}
     sizes = {header[0] for header in headers} - {""}
     if not size and len(sizes) > 1:
         few = ", ".join(sorted(sizes)[:3])
@@ -121,10 +123,14 @@ def read_folder(path: Path, size: int = 0) -> Album:
     return Album(images, source.class_names, (*notes, *source.notes))
 
 
-def _header(file: Path) -> tuple[str, bool]:
+def _images(file: Path) -> Iterable[Path | BytesIO]:
+    return stored_images(file) if file.suffix == ".parquet" else [file]
+
+
+def _header(stored: Path | BytesIO) -> tuple[str, bool]:
     """The size of an image as it is seen, and whether it is grey; no size where it is damaged."""
     try:
-        with Image.open(file) as image:
+        with Image.open(stored) as image:
             sides = image.width, image.height
             if image.getexif().get(ExifTags.Base.Orientation, 1) > 4:  # the camera lay on its side
                 sides = sides[::-1]

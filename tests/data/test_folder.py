@@ -20,6 +20,7 @@ from benchmark.data import DataError, load, summary
 from benchmark.data.named import Folder
 from benchmark.registry import Registry
 from benchmark.specs import RegistryError
+from benchmark.suspect.images import read_folder
 
 GREY, COLOUR = random_images(3, 4, 4), random_images(3, 4, 4, 3)
 
@@ -281,3 +282,17 @@ def test_the_summary_says_what_is_there(sets: Path, cache: Path) -> None:
     assert summary(load(Folder(str(sets)), cache=cache)) == expected, "from the cache, too"
     (sets / "notes.txt").unlink()
     assert summary(load(Folder(str(sets)), cache=cache)) == expected[:2], "what is gone is gone"
+
+
+def test_images_in_parquet_files_are_mixed_as_in_folders(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train-0.parquet", [GREY[0], COLOUR[0]], [0, 1])
+    album = read_folder(tmp_path)
+    assert album.images.pixels[0].tolist() == [GREY[0].tolist()] * 3
+    assert album.notes[0] == "grey and colour images are mixed; all are taken as RGB"
+
+
+def test_images_in_parquet_files_of_several_sizes_need_one(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train-0.parquet", [GREY[0], random_images(1, 6, 5)[0]], [0, 1])
+    with pytest.raises(DataError, match=r"2 sizes \(4x4, 5x6...\); say --size N"):
+        read_folder(tmp_path)
+    assert read_folder(tmp_path, size=4).images.pixels.shape == (2, 1, 4, 4)
