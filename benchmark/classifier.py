@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -68,6 +69,10 @@ class Classifier(nn.Module):
         for name in self._frozen:
             self.parts[name].eval()
         return self
+
+    def private_copy(self) -> Self:
+        """A copy in evaluation mode, all of whose weights may be changed."""
+        return copy.deepcopy(self).requires_grad_(True).eval()
 
     @property
     def classes(self) -> int:

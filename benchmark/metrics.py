@@ -102,6 +102,11 @@ def held_out_count(images: int, share: float) -> int:
     return min(max(1, round(share * images)), images - 1)
 
 
+def target_class(seed: int, classes: int) -> int:
+    """The class that repetition `seed` attacks: targets take turns."""
+    return seed % classes
+
+
 def source_class(offset: int | None, target: int, classes: int) -> int | None:
     """The class (target + offset) mod K of a source-specific attack; None for None."""
     return None if offset is None else (target + offset) % classes
@@ -111,6 +116,12 @@ def attacked(labels: Array, target: int, source: int | None = None) -> Array:
     """Which images the ASR counts, bool (N,): all but the target's, or a source class's alone."""
     counted: Array = labels != target if source is None else labels == source
     return counted
+
+
+def changeable(labels: Array, target: int, source: int | None, clean_label: bool) -> Array:
+    """Which training images an attack may change, bool (N,): the target's own or those attacked."""
+    own: Array = labels == target
+    return own if clean_label else attacked(labels, target, source)
 
 
 def attack_success(

@@ -37,6 +37,10 @@ class Splits(Part):
     validation: Natural
     test: Natural
 
+    def share_of_train(self, share: float) -> int:
+        """How many images a share of the training set is."""
+        return round(share * self.train)
+
 
 class Augmentation(Part):
     pad: Whole = 0
@@ -113,7 +117,7 @@ class Protocol(Part):
                 f"{max(repetitions)} or more"
             )
         for share in shares:
-            images = round(share * self.splits.train)
+            images = self.splits.share_of_train(share)
             # One of them judges, one is worked with.
             if not 2 <= images <= self.splits.trusted:
                 raise ValueError(

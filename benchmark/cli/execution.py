@@ -79,9 +79,14 @@ def prepare(
 
 def workers_for(device: str) -> int:
     """Tasks side by side: one on a GPU, or as many as there are cores and memory for."""
-    from benchmark.runs.machine import TASK_BYTES, cores, memory_left
+    import joblib
 
-    return 1 if device == "cuda" else max(1, min(cores(), memory_left() // TASK_BYTES))
+    from benchmark.runs.machine import TASK_BYTES, memory_left
+
+    if device == "cuda":
+        return 1
+    # Affinity and a container's quota decide how many cores there are.
+    return max(1, min(int(joblib.cpu_count()), memory_left() // TASK_BYTES))
 
 
 def say_what_is_played(cells: Sequence[Cell], protocol: str) -> None:

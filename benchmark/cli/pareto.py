@@ -132,12 +132,12 @@ def _wanted(records: Sequence[Record], wanted: list[str]) -> list[Record]:
     return [
         record
         for record in records
-        if not wanted or record.attack.name in wanted or record.attack.threat == "none"
+        if not wanted or record.attack.name in wanted or record.attack.clean
     ]
 
 
 def _check(wanted: list[str], records: list[Record]) -> None:
-    names = {record.attack.name for record in records if record.attack.threat != "none"}
+    names = {record.attack.name for record in records if not record.attack.clean}
     if unknown := [attack for attack in wanted if attack not in names]:
         raise UserError(
             f"no attack {unknown[0]!r} was played here; there are {', '.join(sorted(names))}"

@@ -243,7 +243,8 @@ def check_cells(cells: Sequence[Cell], setup: Setup, registry: Registry, source:
     from benchmark.games.experiment import Experiment
 
     _load_what_is_used(registry, cells)
-    _check_enough_images(Experiment(setup.protocol, source, registry), cells, registry)
+    experiment = Experiment(setup.protocol, source, registry, recipe=setup.recipe)
+    _check_enough_images(experiment, cells, registry)
 
 
 def _load_what_is_used(registry: Registry, cells: Sequence[Cell]) -> None:
@@ -266,9 +267,8 @@ def _load_what_is_used(registry: Registry, cells: Sequence[Cell]) -> None:
 def _check_enough_images(experiment: Experiment, cells: Sequence[Cell], registry: Registry) -> None:
     from benchmark.api import Attack
     from benchmark.games.victims import check_enough
-    from benchmark.records.record import NONE
 
     for victim in {cell.victim.key: cell.victim for cell in cells}.values():
-        if victim.attack.threat != NONE:
+        if not victim.attack.clean:
             attack = registry.create(Attack, victim.attack.label)
             check_enough(experiment, attack, victim.attack.m, experiment.target(victim.seed))

@@ -101,8 +101,8 @@ def play_again(
                 executor = LocalExecutor(setup, workers_for(setup.device))
                 summary = execute(Store(setup.root), cells, executor, listener=display.listener)
             if summary.why:
-                out.print("interrupted; nothing was written, the same command starts again")
-                raise typer.Exit(130)
+                out.print(f"{summary.why}; nothing was written, the same command starts again")
+                raise typer.Exit(130 if summary.why == "interrupted" else 1)
             again = {record.key: record for record in records(setup.root)}
             for record in own:
                 others = [other for other in there if same_cell(record, other)]

@@ -88,7 +88,7 @@ def changes(subject: Subject) -> None:
         return
     # A repair may first optimise something else, such as masks, and use it in the end.
     repair, experiment = _shortened(subject.create(), MOST_STEPS), tiny.experiment()
-    model = copy.deepcopy(tiny.suspect()).requires_grad_(True)
+    model = tiny.suspect().private_copy()
     steps = repair.repair(model, experiment.trusted(tiny.SHARE, 0), experiment.rng("repair"))
     taken = sum(1 for _ in islice(steps, MOST_STEPS))
     if unchanged(model.state_dict()):
@@ -104,7 +104,7 @@ def stops(subject: Subject) -> None:
     """It can be stopped after any step, and then changes nothing more."""
     subject.round()
     repair, experiment = subject.create(), tiny.experiment()
-    model = copy.deepcopy(tiny.suspect())
+    model = tiny.suspect().private_copy()
     steps = repair.repair(model, experiment.trusted(tiny.SHARE, 0), experiment.rng("repair"))
     if not inspect.isgenerator(steps):
         raise DoesNotApply("it is no generator function, so nothing runs when it is stopped")
@@ -129,7 +129,7 @@ def ends(subject: Subject) -> None:
     repair, experiment = _shortened(subject.create(), STEPS), tiny.experiment()
     steps = robustness.measured_steps(
         repair,
-        copy.deepcopy(tiny.suspect()).requires_grad_(True),
+        tiny.suspect().private_copy(),
         experiment.trusted(tiny.SHARE, 0),
         interval=1,
         rng=experiment.rng("repair"),
@@ -164,7 +164,7 @@ def guards_one_by_one(subject: Subject) -> None:
     deployment, trusted = subject.repeatable().plugin, tiny.experiment().trusted(tiny.SHARE, 0)
 
     def deploy(rng: Generator) -> Callable[[Tensor], Tensor]:
-        guarded = deployment.deploy(copy.deepcopy(tiny.suspect()), trusted, rng)
+        guarded = deployment.deploy(tiny.suspect().private_copy(), trusted, rng)
 
         def judged(images: Tensor) -> Tensor:
             with torch.no_grad():
@@ -236,10 +236,10 @@ def play_inverter(inverter: Inverter, watch: Watch) -> Mapping[str, Tensor]:
         "the restarted trigger": Starts(images[:1], targets[:1], restart=1),
     }.items():
         found = inversion.trail(
-            inverter, copy.deepcopy(tiny.suspect()), starts, experiment.rng(what)
+            inverter, tiny.suspect().private_copy(), starts, experiment.rng(what)
         )
         outputs |= {f"{what}'s {k}": v for k, v in found[max(found)].pictures.items()}
-    classify = inverter.smoothed(copy.deepcopy(tiny.suspect()), SIGMA)
+    classify = inverter.smoothed(tiny.suspect().private_copy(), SIGMA)
     if classify is not None:
         said, classes = classify(images, experiment.rng("smoothed")), len(experiment.class_names)
         who = f"{inverter.name}.smoothed"
@@ -252,7 +252,7 @@ def inverts_one_by_one(subject: Subject) -> None:
     inverter, images = subject.repeatable().plugin, tiny.experiment().splits.trusted.images[:4]
 
     def reversed_from(images: Tensor, rng: Generator) -> Tensor:
-        starts, model = Starts(images, torch.arange(len(images))), copy.deepcopy(tiny.suspect())
+        starts, model = Starts(images, torch.arange(len(images))), tiny.suspect().private_copy()
         found = inversion.trail(inverter, model, starts, rng)
         pictures = found[max(found)].pictures.values()
         return torch.cat([picture.flatten(1) for picture in pictures], 1)

@@ -18,7 +18,7 @@ import torch
 
 from benchmark import images
 from benchmark.api import Dataset, Source
-from benchmark.data.decoding import Bench, Progress, Unwritten, decoding_at
+from benchmark.data.decoding import DecodingFolder, Progress, Unwritten, decoding_at
 from benchmark.errors import UserError
 from benchmark.images import ImageSet
 from benchmark.protocol import digest
@@ -192,7 +192,7 @@ def _fill(
         source = _open(entry)
         if source is None:
             try:
-                with decoding_at(work / _DECODED, progress) as bench:
+                with decoding_at(work / _DECODED, progress) as decoding:
                     source = dataset.download(work) if files is None else dataset.decode(files)
             except Unwritten as error:
                 raise _unwritable(entry.parent, error) from error
@@ -206,7 +206,7 @@ def _fill(
                 raise DataError(
                     f"{error.filename} cannot be read ({why}); permit or restore it"
                 ) from error
-            _write(source, work / "entry", entry, bench)
+            _write(source, work / "entry", entry, decoding)
         return _open(entry) or source
 
 
@@ -239,7 +239,7 @@ def _workshop(entry: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _write(source: Source, folder: Path, entry: Path, bench: Bench) -> None:
+def _write(source: Source, folder: Path, entry: Path, decoding: DecodingFolder) -> None:
     """Write the decoded arrays into `folder` and move it to `entry` when all is there."""
     arrays = {"train_pixels": source.train.pixels, "train_labels": source.train.labels}
     if source.test is not None:
@@ -247,7 +247,7 @@ def _write(source: Source, folder: Path, entry: Path, bench: Bench) -> None:
     try:
         folder.mkdir()
         for name, array in arrays.items():
-            if (decoded := bench.file_of(array)) is not None:
+            if (decoded := decoding.file_of(array)) is not None:
                 os.replace(decoded, folder / f"{name}.npy")
                 continue
             with (folder / f"{name}.npy").open("wb") as file:

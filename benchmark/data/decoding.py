@@ -42,7 +42,7 @@ def _writing() -> Iterator[None]:
 
 
 @dataclass
-class Bench:
+class DecodingFolder:
     """Where the images of a data set are decoded.
 
     Attributes:
@@ -68,20 +68,20 @@ class Bench:
         return array
 
 
-_bench: ContextVar[Bench | None] = ContextVar("bench", default=None)
+_decoding: ContextVar[DecodingFolder | None] = ContextVar("decoding", default=None)
 
 
 @contextmanager
-def decoding_at(folder: Path, progress: Progress) -> Iterator[Bench]:
+def decoding_at(folder: Path, progress: Progress) -> Iterator[DecodingFolder]:
     """For as long as this lasts, images are decoded into files below `folder`."""
     with _writing():
         folder.mkdir(parents=True, exist_ok=True)
-    bench = Bench(folder, progress)
-    token = _bench.set(bench)
+    decoding = DecodingFolder(folder, progress)
+    token = _decoding.set(decoding)
     try:
-        yield bench
+        yield decoding
     finally:
-        _bench.reset(token)
+        _decoding.reset(token)
 
 
 class InMemory:
@@ -113,8 +113,8 @@ class Filed:
         shape: (C, H, W), empty as long as none is decoded.
     """
 
-    def __init__(self, path: Path, count: int, bench: Bench) -> None:
-        self.path, self.count, self._bench = path, count, bench
+    def __init__(self, path: Path, count: int, decoding: DecodingFolder) -> None:
+        self.path, self.count, self._decoding = path, count, decoding
         self._noted = path.with_suffix(".done")
         self._unsynced = 0
         self._file, self._offset, self.done = -1, 0, 0
@@ -127,7 +127,7 @@ class Filed:
                 self._open(there.shape[1:], there.offset)
         except (OSError, ValueError):
             pass  # it begins anew
-        bench.progress(self.done, count)
+        decoding.progress(self.done, count)
 
     @_writing()
     def begin(self, shape: tuple[int, ...]) -> None:
@@ -142,7 +142,7 @@ class Filed:
     def write(self, row: int, images: Sequence[Array]) -> None:
         """Write images from `row` on; all rows before it were written."""
         self._write(row, images)
-        self._bench.progress(row + len(images), self.count)
+        self._decoding.progress(row + len(images), self.count)
 
     @_writing()
     def _write(self, row: int, images: Sequence[Array]) -> None:
@@ -169,13 +169,13 @@ class Filed:
         self._note(self.count)
         os.close(self._file)
         pixels = torch.from_numpy(np.load(self.path, mmap_mode="r+"))
-        return self._bench.keep(pixels, self.path)
+        return self._decoding.keep(pixels, self.path)
 
 
-def place(count: int) -> InMemory | Filed:
+def pixel_store(count: int) -> InMemory | Filed:
     """Where the next `count` images are decoded to."""
-    bench = _bench.get()
-    return InMemory(count) if bench is None else bench.part(count)
+    decoding = _decoding.get()
+    return InMemory(count) if decoding is None else decoding.part(count)
 
 
 def in_chunks(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmark.api import Source
 from benchmark.data import DataError
-from benchmark.data.decoding import in_chunks, place
+from benchmark.data.decoding import in_chunks, pixel_store
 from benchmark.images import ImageSet
 
 #: Where an image came from, the image or what PIL opens as one, and its label.
@@ -111,7 +111,7 @@ def collect(
         DataError: bytes that are no image, images of unlike shapes, a label out of range; all
             faults at once.
     """
-    pixels = place(count)
+    pixels = pixel_store(count)
     labels = torch.empty(count, dtype=torch.int64)
     faults, stopped = _Faults(), tuple[str, ...]()
 

@@ -12,7 +12,7 @@ import numpy as np
 from benchmark.metrics import Rate
 from benchmark.protocol import Protocol
 from benchmark.records.cell import Cell
-from benchmark.records.record import NONE, DefenseRef, Reason, Record
+from benchmark.records.record import DefenseRef, Reason, Record
 
 if TYPE_CHECKING:
     from benchmark.games.experiment import Progress
@@ -71,6 +71,7 @@ class Game(ABC, Generic[R]):
     Attributes:
         name: in records, and of its section in a protocol file.
         stages: of the defenses that play it.
+        players: what these defenses are called together.
         record: its records.
         close: for numbers that older records hold in less precision than the evidence gives,
             how far they may be off, as a share.
@@ -78,6 +79,7 @@ class Game(ABC, Generic[R]):
 
     name: ClassVar[str]
     stages: ClassVar[tuple[str, ...]]
+    players: ClassVar[str]
     record: type[R]
     close: ClassVar[Mapping[str, float]] = {}
 
@@ -169,8 +171,3 @@ class Game(ABC, Generic[R]):
     @abstractmethod
     def headline(self, record: R) -> dict[str, Number]:
         """The numbers that a replay must find again."""
-
-
-def is_clean(record: Record) -> bool:
-    """Whether a record is of a model without a backdoor."""
-    return record.attack.threat == NONE

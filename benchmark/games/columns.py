@@ -82,7 +82,7 @@ class Column:
 
     def missing(self, row: Row) -> bool:
         value = row.get(self.key)
-        return value is None or value is pd.NA or value == "" or value != value
+        return bool(pd.isna(value)) or value == ""
 
     def text(self, row: Row) -> str:
         """The cell with its interval, `MISSING` where nothing was measured."""
@@ -133,10 +133,17 @@ class Column:
         return min(1.0, max(0.0, 2 * good if self.unit is Unit.AREA else good))
 
 
+GAME = Column("game", "game", Unit.TEXT, "the game that the defender plays", hidden=True)
+SEED = Column("seed", "seed", Unit.COUNT, "the repetition", brief=True)
+SEEDS = Column("seeds", "seeds", Unit.COUNT, "repetitions that the means are taken over")
 #: Shown beside the name of the defender.
 TRUSTED = Column(
     "trusted_share", "r", Unit.SHARE, "trusted images, as a share of the training set", hidden=True
 )
+DEFENDER = Column(
+    "defender", "defender", Unit.TEXT, "the defender with its trusted share r",
+    brief=True, menu=True, names="defender", share="trusted_share",
+)  # fmt: skip
 DEFENSE = Column(
     "defense", "defense", Unit.TEXT, "the defense with its trusted share r, or a pipeline of them",
     brief=True, menu=True, names="defender", share="trusted_share",
@@ -186,12 +193,17 @@ def attack_label(row: Row, *, with_m: bool = True) -> str:
 
 
 def defender_label(name: str, share: float | None) -> str:
-    return name if share is None or pd.isna(share) else f"{name} r={share_text(share)}"
+    return name if pd.isna(share) else f"{name} r={share_text(share)}"
 
 
 def share_text(share: float | None) -> str:
     """A trusted share in percent, a dash where the defense has no trusted images."""
     return MISSING if share is None or pd.isna(share) else f"{100 * share:g}%"
+
+
+def share_key(share: float | None) -> float:
+    """A trusted share to group by: where there is none 0, since no two NaN are the same."""
+    return 0.0 if share is None or pd.isna(share) else share
 
 
 def joined(names: Sequence[str], noun: str) -> str:

@@ -15,6 +15,7 @@ from benchmark.games.checks import RuleViolation
 from benchmark.games.initial import initial
 from benchmark.images import ImageSet, TrustedData
 from benchmark.memory import images_per_pass
+from benchmark.metrics import target_class
 from benchmark.protocol import Protocol, ProtocolError, Recipe
 from benchmark.registry import Registry
 from benchmark.training import Trainer
@@ -145,25 +146,23 @@ class Experiment:
         return Generator(self.device).manual_seed(self.protocol.seed(*purpose))
 
     def target(self, seed: int) -> int:
-        """The class that repetition `seed` is attacked for: targets take turns."""
-        return seed % len(self.class_names)
+        """The class that repetition `seed` is attacked for."""
+        return target_class(seed, len(self.class_names))
 
     def rebuilt(self, model: nn.Module, who: str) -> Classifier:
         """A freshly built classifier with the weights of `model`, and nothing else of it.
 
         Args:
-            who: had the model in hand.
+            who: the plugin that changed it, for the message.
 
         Raises:
             RuleViolation: these are not the weights of the protocol's architecture.
         """
-        fresh = self._blank(self.rng("loading"))
         try:
-            fresh.load_state_dict(model.state_dict())
+            return self.loaded(model.state_dict())
         except RuntimeError as error:
             what = " ".join(str(error).split())
             raise RuleViolation(f"{who} must keep the architecture: {what}") from None
-        return fresh
 
     def loaded(self, state: Mapping[str, Tensor]) -> Classifier:
         """A freshly built classifier with these weights, all of them free to be trained.
@@ -183,7 +182,7 @@ class Experiment:
 
         Shares of one repetition are nested: a smaller one is part of a larger one.
         """
-        size = round(share * len(self.splits.train))
+        size = self.protocol.splits.share_of_train(share)
         rng = Generator().manual_seed(self.protocol.seed("trusted", *repetition))
         rows = torch.randperm(len(self.splits.trusted), generator=rng)[:size].to(self.device)
         drawn = self.splits.trusted.subset(rows)

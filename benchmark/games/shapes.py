@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.games.base import Arrays, Wrong
+from benchmark.metrics import target_class
 from benchmark.protocol import Protocol
 from benchmark.records.record import Record
 from benchmark.records.strict import Refused
@@ -51,7 +52,7 @@ def answers(arrays: Arrays, name: str, classes: int, lowest: int = 0) -> None:
 def takes_turn(arrays: Arrays, record: Record, classes: int) -> Iterator[Wrong]:
     """Targets take turns over repetitions, in the record and in the evidence."""
     shape(arrays, "target")
-    due = record.seed % classes
+    due = target_class(record.seed, classes)
     for where, found in (("record", record.target), ("evidence", int(arrays["target"]))):
         if found != due:
             yield "target", f"is {found} in the {where}, repetition {record.seed} attacks {due}"
@@ -66,10 +67,15 @@ def known_source(
         yield "attack.params.source", f"is class {due}, which is the target"
     if due is not None:
         shape(arrays, "source")
-    found = int(arrays["source"]) if "source" in arrays else None
+    found = source_of(arrays)
     if found != due:
         yield "source", f"is {found} in the evidence, the attack's parameters say {due}"
     return due
+
+
+def source_of(arrays: Arrays) -> int | None:
+    """The only class that the attack is for, None where it is for all others."""
+    return int(arrays["source"]) if "source" in arrays else None
 
 
 def fits_protocol(arrays: Arrays, record: Record, protocol: Protocol) -> Iterator[Wrong]:

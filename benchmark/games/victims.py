@@ -13,7 +13,7 @@ from benchmark.classifier import Classifier
 from benchmark.games import checks
 from benchmark.games.experiment import Experiment, Progress
 from benchmark.images import ImageSet, to_bytes, to_unit
-from benchmark.metrics import attacked, source_class
+from benchmark.metrics import changeable, source_class
 from benchmark.protocol import ProtocolError
 
 
@@ -70,8 +70,7 @@ def may_change(experiment: Experiment, attack: PoisoningAttack, target: int) -> 
     """Rows of the training images that an attack may exchange, int64 (N,)."""
     labels = experiment.splits.train.labels
     source = source_class(attack.source, target, len(experiment.class_names))
-    allowed = labels == target if attack.clean_label else attacked(labels, target, source)
-    return allowed.nonzero().flatten()
+    return changeable(labels, target, source, attack.clean_label).nonzero().flatten()
 
 
 def check_enough(experiment: Experiment, attack: Attack, m: int, target: int) -> None:

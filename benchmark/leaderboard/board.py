@@ -19,7 +19,7 @@ from benchmark.protocol import Protocol
 from benchmark.records import credits, replays
 from benchmark.records.credits import Kept
 from benchmark.records.files import StoreError
-from benchmark.records.record import NONE, PluginRef, ProtocolRef, Record
+from benchmark.records.record import PluginRef, ProtocolRef, Record
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,6 @@ class Board:
 
     Attributes:
         cells, seeds: how many there are.
-        released: what was played, where it is a released protocol, which never changes.
         frames: by name; those without rows are left out, but for those that may be empty.
         details: by the name of a frame, what cells of its grid explain, for each of its rows.
         pictures: by the title of a chapter.
@@ -38,7 +37,6 @@ class Board:
     """
 
     protocol: ProtocolRef
-    released: Protocol | None
     cells: int
     seeds: int
     frames: dict[str, pd.DataFrame]
@@ -70,7 +68,6 @@ def read_board(
     every = [*sources.records, *sources.unfinished]
     return Board(
         protocol=protocol,
-        released=sources.protocol,
         cells=len(every),
         seeds=len({record.seed for record in every}),
         frames=shown,
@@ -162,7 +159,7 @@ def _plugins(records: Sequence[Record]) -> tuple[PluginRef, ...]:
     """Attacks first, then defenses by stage."""
     found: dict[tuple[int, str, str], PluginRef] = {}
     for record in records:
-        if record.attack.threat != NONE:
+        if not record.attack.clean:
             found[0, "", record.attack.label] = record.attack
         for stage in record.defense.stages:
             found[1, stage.stage, stage.label] = stage

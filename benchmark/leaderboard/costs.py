@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark import metrics
-from benchmark.games.columns import KEYS, TRUSTED, Column, Unit
+from benchmark.games.columns import DEFENDER, GAME, KEYS, TRUSTED, Column, Unit, share_key
 from benchmark.games.detectability.frames import false_alarms
 from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.games.frames import Frame, Sources
@@ -32,7 +32,7 @@ from benchmark.games.robustness.shown import (
     left_at,
     measured,
 )
-from benchmark.records.record import NONE, Record
+from benchmark.records.record import Record
 
 
 def costs(sources: Sources) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def costs(sources: Sources) -> pd.DataFrame:
         (one.defense, one.trusted_share): one.instability for one in sources.searches if one.trials
     }
     repaired = Counter(
-        (*_defender(row["recipe"], row["defense"], row["trusted_share"]), reading)
+        (row["recipe"], row["defense"], share_key(row["trusted_share"]), reading)
         for row in sources.frames["repairs"].to_dict("records")
         for reading in READINGS
         if row["worked"] and row[f"repaired_{reading}"]
@@ -58,14 +58,17 @@ def costs(sources: Sources) -> pd.DataFrame:
         defense_key,
     ):
         first = group[0]
-        stages = "+".join(stage.name for stage in first.defense.stages)
         defense = defense_name(first.defense, sources.name)
-        own = _defender(first.protocol.recipe, defense, first.trusted_share)
+        own = first.protocol.recipe, defense, share_key(first.trusted_share)
         found.append(
             _who(first, defense)
             | _on_clean(group, _spent(sources, group[0]))
             | {"overhead": average(_overhead(one, one.cost.defense_seconds) for one in group)}
-            | {"instability": unstable.get((stages, first.trusted_share or 0.0), float("nan"))}
+            | {
+                "instability": unstable.get(
+                    (first.defense.name, share_key(first.trusted_share)), float("nan")
+                )
+            }
             | {f"repaired_{reading}": repaired[*own, reading] for reading in READINGS}
             | _against([cells for cells in defended(group) if worked(cells)])
         )
@@ -73,7 +76,7 @@ def costs(sources: Sources) -> pd.DataFrame:
         sources.counted(DetectabilityRecord),
         defense_key,
     ):
-        clean = [one for one in examined if one.attack.threat == NONE]
+        clean = [one for one in examined if one.attack.clean]
         played = [one for one in examined if one.status == "ok"]
         seconds = (fmean(scan.seconds for scan in one.scans) for one in played)
         times = [_overhead(one, own) for one, own in zip(played, seconds, strict=True)]
@@ -91,11 +94,6 @@ def _who(record: Record, defender: str) -> dict[str, Any]:
     return found | {"recipe": record.protocol.recipe}
 
 
-def _defender(recipe: str, defense: str, share: float | None) -> tuple[str, str, float]:
-    """What tells one from another; missing shares come as NaN, no two of which are the same."""
-    return recipe, defense, 0.0 if share is None or pd.isna(share) else share
-
-
 def _spent(sources: Sources, of: RobustnessRecord) -> list[float]:
     """What a defender lost on the clean models on which he failed: all that he may lose."""
     budget = sources.protocol.budget if sources.protocol else float("nan")
@@ -103,13 +101,13 @@ def _spent(sources: Sources, of: RobustnessRecord) -> list[float]:
     return [
         budget
         for one in sources.unfinished
-        if one.game == of.game and one.attack.threat == NONE
+        if one.game == of.game and one.attack.clean
         if (one.defense, one.trusted_share, one.protocol) == same
     ]
 
 
 def _on_clean(group: Sequence[RobustnessRecord], spent: list[float]) -> dict[str, float]:
-    clean = [one for one in group if one.attack.threat == NONE]
+    clean = [one for one in group if one.attack.clean]
     found: dict[str, float] = {"clean_models": len(clean) + len(spent)}
     for reading in READINGS:
         losses = [*cda_losses(clean, reading), *spent]
@@ -157,9 +155,8 @@ What defenders take of models without a backdoor, how long they take, and what r
 attacks that worked. CDA - ASR is what a defender may expect, 100 at best."""
 
 COLUMNS = (
-    Column("game", "game", Unit.TEXT, "the game that the defender plays", hidden=True),
-    Column("defender", "defender", Unit.TEXT, "the defender with its trusted share r",
-           brief=True, menu=True, names="defender", share="trusted_share"),
+    GAME,
+    DEFENDER,
     TRUSTED,
     Column("recipe", "recipe", Unit.TEXT, "how victims were trained"),
     Column("attacks", "attacks", Unit.COUNT, "attacks that worked and that it met", brief=True),

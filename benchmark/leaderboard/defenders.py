@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.games.columns import KEYS, TRUSTED, Column, Unit, attack_label
+from benchmark.games.columns import DEFENDER, GAME, KEYS, TRUSTED, Column, Unit, attack_label
 from benchmark.games.detectability.game import DetectabilityGame
 from benchmark.games.detectability.shown import DETECTORS, scored
 from benchmark.games.frames import Frame, Sources
@@ -85,9 +85,8 @@ come; neither is an idle one, of which every chosen model is the untouched victi
 intervals against one attack alone."""
 
 COLUMNS = (
-    Column("game", "game", Unit.TEXT, "the game that the defender plays", hidden=True),
-    Column("defender", "defender", Unit.TEXT, "the defender with its trusted share r",
-           brief=True, menu=True, names="defender", share="trusted_share"),
+    GAME,
+    DEFENDER,
     TRUSTED,
     Column("front", "front", Unit.YES_NO, "whether it is on the front of defenders", brief=True,
            menu=True),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.games.columns import KEYS, Column, Row, attack_label
+from benchmark.games.columns import KEYS, Column, Row, attack_label, share_key
 from benchmark.games.frames import Frame
 from benchmark.leaderboard.cells import UNFINISHED
 from benchmark.leaderboard.chapters import UNDEFENDED_ASR
@@ -73,6 +73,4 @@ def _attack(row: Row) -> AttackKey:
 
 
 def _defender(row: Row, name: str, share: str) -> DefenderKey:
-    found = row[share] if share else None
-    # Missing shares come as NaN, and no two of those are the same.
-    return row[name], 0.0 if found is None or pd.isna(found) else found
+    return row[name], share_key(row[share] if share else None)

@@ -12,12 +12,12 @@ from benchmark.games.columns import ATTACK, TRUSTED, Column, Unit
 from benchmark.games.detectability.shown import DETECTORS, scored
 from benchmark.games.frames import Frame, Sources
 from benchmark.games.means import settings
-from benchmark.games.robustness.searches import Chosen
+from benchmark.games.robustness.searches import Chosen, chosen
 from benchmark.leaderboard.deviations import INSIDE, NOT_MEASURED, OPEN, OUTSIDE, explained
 from benchmark.papers import PublishedNumber, published
 from benchmark.protocol import Protocol
 from benchmark.records.record import PluginRef
-from benchmark.specs import parse
+from benchmark.specs import parse, split_at
 
 #: For each quantity the table that has it and its column there. What remains is the paper's
 #: reading, as the papers publish no other.
@@ -79,9 +79,7 @@ def _comparison(sources: Sources) -> pd.DataFrame:
         return pd.DataFrame()
     lines = [line for line in published() if line.dataset == protocol.splits.dataset]
     own = _own_settings(protocol)
-    searched = {
-        (one.defense, one.trusted_share): one.best.params for one in sources.searches if one.trials
-    }
+    searched = chosen(sources.searches)
     found: defaultdict[tuple[Any, ...], list[_Found]] = defaultdict(list)
     for one in _measurements(sources):
         if _as_prescribed(one.attack, own.get(one.attack.name, ())):
@@ -114,7 +112,7 @@ def _own_settings(protocol: Protocol) -> dict[str, list[dict[str, str]]]:
     """By plugin the settings that a protocol plays it with, in its order."""
     robustness, detectability = protocol.robustness, protocol.detectability
     specs = [entry.attack for entry in robustness.attacks]
-    specs += [stage for defense in robustness.defenses for stage in defense.split("+")]
+    specs += [stage for defense in robustness.defenses for stage in split_at("+", defense)]
     if detectability is not None:
         specs += [population.attack for population in detectability.attacks]
         specs += detectability.detectors

@@ -65,6 +65,11 @@ class AttackRef(PluginRef):
     m: Annotated[int, Field(ge=0)]
     boost: Annotated[int, Field(ge=1)]
 
+    @property
+    def clean(self) -> bool:
+        """Whether it is no attack: models of it have no backdoor."""
+        return self.threat == NONE
+
     def source_class(self, target: int, classes: int) -> int | None:
         """The only class whose images the attack is for, None for all but the target.
 

@@ -18,7 +18,7 @@ from benchmark.games.experiment import Experiment
 from benchmark.images import ImageSet
 from benchmark.protocol import Protocol
 from benchmark.records.cell import Cell, Victim
-from benchmark.records.record import NONE, AttackRef, Reason, StageRef
+from benchmark.records.record import AttackRef, Reason, StageRef
 from benchmark.records.store import Store
 from benchmark.registry import Registry
 
@@ -66,7 +66,7 @@ class RunContext:
         )
 
     def attack(self, ref: AttackRef) -> Attack | None:
-        return None if ref.threat == NONE else self.registry.create(Attack, ref.label)
+        return None if ref.clean else self.registry.create(Attack, ref.label)
 
     def attack_of(self, victim: Victim) -> Attack:
         """The attack as it was when it poisoned the victim."""

@@ -1,10 +1,9 @@
-"""What this process may use of the machine: cores and memory, as far as a container allows."""
+"""How much memory of the machine this process may use, as far as a container allows."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import joblib
 import psutil
 
 #: Memory that one more task may need: torch, the data and a network's activations.
@@ -15,11 +14,6 @@ _GROUPS = (
     ("memory.max", "memory.current"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
 )
-
-
-def cores() -> int:
-    """Cores that affinity and the container's quota allow, at least 1."""
-    return int(joblib.cpu_count())
 
 
 def memory_left(groups: Path = Path("/sys/fs/cgroup")) -> int:

@@ -9,7 +9,6 @@ from statistics import fmean
 
 from benchmark.api import Detector
 from benchmark.games.all import records
-from benchmark.games.base import is_clean
 from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.leaderboard.board import played
 from benchmark.specs import label
@@ -49,7 +48,7 @@ def compare(
     found: dict[str, list[float]] = {}
     for folder in folders:
         for record in records(folder, f"*-{detector.name}-*.json"):
-            if not isinstance(record, DetectabilityRecord) or not is_clean(record):
+            if not isinstance(record, DetectabilityRecord) or not record.attack.clean:
                 continue
             stage = record.defense.stages[0]
             protocol = played(record.protocol)

@@ -175,7 +175,7 @@ def mend(
             successes.append(_success(model, triggered))
 
     measure(suspect.model, "victim", 0)
-    changed, device = suspect.copy(), held_out.device
+    changed, device = suspect.model.private_copy(), held_out.device
     with global_seed(device, "repair", name), torch.enable_grad(), _blamed(name):
         steps = checks.steps(method)
         for step in measured_steps(

@@ -150,7 +150,7 @@ def _examined(suspect: Suspect, detector: Detector, progress: Progress) -> Findi
         progress(name, done)
 
     try:
-        model = suspect.copy()
+        model = suspect.model.private_copy()
         rng = torch.Generator(device).manual_seed(named_seed("scan", name))
         seeded = global_seed(device, "scan", name)
         with counting(model, count), seeded, torch.enable_grad():

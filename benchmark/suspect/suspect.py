@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,10 +49,6 @@ class Suspect:
     def accuracy(self) -> Rate:
         """Of the model on the trusted images."""
         return accuracy(self.predictions, narrow(self.trusted.labels))
-
-    def copy(self) -> Adapted:
-        """A private copy of the model, whose weights may be changed."""
-        return copy.deepcopy(self.model).requires_grad_(True).eval()
 
 
 def answers(model: Classifier, pixels: Tensor) -> NDArray[np.int16]:
@@ -141,7 +136,7 @@ def narrowed(suspect: Suspect, only: Sequence[str]) -> Suspect:
     if len(names) < 3:
         raise ModelError(f"--only names {len(names)} classes; name three or more to compare")
     kept = torch.tensor([suspect.class_names.index(name) for name in names])
-    model = suspect.copy()
+    model = suspect.model.private_copy()
     head = nn.Linear(model.head.in_features, len(names), model.head.bias is not None)
     head.weight.copy_(model.head.weight[kept])
     if model.head.bias is not None:

@@ -62,9 +62,9 @@ def check(record: Record, file: str, protocol: Protocol) -> Iterator[Wrong]:
 
 def _plugins(record: Record) -> Iterator[Wrong]:
     attack, defense = record.attack, record.defense
-    if attack.threat == NONE and attack != CLEAN:
+    if attack.clean and attack != CLEAN:
         yield "attack.threat", f"is none, {attack.name!r} is no clean model"
-    if attack.threat != NONE:
+    if not attack.clean:
         yield from _label("attack", attack)
     for number, stage in enumerate(defense.stages):
         yield from _label(f"defense.stages.{number}", stage)

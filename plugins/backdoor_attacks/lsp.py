@@ -16,7 +16,7 @@ from backdoor_attacks.wrapper import Wrapper
 from benchmark import AttackerView, Images, PoisoningAttack, Positive, TrustedData, hookimpl
 from benchmark.api import Threat
 from benchmark.images import one_hot, to_bytes
-from benchmark.metrics import attacked, source_class
+from benchmark.metrics import changeable, source_class
 
 #: Share of the auxiliary images that the backdoored surrogate's training set has poisoned.
 SURROGATE_POISONED = 0.1
@@ -81,8 +81,7 @@ class LSP(Wrapper, PoisoningAttack):
         view = self.view
         clean = view.auxiliary
         source = source_class(self.source, view.target, view.classes)
-        other = attacked(clean.labels, view.target, source)
-        may_change = (clean.labels == view.target if self.clean_label else other).nonzero()
+        may_change = changeable(clean.labels, view.target, source, self.clean_label).nonzero()
         # Of one class there may be no more; half of them stay clean, as in the paper (C9).
         most = min(round(SURROGATE_POISONED * len(clean)), max(1, len(may_change) // 2))
         rows = may_change.flatten()[:most]

@@ -10,8 +10,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from backdoor_defenses.smallest_trigger import CostSchedule as CostSchedule
-from backdoor_defenses.smallest_trigger import Settled, Smallest
+from backdoor_defenses.smallest_trigger import CostSchedule, Settled, Smallest
 from benchmark import Classifier, Count, Detection, Detector, Positive, Share, TrustedData, hookimpl
 from benchmark.inversion import FrozenClassifier, cross_entropy_to, hit_rate, logits_of, minimise
 from benchmark.triggers import Patch

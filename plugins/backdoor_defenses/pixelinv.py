@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from backdoor_defenses.neural_cleanse import CostSchedule, Multiplier
+from backdoor_defenses.neural_cleanse import Multiplier
+from backdoor_defenses.smallest_trigger import CostSchedule
 from benchmark import Classifier, Count, Inverter, Positive, Starts, hookimpl
 from benchmark.inversion import FrozenClassifier, adam_steps, cross_entropy_to, hit_rate, logits_of
 from benchmark.triggers import Additive, Trigger

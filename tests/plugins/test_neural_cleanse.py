@@ -16,8 +16,9 @@ from seeds import rng
 from torch import Tensor, nn
 
 from backdoor_defenses import neural_cleanse
-from backdoor_defenses.neural_cleanse import CostSchedule, NeuralCleanse, anomaly_index, verdict
+from backdoor_defenses.neural_cleanse import NeuralCleanse, anomaly_index, verdict
 from backdoor_defenses.neural_cleanse_additive import AdditiveNeuralCleanse
+from backdoor_defenses.smallest_trigger import CostSchedule
 from benchmark.classifier import Classifier
 from benchmark.images import TrustedData
 from benchmark.inversion import minimise

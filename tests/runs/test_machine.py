@@ -20,11 +20,10 @@ from benchmark.runs import machine, nursery
 from benchmark.runs.context import Setup
 
 
-def test_affinity_decides_how_many_cores_there_are() -> None:
-    code = "import os; os.sched_setaffinity(0, {0}); from benchmark.runs.machine import cores; "
-    done = subprocess.run(
-        [sys.executable, "-c", code + "print(cores())"], capture_output=True, text=True
-    )
+def test_affinity_decides_how_many_tasks_are_played_side_by_side() -> None:
+    code = "import os; os.sched_setaffinity(0, {0}); "
+    code += "from benchmark.cli.execution import workers_for; print(workers_for('cpu'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "1\n", done.stderr
 
 

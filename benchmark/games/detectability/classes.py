@@ -15,7 +15,6 @@ from benchmark.games.columns import ATTACK, TRUSTED, Column, Unit, attack_label
 from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.games.frames import Frame, Line, Plot, Sources
 from benchmark.games.means import attack_columns, attack_key, average, defense_key, grouped
-from benchmark.records.record import NONE
 
 Pair = tuple[DetectabilityRecord, DetectabilityRecord]
 
@@ -23,14 +22,12 @@ Pair = tuple[DetectabilityRecord, DetectabilityRecord]
 def populations(records: Sequence[DetectabilityRecord]) -> list[list[Pair]]:
     """Pairs (clean, poisoned) of examined models of the same seed, per attack, m and detector."""
     clean = {
-        (defense_key(record), record.seed): record
-        for record in records
-        if record.attack.threat == NONE
+        (defense_key(record), record.seed): record for record in records if record.attack.clean
     }
     groups: defaultdict[tuple[Any, ...], list[Pair]] = defaultdict(list)
     for record in sorted(records, key=lambda record: record.seed):
         partner = clean.get((defense_key(record), record.seed))
-        if record.attack.threat != NONE and partner is not None:
+        if not record.attack.clean and partner is not None:
             groups[*attack_key(record), *defense_key(record)].append((partner, record))
     return [groups[key] for key in sorted(groups)]
 
@@ -50,7 +47,7 @@ def norms(sources: Sources) -> pd.DataFrame:
     rows = []
     for _, group in grouped(
         (record for record in sources.of(DetectabilityRecord) if record.scans[0].norms is not None),
-        lambda one: (*defense_key(one), one.attack.threat != NONE, *attack_key(one)),
+        lambda one: (*defense_key(one), not one.attack.clean, *attack_key(one)),
     ):
         first = group[0]
         found = [scan.norms for one in group for scan in one.scans if scan.norms is not None]

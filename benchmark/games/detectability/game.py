@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmark.games.base import Arrays, Claim, Extra, Game, Number, Played, Wrong, is_clean
+from benchmark.games.base import Arrays, Claim, Extra, Game, Number, Played, Wrong
 from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.games.detectability.score import score
 from benchmark.games.shapes import SIDE, answers, fits_protocol, known, known_source, shape
@@ -39,6 +39,7 @@ class DetectabilityGame(Game[DetectabilityRecord]):
 
     name = "detectability"
     stages = ("detect",)
+    players = "detectors"
     record = DetectabilityRecord
 
     def defenses(self, protocol: Protocol) -> tuple[str, ...]:
@@ -124,7 +125,7 @@ class DetectabilityGame(Game[DetectabilityRecord]):
         }
         wanted |= {"norms": (classes,)} if "norms" in evidence else {}
         if "reversed_answers" in evidence:
-            if is_clean(record):
+            if record.attack.clean:
                 yield "scans.0.success", "is of a trigger, a clean model has none"
             # Where the true trigger covers most of an image, nothing was restricted to it.
             readings = 1 if evidence["reversed_answers"].shape[1:2] == (1,) else 2
@@ -154,7 +155,7 @@ class DetectabilityGame(Game[DetectabilityRecord]):
 
     def defended(self, record: DetectabilityRecord) -> float:
         score = fmean(scan.score for scan in record.scans)
-        return -score if is_clean(record) else score
+        return -score if record.attack.clean else score
 
     def chapter(self) -> Chapter:
         from benchmark.games.detectability.frames import CHAPTER

@@ -6,7 +6,6 @@ fair coin chooses the model, follow from the scores; see `benchmark.games.detect
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +65,7 @@ def examine(
     found: list[tuple[Detection, float]] = []
     for repeat in range(repeats):
         names = (detector.name, share, seed, repeat)
-        model = copy.deepcopy(suspect).requires_grad_(True).eval()
+        model = suspect.private_copy()
         trusted = experiment.trusted(share, seed, repeat)
         torch.manual_seed(experiment.protocol.seed("global", "detect", *names))
         started = clock.seconds(experiment.device)

@@ -10,6 +10,7 @@ import numpy as np
 from benchmark import metrics
 from benchmark.games.base import Arrays
 from benchmark.games.detectability.record import Found
+from benchmark.games.shapes import source_of
 
 
 def score(evidence: Arrays, seconds: Sequence[float]) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def _found(evidence: Arrays, number: int, seconds: float) -> Found:
     rates: list[metrics.Rate] = []
     if "reversed_answers" in evidence:
         labels, target = evidence["labels_test"], int(evidence["target"])
-        source = int(evidence["source"]) if "source" in evidence else None
+        source = source_of(evidence)
         answers = evidence["reversed_answers"][number]
         rates = [metrics.attack_success(row, labels, target, source) for row in answers]
     success, reasr = (*rates, None, None)[:2]

@@ -7,7 +7,7 @@ from math import inf
 
 from benchmark.games.detectability.record import DetectabilityRecord, Found
 from benchmark.games.means import attack_key, defense_key
-from benchmark.records.record import NONE, Record
+from benchmark.records.record import Record
 
 
 def worst_cases(
@@ -25,7 +25,7 @@ def worst_cases(
     for record in unfinished:
         other = like.get(defense_key(record))
         there = (*attack_key(record), record.seed) in trained
-        known = there or (record.attack.threat != NONE and attack_key(record) in attacks)
+        known = there or (not record.attack.clean and attack_key(record) in attacks)
         if other is not None and known:
             scans = tuple(_said(scan, record, found=not there) for scan in other.scans)
             yield record.model_copy(update={"scans": scans})
@@ -33,7 +33,7 @@ def worst_cases(
 
 def _said(scan: Found, record: DetectabilityRecord, found: bool) -> Found:
     """An answer that is as wrong as can be, or right about a poisoned model."""
-    clean, classes = record.attack.threat == NONE, len(scan.class_scores)
+    clean, classes = record.attack.clean, len(scan.class_scores)
     score = inf if clean or found else -inf
     return scan.model_copy(
         update={

@@ -20,7 +20,7 @@ from benchmark.games.robustness.check import PARTS
 from benchmark.games.shapes import digest
 from benchmark.protocol import Protocol
 from benchmark.records.cell import Cell
-from benchmark.records.record import NONE, DefenseRef
+from benchmark.records.record import DefenseRef
 from benchmark.specs import RegistryError, parse, with_settings
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class InversionGame(Game[InversionRecord]):
 
     name = "inversion"
     stages = ("invert",)
+    players = "inverters"
     record = InversionRecord
     # Once computed in single precision.
     close: ClassVar = {"distance": 1e-4, "norm": 1e-4}
@@ -53,7 +54,7 @@ class InversionGame(Game[InversionRecord]):
         return (None,)
 
     def rules(self, cell: Cell) -> Iterator[Wrong]:
-        if cell.victim.attack.threat == NONE:
+        if cell.victim.attack.clean:
             yield "attack.threat", "is none, there is no trigger to reverse"
 
     def cells(

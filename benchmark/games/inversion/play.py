@@ -6,7 +6,6 @@ judged by its success on other images.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -125,7 +124,7 @@ def play(
         nonlocal spent
         purpose = ("invert", *seed_parts, *names)
         torch.manual_seed(experiment.protocol.seed("global", *purpose))
-        model = copy.deepcopy(suspect).requires_grad_(True).eval()
+        model = suspect.private_copy()
         started = clock.seconds(experiment.device)
         found = trail(inverter, model, starts, experiment.rng(*purpose))
         spent += clock.seconds(experiment.device) - started
@@ -236,7 +235,7 @@ def _smoothed_answers(
     sigma: float,
     seed_parts: tuple[object, ...],
 ) -> NDArray[np.int16] | None:
-    classify = inverter.smoothed(copy.deepcopy(suspect), sigma)
+    classify = inverter.smoothed(suspect.private_copy(), sigma)
     if classify is None:
         return None
     rng = experiment.rng("smoothed", *seed_parts, sigma)

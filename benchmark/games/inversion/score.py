@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmark.games.base import Arrays
 from benchmark.games.inversion.record import Inverted, Smoothed, Swept, Tried
-from benchmark.games.shapes import unpacked
+from benchmark.games.shapes import source_of, unpacked
 from benchmark.metrics import Rate, attacked
 
 #: A true trigger on more than this share of an image leaves no pixel to tell it from.
@@ -29,7 +29,7 @@ def score(evidence: Arrays, runs: Sequence[Run], radii: Sequence[float | None]) 
         radii: that all classes were tried at, None for an inverter's own.
     """
     target, scale = int(evidence["target"]), float(evidence["scale"])
-    source = int(evidence["source"]) if "source" in evidence else None
+    source = source_of(evidence)
     labels = evidence["labels_evaluation"]
     others = attacked(labels, target, source)
     selecting = attacked(evidence["labels_selection"], target, source)

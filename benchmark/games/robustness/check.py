@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from benchmark import metrics
-from benchmark.games.base import Arrays, Wrong, is_clean
+from benchmark.games.base import Arrays, Wrong
 from benchmark.games.robustness.curve import both_spent, deployable
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.games.shapes import SIDE, answers, fits_protocol, known, known_source, shape
@@ -39,7 +39,7 @@ def check(record: RobustnessRecord, arrays: Arrays, protocol: Protocol) -> Itera
     known(arrays, _ARRAYS)
     yield from fits_protocol(arrays, record, protocol)
     tests, points = protocol.splits.test, len(record.curve)
-    triggered = 0 if is_clean(record) else tests
+    triggered = 0 if record.attack.clean else tests
     held_out = _held_out(record, protocol)
     classes = int(arrays["labels_test"].max()) + 1
     source = yield from known_source(arrays, record, classes)
@@ -112,7 +112,7 @@ def _held_out(record: RobustnessRecord, protocol: Protocol) -> int:
     """How many trusted images a defender holds out."""
     if record.trusted_share is None:
         return 0
-    trusted = round(record.trusted_share * protocol.splits.train)
+    trusted = protocol.splits.share_of_train(record.trusted_share)
     return metrics.held_out_count(trusted, protocol.robustness.held_out)
 
 
@@ -187,7 +187,7 @@ def _examples(record: RobustnessRecord, arrays: Arrays) -> Iterator[Wrong]:
     shown = arrays.get("examples")
     if shown is None:
         return
-    if record.defense.stages or record.seed or is_clean(record):
+    if record.defense.stages or record.seed or record.attack.clean:
         yield "examples", "are kept with the first undefended model of an attack, and only there"
     pairs, count, channels, *sides = (*shown.shape, 0, 0, 0, 0, 0)[:5]
     small = pairs == 2 and 0 < count <= EXAMPLES and all(0 < side <= SIDE for side in sides)

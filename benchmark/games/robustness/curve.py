@@ -22,7 +22,8 @@ class Point(Part):
     """One measurement on the trade-off curve, with the counts behind it.
 
     Attributes:
-        step: of a repair, from 0 on; of a training, its epoch.
+        step: of a repair, from 0 on; of a training, its epoch; of a deployed guard, where the
+            repair before it ended, which is not always the model that the guard was given.
         held_out: right answers to the trusted images that the defender held out; of none where
             he trusts none.
         lost: how many of these the undefended victim answers rightly and this model wrongly.

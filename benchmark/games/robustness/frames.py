@@ -16,6 +16,7 @@ from benchmark.games.columns import (
     FAILED,
     HANDED_IN,
     KEYS,
+    SEEDS,
     TRUSTED,
     WORKED,
     Column,
@@ -174,11 +175,10 @@ VICTIM_TEXT = """\
 Models before any defense: their clean accuracy, how well the backdoor works, and what the same
 trigger does to a clean model of the same seed."""
 
-_SEEDS = Column("seeds", "seeds", Unit.COUNT, "repetitions that the means are taken over")
 
 VICTIM_COLUMNS = (
     *ATTACK,
-    _SEEDS,
+    SEEDS,
     FAILED,
     Column("cda", "CDA", Unit.RATE, "accuracy on clean test images", interval=True, brief=True),
     Column("asr", "ASR", Unit.RATE, "attack success rate", interval=True, brief=True,
@@ -198,7 +198,7 @@ REPAIR_COLUMNS = (
     DEFENSE,
     TRUSTED,
     WORKED,
-    _SEEDS,
+    SEEDS,
     FAILED,
     *HANDED_IN,
     Column("asr_before", "ASR before", Unit.RATE, "attack success rate without the defense",

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from benchmark import metrics
-from benchmark.games.base import Arrays, Claim, Extra, Game, Number, Played, Wrong, is_clean
+from benchmark.games.base import Arrays, Claim, Extra, Game, Number, Played, Wrong
 from benchmark.games.robustness.check import EXAMPLES, PARTS, check
 from benchmark.games.robustness.record import RobustnessRecord
 from benchmark.games.robustness.score import score
 from benchmark.games.shapes import digest
 from benchmark.protocol import Protocol
 from benchmark.records.cell import CLEAN, Cell
-from benchmark.records.record import NONE, DefenseRef
+from benchmark.records.record import DefenseRef
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,7 @@ class RobustnessGame(Game[RobustnessRecord]):
 
     name = "robustness"
     stages = ("sanitize", "repair", "deploy")
+    players = "defenses"
     record = RobustnessRecord
     # Confidences are kept in half precision, which records once were not made of.
     close: ClassVar = {"target_confidence": 1e-3}
@@ -153,7 +154,7 @@ class RobustnessGame(Game[RobustnessRecord]):
     def defended(self, record: RobustnessRecord) -> float:
         assert record.metrics is not None
         chosen = record.metrics.paper
-        return chosen.cda.value if is_clean(record) else -chosen.asr.value
+        return chosen.cda.value if record.attack.clean else -chosen.asr.value
 
     def rates(self, record: RobustnessRecord) -> dict[str, metrics.Rate]:
         assert record.metrics is not None
@@ -214,7 +215,7 @@ def _examples(context: RunContext, cell: Cell) -> torch.Tensor | None:
     import torch
 
     victim, test = cell.victim, context.experiment.splits.test
-    if cell.defense.stages or victim.seed or victim.attack.threat == NONE:
+    if cell.defense.stages or victim.seed or victim.attack.clean:
         return None
     shown = metrics.attacked(test.labels, *context.aim(victim)).nonzero().flatten()[:EXAMPLES]
     if not len(shown):

@@ -128,7 +128,7 @@ def play(
         measure(sanitized, "sanitize", 0)
     if repair is not None:
         assert trusted is not None
-        model = _private_copy(outcome.model)
+        model = outcome.model.private_copy()
         steps = measured_steps(
             repair,
             model,
@@ -146,10 +146,6 @@ def play(
         assert trusted is not None
         _deploy(experiment, evaluation_set, deployment, outcome, trusted.copy(), seed_parts)
     return outcome
-
-
-def _private_copy(model: Classifier) -> Classifier:
-    return copy.deepcopy(model).requires_grad_(True)
 
 
 def measured_steps(
@@ -223,7 +219,7 @@ def _deploy(
 ) -> None:
     """Ask the guarded model; clean and triggered images come mixed, batch by batch."""
     started = clock.seconds(experiment.device)
-    model = _private_copy(outcome.model).eval()
+    model = outcome.model.private_copy()
     returned = deployment.deploy(model, trusted, experiment.rng("deploy", *seed_parts))
     guarded = checks.guarded(returned, deployment)
     pixels, sort = evaluation_set.mixed(experiment.rng("order", *seed_parts))

@@ -12,6 +12,7 @@ from benchmark.games.answers import Answers, Labels
 from benchmark.games.base import Arrays
 from benchmark.games.robustness.curve import Point, deployable, lowest_asr
 from benchmark.games.robustness.record import Guard, Metrics
+from benchmark.games.shapes import source_of
 
 
 def score(evidence: Arrays, points: Sequence[tuple[str, int]], budget: float) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def score(evidence: Arrays, points: Sequence[tuple[str, int]], budget: float) ->
         budget: accuracy that a defense may cost, as a share.
     """
     target, test = int(evidence["target"]), evidence["labels_test"]
-    source = int(evidence["source"]) if "source" in evidence else None
+    source = source_of(evidence)
     labels = Labels(evidence["labels_held_out"], test, target, source)
     answers = [
         Answers(evidence["held_out"][n], evidence["test"][n], evidence["triggered"][n])

@@ -14,6 +14,7 @@ from benchmark.games.columns import (
     DEFENSE,
     DIGITS,
     KEYS,
+    SEEDS,
     TRUSTED,
     Column,
     Unit,
@@ -34,7 +35,6 @@ from benchmark.games.means import (
 )
 from benchmark.games.robustness.curve import Point
 from benchmark.games.robustness.record import RobustnessRecord
-from benchmark.records.record import NONE
 from benchmark.texts import counted
 
 #: The two results of a cell, the headline first.
@@ -93,7 +93,7 @@ def measured(sources: Sources) -> list[RobustnessRecord]:
 def defended(records: Sequence[RobustnessRecord]) -> list[list[RobustnessRecord]]:
     """What "repairs" makes one row of each: an attack, a defense and a trusted share."""
     groups = grouped(
-        (one for one in records if one.defense.stages and one.attack.threat != NONE),
+        (one for one in records if one.defense.stages and not one.attack.clean),
         lambda one: (*attack_key(one), *defense_key(one)),
     )
     return [group for _, group in groups]
@@ -160,7 +160,7 @@ STEPS = (
     *ATTACK,
     DEFENSE,
     TRUSTED,
-    Column("seeds", "seeds", Unit.COUNT, "repetitions that the means are taken over"),
+    SEEDS,
     Column("stage", "stage", Unit.TEXT, "of the defense"),
     Column("step", "step", Unit.COUNT, "of the repair, 0 is the victim"),
     Column("asr", "ASR", Unit.RATE, "attack success rate, with Student's interval over seeds",
@@ -185,7 +185,7 @@ def epochs(sources: Sources) -> pd.DataFrame:
 #: Columns of `epochs`.
 EPOCHS = (
     *ATTACK,
-    Column("seeds", "seeds", Unit.COUNT, "repetitions that the means are taken over"),
+    SEEDS,
     Column("epoch", "epoch", Unit.COUNT, "of the victim's training"),
     Column("cda", "CDA", Unit.RATE, "clean accuracy after this epoch", interval=True),
     Column("asr", "ASR", Unit.RATE, "attack success rate after this epoch", interval=True),
@@ -235,7 +235,7 @@ def triggers(sources: Sources) -> Sequence[Picture]:
     undefended = (one for one in sources.of(RobustnessRecord) if not one.defense.stages)
     for record in sorted(undefended, key=lambda one: (one.attack.label, one.attack.m, one.seed)):
         # The clean model has none, and only the first model of an attack carries examples.
-        if record.attack.threat == NONE or record.seed or record.evidence is None:
+        if record.attack.clean or record.seed or record.evidence is None:
             continue
         if file := sources.evidence(record.evidence.file):
             with np.load(file, allow_pickle=False) as arrays:

@@ -8,7 +8,6 @@ trusted images.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -69,12 +68,12 @@ class OwnBackdoor:
         """
         budget, last = experiment.protocol.budget, self.poisoning.poisoned
         torch.manual_seed(experiment.protocol.seed("global", *names))
-        model = copy.deepcopy(self.model).requires_grad_(True)
+        model = self.model.private_copy()
         curve = list(self.start)
         steps = robustness.measured_steps(
             repair,
             model,
-            self.trusted,
+            self.trusted.copy(),
             interval=experiment.protocol.robustness.interval,
             rng=experiment.rng("repair", *names),
         )
@@ -119,7 +118,7 @@ def self_poison(
     data = learning.replace(chosen, stamp(learning.pixels[chosen]), torch.full_like(chosen, target))
     budget, rate, tried = experiment.protocol.budget, settings.learning_rate, []
     for _ in range(ATTEMPTS):
-        model = copy.deepcopy(suspect).requires_grad_(True)
+        model = suspect.private_copy()
         for step in _fine_tune(experiment, model, data, settings, rate, rng):
             found = evaluation_set.predict(predictor(model, experiment.recipe.precision))
             point = Point.of(evaluation_set.labels, found, "poisoned", step, answers)
@@ -190,7 +189,7 @@ def random_patch(
     def draw(high: int) -> int:
         return int(torch.randint(high, (), generator=rng, device=experiment.device))
 
-    # Black and white: what differs little from the images takes too many steps to be learnt.
+    # Each channel at either end: what differs little from the images takes too many steps to learn.
     pattern = 255 * torch.randint(2, (c, rows, columns), generator=rng, device=experiment.device)
     top, left, target = draw(h - rows + 1), draw(w - columns + 1), draw(len(experiment.class_names))
 

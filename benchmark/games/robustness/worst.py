@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from benchmark.games.means import attack_key
 from benchmark.games.robustness.record import Guard, Metrics, RobustnessRecord
 from benchmark.metrics import Rate
-from benchmark.records.record import NONE, Record
+from benchmark.records.record import Record
 
 
 def worst_cases(
@@ -25,7 +25,7 @@ def worst_cases(
     }
     others = {key[:-1]: found for key, found in undefended.items()}
     for record in unfinished:
-        if not record.defense.stages or record.attack.threat == NONE:
+        if not record.defense.stages or record.attack.clean:
             continue
         found = undefended.get((*attack_key(record), record.seed))
         if found is None:

@@ -13,6 +13,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from benchmark.games.all import GAMES
 from benchmark.games.columns import Column
 from benchmark.games.frames import Chapter, Frame
 from benchmark.games.means import settings
@@ -65,7 +66,7 @@ def render(board: Board) -> bytes:
         }
         for number, ref in enumerate(board.plugins, 1)
     ]
-    budget = board.released.budget if board.released else None
+    budget = board.sources.protocol.budget if board.sources.protocol else None
     return html(
         "board.html.jinja",
         title=f"{board.protocol.name} · PoisonGames",
@@ -161,11 +162,9 @@ def _facts(board: Board) -> list[tuple[str, int]]:
     facts = [("cells", board.cells), ("seeds", board.seeds)]
     facts += [("attacks", attacks)] if attacks else []
     played = {(getattr(ref, "stage", NONE), ref.name) for ref in board.plugins}
-    stages = {"defenses": {"sanitize", "repair", "deploy"}}
-    stages |= {"detectors": {"detect"}, "inverters": {"invert"}}
-    for title, wanted in stages.items():
-        number = sum(stage in wanted for stage, _ in played)
-        facts += [(title, number)] if number else []
+    for game in GAMES.values():
+        number = sum(stage in game.stages for stage, _ in played)
+        facts += [(game.players, number)] if number else []
     return facts
 
 
