@@ -24,6 +24,8 @@ from benchmark import protocol as protocols
 from benchmark.cli import app
 from benchmark.cli.results import LONG, below_names, narrow, show_results
 from benchmark.cli.shared import seconds_of, some_seconds
+from benchmark.data import DataError
+from benchmark.data.named import Folder
 from benchmark.games.all import records
 from benchmark.games.robustness.searches import chosen, load
 from benchmark.records.cell import Cell
@@ -354,3 +356,40 @@ def test_the_example_of_contributing_is_a_plugin(tmp_path: Path) -> None:
     output = invoke("plugins", "stripes", "--plugin", path).output
     assert "Brighten every other row" in output
     assert re.search(r"opacity\s+0\.3\s+float, from 0 to 1", output)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["verify", "x" * 300],
+        ["run", f"{'x' * 300}.toml"],
+        ["run", "digits-v3", "--data-dir", "x" * 300],
+        ["scan", "net.pt", "--arch", "resnet18", "--data", "x" * 300],
+    ],
+)
+def test_a_name_that_is_too_long_gets_one_sentence(words: list[str]) -> None:
+    result = invoke(*words)
+    assert result.exit_code == 2
+    assert "x" * 300 in result.output
+
+
+def test_a_full_disk_below_what_is_printed_gets_one_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmark", "protocols"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.stderr == "error: what is printed cannot be written: the disk is full\n"
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/photos", "~/photos"])
+def test_a_home_that_is_unknown_is_a_path_like_others(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000_000)
+    with pytest.raises(DataError, match=r"photos is no folder"):
+        Folder(path).files(())

@@ -14,6 +14,7 @@ from benchmark.cli.shared import (
     Device,
     PluginFiles,
     all_boards,
+    check_folder,
     counting,
     err,
     load_registry,
@@ -174,6 +175,7 @@ def submit(
                 f"there is no {boards}/ here; submit in a checkout of the repository, or name the "
                 "folder of your own boards by --boards"
             )
+        check_folder(boards, "--boards")
         try:
             with counting("verifying") as progress:
                 registry = load_registry(plugin)

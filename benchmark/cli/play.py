@@ -15,6 +15,7 @@ from benchmark.cli.shared import (
     DataDir,
     Device,
     PluginFiles,
+    check_folder,
     duration,
     one_sentence,
     out,
@@ -191,6 +192,8 @@ def tune(
         searches = plan_tuning(setup.protocol, registry, folder, defense or (), recipe)
         for task in searches:
             tuned.refuse_other_recipe(task)
+        if any(tuned.result(task) is None for task in searches):
+            check_folder(folder, "the folder of searches")
         execute_plan(
             setup, searches, "searches", started, workers, results=folder, time_limit=time_limit
         )

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 from rich.table import Table
 
-from benchmark.cli.shared import Device, PluginFiles, load_registry, one_sentence, out
+from benchmark.cli.shared import (
+    Device,
+    PluginFiles,
+    check_folder,
+    load_registry,
+    one_sentence,
+    out,
+)
 from benchmark.cli.suspects import (
     Arch,
     Classes,
@@ -17,7 +24,6 @@ from benchmark.cli.suspects import (
     Model,
     Size,
     Std,
-    check_folder,
     file_of,
     progress_bars,
     read_suspect,

@@ -14,6 +14,7 @@ from benchmark.cli.shared import (
     BOARDS,
     Device,
     PluginFiles,
+    check_folder,
     err,
     load_registry,
     one_sentence,
@@ -29,7 +30,6 @@ from benchmark.cli.suspects import (
     Model,
     Size,
     Std,
-    check_folder,
     file_of,
     names_of,
     progress_bars,
@@ -78,7 +78,7 @@ def scan(
 
     poisongames scan weights.pt --arch resnet18 --data photos/
     """
-    with one_sentence(), _only_answers():
+    with _only_answers(), one_sentence():
         from benchmark.api import Detector
         from benchmark.specs import label
         from benchmark.suspect.report import save

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import re
 import sys
 from contextlib import contextmanager
@@ -39,6 +41,8 @@ PluginFiles = Annotated[
 ]
 
 
+#: Names of files have no more bytes anywhere.
+LONGEST = 255
 #: The folder of all boards, in a checkout.
 BOARDS = Path("leaderboards")
 
@@ -70,8 +74,18 @@ def one_sentence() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(2) from None
+        sentence = str(error)
+    except OSError as error:
+        if error.filename is not None:  # such as one that may not be read, or has too long a name
+            sentence = f"{error.filename}: {error.strerror}; check the path and who may use it"
+        elif error.errno == errno.ENOSPC:
+            sentence = "what is printed cannot be written: the disk is full"
+        else:
+            raise
+    else:
+        return
+    err.print(f"[red]error:[/red] {escape(sentence)}", soft_wrap=True)
+    raise typer.Exit(2)
 
 
 def folder(text: str | Path) -> Path:
@@ -79,6 +93,33 @@ def folder(text: str | Path) -> Path:
     if not str(text):
         raise typer.BadParameter("the name of a folder is empty; write . for this one")
     return Path(text)
+
+
+def check_folder(folder: Path, what: str = "--out") -> None:
+    """Refuse a place where nothing can be written, before the work is done.
+
+    Args:
+        what: names the place in the message.
+
+    Raises:
+        UserError: it lies in or is something else than a folder, or may not be written to.
+    """
+    import tempfile
+
+    # Not Path.exists, which raises where a name is too long.
+    there = next(one for one in (folder, *folder.absolute().parents) if os.path.exists(one))
+    try:
+        # Whoever may write everywhere still cannot in places such as /proc.
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError:
+        raise UserError(
+            f"{what}: {there} is no folder that can be written to; choose another place"
+        ) from None
+    if long := [part for part in folder.parts if len(os.fsencode(part)) > LONGEST]:
+        raise UserError(
+            f"{what}: {long[0][:20]}… has more than {LONGEST} bytes; choose a shorter name"
+        )
 
 
 def out_folder(help: str) -> Any:

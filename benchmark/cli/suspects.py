@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from benchmark.suspect.reading import Given, TorchvisionWeights
     from benchmark.suspect.suspect import Suspect
 
-#: Names of files have no more bytes anywhere.
-LONGEST = 255
 Model = Annotated[
     str,
     typer.Argument(
@@ -137,28 +134,6 @@ def numbers_of(option: str, text: str | None) -> list[float] | None:
 def file_of(model: str) -> Path:
     """The file of a model, which may be FILE:FUNCTION."""
     return Path(model.partition(":")[0])
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a place where nothing can be written, before the work is done.
-
-    Raises:
-        UserError: it lies in or is something else than a folder, or may not be written to.
-    """
-    # Not Path.exists, which raises where a name is too long.
-    there = next(one for one in (folder, *folder.absolute().parents) if os.path.exists(one))
-    try:
-        # Whoever may write everywhere still cannot in places such as /proc.
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError:
-        raise UserError(
-            f"--out: {there} is no folder that can be written to; choose another place"
-        ) from None
-    if long := [part for part in folder.parts if len(os.fsencode(part)) > LONGEST]:
-        raise UserError(
-            f"--out: {long[0][:20]}… has more than {LONGEST} bytes; choose a shorter name"
-        )
 
 
 def progress_bars() -> Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -178,7 +179,7 @@ class Folder(Dataset):
 
     @property
     def root(self) -> Path:
-        return Path(self.path).expanduser()
+        return Path(os.path.expanduser(self.path))
 
     def files(self, folders: Sequence[Path]) -> Sequence[Path]:
         # Those that are left out, too: what is said of them is kept with what is decoded.

@@ -14,7 +14,7 @@ from benchmark.games.base import Game
 from benchmark.games.detectability.game import DetectabilityGame
 from benchmark.games.inversion.game import InversionGame
 from benchmark.games.robustness.game import RobustnessGame
-from benchmark.records.files import StoreError, in_its_place
+from benchmark.records.files import StoreError, read_plain
 from benchmark.records.record import Record
 from benchmark.texts import first_error
 
@@ -49,10 +49,8 @@ def records(folder: Path, pattern: str = "*.json") -> Iterator[Record]:
         StoreError: a file is not a record.
     """
     for path in sorted((folder / "records").glob(pattern), key=lambda path: path.name):
-        if path.is_dir():
-            raise in_its_place(path)
         try:
-            yield read(path.read_bytes())
+            yield read(read_plain(path))
         except ValidationError as error:
             # The first part of the place is the game that the record is of.
             field, reason = first_error(error, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ def tensors(init: str) -> dict[str, Tensor]:
 def _read(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))
     if not path.is_file():
         raise ProtocolError(f"init: there is no file {path}; check the path")
     try:

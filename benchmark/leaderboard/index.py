@@ -57,9 +57,14 @@ def files_of(boards: Path) -> dict[str, bytes]:
 
 def _entries(boards: Path) -> Iterator[Entry]:
     known = protocols.released()
-    for folder in sorted(path.parent for path in boards.glob("*/README.md")):
+    for folder in sorted(path.parent for path in boards.glob("*/records")):
+        # A board that was never built has none, and somebody may have written another one.
+        made = folder / "README.md"
+        paragraphs = made.read_text("utf-8").split("\n\n") if made.is_file() else []
+        if len(paragraphs) < 2:
+            continue
         summary = protocols.load(folder.name).summary if folder.name in known else ""
-        lines = (folder / "README.md").read_text().split("\n\n")[1].splitlines()
+        lines = paragraphs[1].splitlines()
         said = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
         yield Entry(folder.name, summary, [re.sub(r"\\(.)", r"\1", one) for one in said])
 

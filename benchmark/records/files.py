@@ -61,6 +61,19 @@ def write_in(root: Path, place: str, content: bytes) -> None:
     write_whole(root / place, content)
 
 
+def read_plain(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        StoreError: it is a folder, a link to nothing, or a pipe, at which one would wait for ever.
+    """
+    if path.is_dir():
+        raise in_its_place(path)
+    if not path.is_file():
+        raise StoreError(f"{path} is no plain file; remove it, then run the same command again")
+    return path.read_bytes()
+
+
 def remove(path: Path) -> None:
     """Remove a file that may be gone; raises as `write_whole` does."""
     try:

@@ -16,7 +16,15 @@ from uuid import uuid4
 
 import numpy as np
 
-from benchmark.records.files import StoreError, remove, sha256, unwritable, vanished, write_in
+from benchmark.records.files import (
+    StoreError,
+    read_plain,
+    remove,
+    sha256,
+    unwritable,
+    vanished,
+    write_in,
+)
 from benchmark.records.record import Evidence, Record
 from benchmark.records.saved_victims import SavedVictims
 
@@ -145,8 +153,9 @@ class Store:
     def _played_on(self) -> str | None:
         """The digest of the images that the first record names, None where there is none."""
         for path in sorted((self.root / "records").glob("*.json")):
-            with suppress(OSError, ValueError, KeyError, TypeError):  # damaged, and played again
-                if self.as_written(path.stem, content := path.read_bytes()):
+            # One that is damaged is played again.
+            with suppress(OSError, StoreError, ValueError, KeyError, TypeError):
+                if self.as_written(path.stem, content := read_plain(path)):
                     return str(json.loads(content)["data_sha256"])
         return None
 

@@ -60,7 +60,10 @@ def regular(path: Path, limit: int) -> bytes:
         raise Refused("file", "is no plain file; links and folders are not taken")
     if facts.st_size > limit:
         raise Refused("file", f"has {facts.st_size:,} bytes, at most {limit:,} are allowed")
-    return path.read_bytes()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Refused("file", f"cannot be read: {error.strerror}") from None
 
 
 def read_record(path: Path, read: Callable[[bytes], Record]) -> tuple[Record, bytes]:

@@ -15,6 +15,9 @@ from benchmark.records.cell import CLEAN, Cell, Tune
 from benchmark.registry import Registry
 from benchmark.runs.planner import Planner
 
+#: Repetitions; more are a slip of the pen.
+MOST_SEEDS = 10_000
+
 
 def plan(
     protocol: Protocol,
@@ -42,8 +45,10 @@ def plan(
         ProtocolError: an unknown recipe, no repetitions, a game that the protocol does not have, a
             defense in the section of another game, or weights to start from that cannot be read.
     """
-    if seeds is not None and seeds < 1:
-        raise ProtocolError(f"seeds must be at least 1, got {seeds}")
+    # The model that defenders search on is reported nowhere.
+    most = MOST_SEEDS if protocol.tuning is None else min(MOST_SEEDS, protocol.tuning.suspect)
+    if seeds is not None and not 1 <= seeds <= most:
+        raise ProtocolError(f"seeds must be from 1 to {most:,} here, got {seeds:,}")
     chosen = _recipe(protocol, recipe)
     init = digest(protocol.recipes[chosen])
     planner = Planner(protocol, registry, chosen, bool(defenses), seeds, tuned or {}, init)

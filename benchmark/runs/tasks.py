@@ -10,9 +10,9 @@ import torch
 
 from benchmark.games.all import GAMES
 from benchmark.games.experiment import Progress
-from benchmark.games.robustness.search import search
+from benchmark.games.robustness.search import kept_points, search
 from benchmark.records.cell import Cell, Tune, Victim
-from benchmark.records.files import StoreError
+from benchmark.records.files import StoreError, remove
 from benchmark.records.record import Cost, Error, ProtocolRef
 from benchmark.records.saved_victims import DamagedVictim
 from benchmark.runs import report, victim_training
@@ -127,7 +127,12 @@ class Worker(RunContext):
         Returns:
             What the repair raised.
         """
-        return _failure(lambda: search(self, tune, progress).save(tune.path))
+
+        def play() -> None:
+            search(self, tune, progress).save(tune.path)
+            remove(kept_points(self.setup.root, tune))
+
+        return _failure(play)
 
 
 def _failure(play: Callable[[], None]) -> Error | None:

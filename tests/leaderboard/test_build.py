@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +17,7 @@ from made_records import MADE_UP, TRIGGERED, board_of_both_games, examined, play
 from benchmark.games.frames import Line, Plot
 from benchmark.leaderboard import plots
 from benchmark.leaderboard.build import build, stale
+from benchmark.leaderboard.index import write as write_index
 from benchmark.metrics import Rate, mean_interval
 from benchmark.records.files import StoreError
 from benchmark.records.store import Store
@@ -212,6 +215,24 @@ def test_a_folder_in_the_place_of_a_record_is_to_be_removed(run: Path) -> None:
     (run / "records" / "a.json").mkdir()
     with pytest.raises(StoreError, match=r"a\.json is a folder, where a file belongs; remove this"):
         build(run)
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_what_is_no_file_is_not_waited_for(run: Path, put: Callable[[Path], None]) -> None:
+    put(run / "records" / "a.json")
+    with pytest.raises(StoreError, match=r"a\.json is no plain file; remove it"):
+        build(run)
+    with pytest.raises(StoreError, match="was played on the images"):
+        Store(run).claim("0" * 64)
+
+
+@pytest.mark.parametrize("text", ["", "One line.\n"])
+def test_a_folder_beside_the_boards_is_none_of_them(run: Path, text: str) -> None:
+    (run.parent / "notes").mkdir()
+    (run.parent / "notes" / "README.md").write_text(text)
+    build(run)
+    write_index(run.parent)
+    assert "notes" not in (run.parent / "README.md").read_text()
 
 
 def test_no_records_say_what_to_do(tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ def test_keys_do_not_depend_on_what_else_is_planned(tiny: Protocol, registry: Re
         ({"attacks": ["badnets:sid=1"]}, "did you mean 'side'"),
         ({"defenses": ["weight-decay:steps=0"]}, "steps=0 is not allowed"),
         ({"recipe": "long"}, "there are standard, short"),
-        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"seeds": 0}, "seeds must be from 1 to 10,000 here, got 0"),
+        ({"seeds": 10**9}, "from 1 to 10,000 here, got 1,000,000,000"),
     ],
 )
 def test_bad_requests_get_one_sentence(

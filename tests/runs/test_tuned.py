@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -87,7 +88,6 @@ def test_every_point_is_tried_once_in_the_order_of_the_grid(tmp_path: Path) -> N
     assert [tuple(trial.params.values()) for trial in trials] == points
     assert [trial.left[0].asr.hits for trial in trials] == [round(100 * lr) for lr, _ in points]
     assert ticks == [(done, 6) for done in range(6)]
-    assert not (tmp_path / "a" / "kept").exists()
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
@@ -108,6 +108,26 @@ def test_a_search_that_was_cut_off_repeats_only_the_point_in_flight(
     assert len(trials) == 6
     assert len(tried) == 7
     assert len(set(tried)) == 6
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda line: line[:-9], lambda line: line.replace(b"0.1", b"0.2")]
+)
+def test_points_from_a_damaged_line_on_are_tried_again(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    tried: list[tuple[float, ...]] = []
+
+    def try_point(params: dict[str, float]) -> tuple[Left, ...]:
+        tried.append(tuple(params.values()))
+        return (left(50),)
+
+    kept, points = tmp_path / "kept", [*product(*GRID.values())]
+    trials = search_grid(GRID, try_point, kept, lambda done, total: None)
+    lines = kept.read_bytes().splitlines()
+    kept.write_bytes(b"\n".join([lines[0], damage(lines[1]), *lines[2:]]) + b"\n\xff\0")
+    assert search_grid(GRID, try_point, kept, lambda done, total: None) == trials
+    assert tried == [*points, *points[1:]]
 
 
 def test_the_best_has_the_lowest_asr_then_the_highest_accuracy_then_is_first() -> None:
@@ -188,6 +208,33 @@ def test_a_defender_with_too_few_images_makes_no_search(
     assert worker.tune(tune) is None
     (kept,) = tuned.load(tmp_path / "tuned")
     assert kept.impossible == "ASR 10% for 7.0% of accuracy"
+
+
+def test_a_search_that_cannot_be_saved_keeps_its_points(
+    tiny: Protocol, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = tiny.model_copy(update={"tuning": TUNING})
+    worker = Worker(Setup(protocol, protocol.recipe, "cpu", (), None, tmp_path))
+    worker.store.begin()
+    points: list[int] = []
+
+    class Poisoned:
+        poisoning = poisoned(1)[0]
+
+        def try_repair(self, *_: object) -> Left:
+            points.append(1)
+            return left(50)
+
+    monkeypatch.setattr(searching, "self_poison", lambda *_: Poisoned())
+    tune = plan_tuning(protocol, registry, tmp_path / "tuned", ["weight-decay"])[0]
+    worker.train_victim(tune.suspect)
+    (tmp_path / "tuned").write_text("a file where the folder belongs")
+    with pytest.raises(StoreError):
+        worker.tune(tune)
+    (tmp_path / "tuned").unlink()
+    assert worker.tune(tune) is None
+    assert len(points) == len(tuned.load(tmp_path / "tuned")[0].trials) == 20
+    assert not [*(tmp_path / "artifacts" / "tuning").iterdir()]
 
 
 def test_a_search_of_what_was_another_protocol_repair_or_recipe_is_none(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from benchmark.games.robustness.searches import Left, Search, Trial
 from benchmark.games.robustness.tuning import CannotPoison, self_poison
 from benchmark.games.settings import Setting
 from benchmark.records.cell import Tune
-from benchmark.records.files import write_whole
+from benchmark.records.files import sha256, write_whole
 from benchmark.records.record import ProtocolRef
 from benchmark.specs import with_settings
 
@@ -63,11 +63,16 @@ def search(context: RunContext, tune: Tune, progress: Progress) -> Search:
             for draw, own in enumerate(backdoors)
         )
 
-    kept = context.setup.root / "artifacts" / "tuning" / f"{tune.key[:32]}.jsonl"
+    kept = kept_points(context.setup.root, tune)
     return found(
         poisonings=tuple(own.poisoning for own in backdoors),
         trials=search_grid(settings.grids[tune.repair.name], try_point, kept, progress),
     )
+
+
+def kept_points(run: Path, tune: Tune) -> Path:
+    """The file of a run that keeps the points of a search until the search is saved."""
+    return run / "artifacts" / "tuning" / f"{tune.key[:32]}.jsonl"
 
 
 def search_grid(
@@ -79,14 +84,20 @@ def search_grid(
     """Try every point of a grid, in the order of the grid; a killed search goes on where it was.
 
     Args:
-        kept: where finished points are until all are done, one JSON text per line.
+        kept: where finished points are, one a line: a digest, a space, a JSON text. What follows a
+            damaged line is tried again.
     """
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    lines = kept.read_text().splitlines() if kept.exists() else []
-    trials = [Trial.model_validate_json(line) for line in lines]
+    lines = kept.read_text(errors="replace").splitlines() if kept.is_file() else []
+    whole = takewhile(lambda line: line == _with_digest(line.partition(" ")[2]), lines)
+    trials = [Trial.model_validate_json(line.partition(" ")[2]) for line in whole]
     for number in range(len(trials), len(points)):
         progress(number, len(points))
         trials.append(Trial(params=points[number], left=try_point(points[number])))
-        write_whole(kept, "\n".join(one.model_dump_json() for one in trials).encode())
-    kept.unlink()
+        done = (_with_digest(one.model_dump_json()) for one in trials)
+        write_whole(kept, "\n".join(done).encode())
     return tuple(trials)
+
+
+def _with_digest(line: str) -> str:
+    return f"{sha256(line.encode())} {line}"

@@ -14,7 +14,7 @@ from benchmark.games.robustness.curve import Point
 from benchmark.games.settings import Part, Setting
 from benchmark.metrics import Rate
 from benchmark.records.cell import Tune
-from benchmark.records.files import StoreError, write_whole
+from benchmark.records.files import StoreError, read_plain, write_whole
 from benchmark.records.record import ProtocolRef
 from benchmark.texts import first_error
 
@@ -133,7 +133,7 @@ def load(folder: Path) -> list[Search]:
 
 def _read(path: Path) -> Search:
     try:
-        return Search.model_validate_json(path.read_bytes())
+        return Search.model_validate_json(read_plain(path))
     except ValidationError as error:
         raise StoreError("{}: {}: {}".format(path, *first_error(error))) from None
 
