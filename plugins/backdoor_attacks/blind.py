@@ -110,7 +110,8 @@ class BlindPattern(_Pattern):
     """Train a nine-pixel pattern into the model by poisoned code (Blind-P).
 
     Task and backdoor loss are balanced by MGDA in every batch; `share` of a batch is
-    triggered, after augmentation. The pattern keeps its pixels at every image size; its
+    triggered, after augmentation: half as for the authors' ImageNet models, where they trigger the
+    whole batch on CIFAR-10. The pattern keeps its pixels at every image size; its
     corner, (3, 23) of 224, moves with the size. The victim's own recipe is used, and the
     backdoor is trained from the first batch on, where the authors' code may wait until the
     task is learnt.

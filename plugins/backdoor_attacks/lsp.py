@@ -41,7 +41,8 @@ class LSP(Wrapper, PoisoningAttack):
     hide. `auto-abs` and `auto-exray` do so with ABS's reversed trigger and with ExRay's masks of
     channels, whose classification term is a logit, so that the rate is a hint; `auto-all` takes the
     smallest of the three, as the paper does over its detectors. A detector that reverses no trigger
-    on the clean surrogate gives no rate; the smallest of the others is taken.
+    on the clean surrogate gives no rate; the smallest of the others is taken. Whether the attack
+    still works at that rate, which the paper checks in the end, the game measures.
     """
 
     name, version, paper = "lsp", 1, "Li et al., LSP Framework"

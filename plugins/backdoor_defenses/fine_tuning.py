@@ -26,7 +26,8 @@ class FineTuning(Repair):
 
     Defaults are those of Pick your Poison, Tab. V (CIFAR-10, r = 1 %), where a subclass
     does not say otherwise. The paper searches over SGD and Adam and chose SGD everywhere; its
-    momentum is not published. Adam has its usual betas, 0.9 and 0.999, and no `momentum`.
+    momentum is not published; later code of its authors takes Nesterov's. Adam has its usual
+    betas, 0.9 and 0.999, and no `momentum`.
     """
 
     steps: Count = 1000

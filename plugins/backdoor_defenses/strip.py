@@ -26,7 +26,8 @@ class Strip(Deployment):
 
     Each input is added to `overlays` trusted images, clipped, and the entropy of the
     predictions is averaged. The threshold is the quantile of the trusted images' own
-    entropies at the wanted false rejection rate `frr`.
+    entropies at the wanted false rejection rate `frr`. All inputs meet the same images, where the
+    authors draw anew for each; those that the threshold is found on may be among them.
     """
 
     name, version, paper = "strip", 1, "Gao et al., ACSAC 2019, arXiv:1902.06531"
