@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 import pytest
 
 import benchmark
 from benchmark.api import Defense
+from benchmark.games.all import records
 from benchmark.games.means import settings
 from benchmark.games.robustness import searches as tuned
 from benchmark.games.robustness.record import RobustnessRecord
@@ -104,3 +107,37 @@ def test_tuned_settings_are_those_of_the_committed_searches(
             played = settings(stage)
             for key, value in best.get((stage.name, record.trusted_share), {}).items():
                 assert played[key] == written(value), path.name
+
+
+NAMES = {
+    "Pivotal Tuning": "pivotal-tuning",
+    "weight decay": "weight-decay",
+    "Fine-Pruning": "fine-pruning",
+    "NAD": "nad",
+    "Neural Cleanse's": "neural-cleanse-repair",
+}
+
+
+def test_what_the_documentation_says_repairs_cost_after_50_steps_is_so() -> None:
+    text = (ROOT / "docs" / "measured.md").read_text()
+    said = re.findall(
+        r"^\| (.+) \| ([15]) % \| (.+) \| (.+), (.+) % \| (.+), (.+) % \|$", text, re.M
+    )
+    assert len(said) == 2 * len(NAMES)
+    board = ROOT / "leaderboards" / "cifar10-small-v2"
+    for name, share, *numbers in said:
+
+        def after_50_steps(
+            attack: str, m: int, end: str = f"{NAMES[name]}-r0.0{share}"
+        ) -> list[float]:
+            played = records(board, f"robustness-{attack}-m{m}-{end}-s*.json")
+            curves = [one.curve for one in played if isinstance(one, RobustnessRecord)]
+            assert len(curves) == 3
+            assert all(curve[1].step == 50 for curve in curves)
+            lost = [curve[0].cda.value - curve[1].cda.value for curve in curves]
+            return [100 * fmean(lost), 100 * fmean(curve[1].asr.value for curve in curves)]
+
+        clean, _ = after_50_steps("none", 0)
+        found = [clean, *after_50_steps("badnets", 50), *after_50_steps("lsp", 4500)]
+        digits = (1, 1, 0, 1, 0)
+        assert [f"{one:.{n}f}" for one, n in zip(found, digits, strict=True)] == numbers, name
