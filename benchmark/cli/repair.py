@@ -72,9 +72,9 @@ def repair(
     """
     with one_sentence():
         from benchmark.suspect.adapter import ModelError
-        from benchmark.suspect.reading import check_savable, save_state
         from benchmark.suspect.repair import mend
         from benchmark.suspect.settings import create_repair
+        from benchmark.suspect.states import check_savable, save_state
 
         if to.suffix not in (".safetensors", ".pt", ".pth"):
             raise ModelError(f"--out {to} is not allowed; end its name in .safetensors or .pt")

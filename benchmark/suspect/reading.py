@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -16,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.api import Architecture
-from benchmark.records.files import write_whole
 from benchmark.registry import Registry
 from benchmark.specs import RegistryError, parse
 from benchmark.suspect.adapter import ModelError, told
+from benchmark.suspect.states import read_state
 
 
 @dataclass(frozen=True)
@@ -114,75 +113,6 @@ def read(text: str, side: tuple[int, int], architecture: str | None, registry: R
     )
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, by name; those of a checkpoint that holds one state dict, too.
-
-    Raises:
-        ModelError: no such file, or one that is not allowed; pickled code is never run.
-    """
-    if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise ModelError(
-            f"{path} is no model: expected a file .safetensors, .pt or .pth with a state dict, "
-            "the name of a torchvision model, or module.py:function"
-        )
-    if not path.is_file():
-        raise ModelError(f"there is no file {path}; check the path")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            found: Any = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files are met with errors of many types
-        if "weights_only" in str(error) or "TorchScript" in str(error):
-            raise ModelError(
-                f"{path} holds a pickled model, which would run code while it is loaded; save "
-                "torch.save(model.state_dict(), 'weights.pt') where it was made, and give that"
-            ) from None
-        raise ModelError(f"{path} cannot be read ({told(error)}); fetch or save it again") from None
-    if not _is_state(found) and isinstance(found, Mapping):
-        inner = [value for value in found.values() if _is_state(value)]
-        found = inner[0] if len(inner) == 1 else found
-    if not _is_state(found):
-        raise ModelError(
-            f"{path} holds no state dict; save torch.save(model.state_dict(), 'weights.pt') where "
-            "it was made, and give that"
-        )
-    return dict(found)
-
-
-def check_savable(state: Mapping[str, Any], path: Path) -> None:
-    """See that a file of this suffix takes the state of a model.
-
-    Raises:
-        ModelError: it has parts that are no tensors, which safetensors does not know.
-    """
-    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if odd and path.suffix == ".safetensors":
-        raise ModelError(f"{odd[0]} of the model is no tensor; end --out in .pt")
-
-
-def save_state(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write weights as the suffix says: .safetensors, or .pt and .pth for torch.load.
-
-    Raises:
-        StoreError: the disk is full or the folder cannot be written.
-    """
-    if path.suffix == ".safetensors":
-        from safetensors.torch import save
-
-        # Tied weights would share memory, which such files do not have.
-        content = save(
-            {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
-        )
-    else:
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        content = buffer.getvalue()
-    write_whole(path, content)
-
-
 def _prefixes(state: Mapping[str, Tensor]) -> Iterator[str]:
     """What wrappers may have put before every name, such as "module." or "_orig_mod.module."."""
     prefix = ""
@@ -194,15 +124,6 @@ def _prefixes(state: Mapping[str, Tensor]) -> Iterator[str]:
             return
         prefix += f"{head}."
         yield prefix
-
-
-def _is_state(found: Any) -> bool:
-    return (
-        isinstance(found, Mapping)
-        and bool(found)
-        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items())
-        and any(value.ndim == 2 for value in found.values())
-    )
 
 
 def _builders(

@@ -14,7 +14,8 @@ from torch import nn
 from benchmark.api import Architecture
 from benchmark.registry import Registry
 from benchmark.suspect.adapter import ModelError
-from benchmark.suspect.reading import check_savable, read, save_state
+from benchmark.suspect.reading import read
+from benchmark.suspect.states import check_savable, save_state
 
 
 def own(registry: Registry, name: str, classes: int = 7) -> nn.Module:

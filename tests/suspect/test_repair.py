@@ -18,8 +18,8 @@ from benchmark.cli import app
 from benchmark.records.files import StoreError
 from benchmark.registry import Registry
 from benchmark.suspect.images import read_folder
-from benchmark.suspect.reading import save_state
 from benchmark.suspect.settings import create_repair
+from benchmark.suspect.states import save_state
 
 METHOD = "pivotal-tuning:steps=40,batch_size=32,learning_rate=0.01,lambda_p=100"
 
