@@ -42,8 +42,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
             ) from None
         raise ModelError(f"{path} cannot be read ({told(error)}); fetch or save it again") from None
     if not _is_state(found) and isinstance(found, Mapping):
-        inner = [value for value in found.values() if _is_state(value)]
-        found = inner[0] if len(inner) == 1 else found
+        inner = {key: value for key, value in found.items() if _is_state(value)}
+        if len(inner) > 1:
+            one, names = next(iter(inner)), ", ".join(map(str, inner))
+            raise ModelError(
+                f"{path} holds several state dicts, {names}; give one of them alone, saved by "
+                f"torch.save(torch.load({str(path)!r})[{one!r}], 'weights.pt')"
+            )
+        found = next(iter(inner.values()), found)
     if not _is_state(found):
         raise ModelError(
             f"{path} holds no state dict; save torch.save(model.state_dict(), 'weights.pt') where "

@@ -53,6 +53,11 @@ def sparse(state: dict[str, Any]) -> dict[Any, Any]:
 
 BROKEN = {
     "holds no state dict": lambda state: dict(enumerate(state.values())),
+    r"several state dicts, model, model_ema; .*\['model'\], 'weights.pt'\)": lambda state: {
+        "epoch": 3,
+        "model": state,
+        "model_ema": state,
+    },
     "save them as dense tensors on a CPU": sparse,
 }
 
