@@ -52,8 +52,17 @@ class Suspect:
 
 
 def answers(model: Classifier, pixels: Tensor) -> NDArray[np.int16]:
-    """Predicted classes (N,), computed in float32 as the model's own code would."""
-    return ask(predictor(model, "float32"), pixels)
+    """Predicted classes (N,), computed in float32 as the model's own code would.
+
+    Raises:
+        ModelError: the model's own code fails.
+    """
+    try:
+        return ask(predictor(model, "float32"), pixels)
+    except Exception as error:  # somebody's code, which may refuse so many images at once
+        raise ModelError(
+            f"the model fails on {len(pixels)} images ({told(error)}); mend its forward"
+        ) from error
 
 
 def prepare(
@@ -103,12 +112,7 @@ def prepare(
     elif not isinstance(model, Classifier):
         notes.append(_normalise(adapted, images))
     trusted = TrustedData(images.pixels, images.labels)
-    try:
-        predictions = answers(adapted, images.pixels)
-    except Exception as error:  # somebody's code, which may refuse so many images at once
-        raise ModelError(
-            f"the model fails on {len(images)} images ({told(error)}); mend its forward"
-        ) from error
+    predictions = answers(adapted, images.pixels)
     suspect = Suspect(adapted, trusted, album.class_names, predictions, tuple(notes))
     labels = narrow(images.labels)
     if near_chance(suspect.accuracy, labels) and not anyway:
@@ -127,7 +131,7 @@ def narrowed(suspect: Suspect, only: Sequence[str]) -> Suspect:
         only: names of at least three classes, since fewer tell nothing of what is usual.
 
     Raises:
-        ModelError: fewer, or one that the model does not have.
+        ModelError: fewer, one that the model does not have, or images of fewer than two.
     """
     names = tuple(dict.fromkeys(only))
     if unknown := [name for name in names if name not in suspect.class_names]:
@@ -144,8 +148,11 @@ def narrowed(suspect: Suspect, only: Sequence[str]) -> Suspect:
     model.head = head.to(model.mean.device)
     rows = torch.isin(suspect.trusted.labels.cpu(), kept).nonzero().flatten()
     trusted = suspect.trusted.subset(rows.to(suspect.trusted.device))
-    if not len(trusted):
-        raise ModelError("there is no image of the classes that --only names; give some of each")
+    if (there := len(trusted.labels.unique())) < 2:
+        raise ModelError(
+            f"there are images of {there} of the {len(names)} classes that --only names; give some "
+            "of each"
+        )
     places = {int(label): place for place, label in enumerate(kept)}
     labels = torch.tensor([places[label] for label in trusted.labels.tolist()])
     trusted = TrustedData(trusted.pixels, labels.to(trusted.device))

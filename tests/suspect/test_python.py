@@ -13,6 +13,7 @@ from torch import nn
 
 from benchmark import repair, scan
 from benchmark.errors import UserError
+from benchmark.suspect.adapter import ModelError
 from benchmark.suspect.images import album_of, as_bytes
 
 GIVEN: dict[str, Callable[[Any], dict[str, Any]]] = {
@@ -42,6 +43,30 @@ def test_arrays_of_any_order_are_images(poisoned: Any) -> None:
     assert as_bytes(pixels[:, ::-1]).numpy().tolist() == pixels[:, ::-1].tolist()
     labels = poisoned.labels.numpy().astype(np.uint8)
     assert album_of(pixels, labels, None).images.labels.tolist() == labels.tolist()
+
+
+class Before(nn.Module):
+    """A network whose images somebody changes first."""
+
+    def __init__(self, net: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.net, self.change = net, change
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.net(self.change(images))
+
+
+def few(images: torch.Tensor) -> torch.Tensor:
+    if len(images) > 64:
+        raise RuntimeError("at most 64 at once")
+    return images
+
+
+def test_a_model_that_takes_few_images_at_once_is_named(poisoned: Any) -> None:
+    """Also while the usual normalisations are tried."""
+    for mean in (None, 0.0):
+        with pytest.raises(ModelError, match=r"fails on 200 images \(RuntimeError: at most 64"):
+            scan(Before(poisoned.net, few), poisoned.pixels, poisoned.labels, mean=mean)
 
 
 TRIGGERED: dict[str, Callable[[Any], Any]] = {

@@ -256,6 +256,10 @@ def test_some_classes_alone(poisoned: Any, weights: Path, architecture: str, fol
     torch.testing.assert_close(part.model(part.trusted.images), wanted)
     for names, said in (("digit1,digit2", "name three or more"), ("a,b,c", "names a, which is no")):
         assert said in invoke("scan", weights, *options, "--only", names).output
+    few = poisoned.labels < 3
+    album = album_of(poisoned.pixels[few], poisoned.labels[few], None)
+    with pytest.raises(ModelError, match="images of 1 of the 3 classes that --only names; give"):
+        narrowed(prepare(poisoned.net, album, mean=[0.0]), ["2", "5", "7"])
 
 
 def test_a_scan_of_hours_says_how_to_take_less() -> None:
