@@ -85,10 +85,19 @@ def unchanged() -> Iterator[None]:
     Raises:
         ChangedSetting: something was that is not forgiven; it names what.
     """
+    with restored() as changed:
+        yield
+    if changed:
+        raise ChangedSetting(f"its import changes {' and '.join(changed)}; leave that as it is")
+
+
+@contextmanager
+def restored() -> Iterator[list[str]]:
+    """Put back what is changed within; afterwards the list names what is not forgiven."""
     before = [(setting, setting.get()) for setting in settings()]
     changed: list[str] = []
     try:
-        yield
+        yield changed
     finally:
         for setting, value in before:
             try:
@@ -99,8 +108,6 @@ def unchanged() -> Iterator[None]:
                 same = False
             if not same and not setting.forgiven:
                 changed.append(setting.name)
-    if changed:
-        raise ChangedSetting(f"its import changes {' and '.join(changed)}; leave that as it is")
 
 
 def _folder() -> str | None:

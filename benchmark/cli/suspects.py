@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,6 +77,7 @@ def read_suspect(
         anyway=anyway,
         device=where,
     )
+    suspect = dataclasses.replace(suspect, notes=(*given.notes, *suspect.notes))
     right = suspect.accuracy
     low, high = right.interval()
     out.print(

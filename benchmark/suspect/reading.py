@@ -6,7 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from benchmark.registry import Registry
 from benchmark.specs import RegistryError, parse
 from benchmark.suspect.adapter import ModelError, told
 from benchmark.suspect.states import read_state
+from benchmark.unchanged import restored
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,12 @@ class Given:
 
     Attributes:
         prefix: what the names in its file have before those in the model.
+        notes: what was noticed while it was built.
     """
 
     model: nn.Module
     prefix: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def published(text: str) -> TorchvisionWeights | None:
@@ -62,7 +65,7 @@ def published(text: str) -> TorchvisionWeights | None:
 
 
 def read(text: str, side: tuple[int, int], architecture: str | None, registry: Registry) -> Given:
-    """The model that `text` names.
+    """The model that `text` names; settings that its code changes are put back, and noted.
 
     Args:
         text: a file of weights (.safetensors, .pt, .pth), ``module.py:function`` or the name of
@@ -74,6 +77,15 @@ def read(text: str, side: tuple[int, int], architecture: str | None, registry: R
     Raises:
         ModelError: there is none, or the weights do not fit.
     """
+    with restored() as changed:
+        given = _read(text, side, architecture, registry)
+    if not changed:
+        return given
+    note = f"building the model changes {' and '.join(changed)}, which was put back"
+    return replace(given, notes=(note,))
+
+
+def _read(text: str, side: tuple[int, int], architecture: str | None, registry: Registry) -> Given:
     if ".py:" in text or text.endswith(".py"):
         return Given(_built(text))
     if not os.path.exists(text) and (known := published(text)) is not None:
@@ -202,7 +214,8 @@ def _built(text: str) -> nn.Module:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     # As if it were run, so that it finds its neighbours.
-    sys.path.insert(0, str(path.parent.resolve()))
+    folder = str(path.parent.resolve())
+    sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, function):
@@ -213,7 +226,8 @@ def _built(text: str) -> nn.Module:
     except (Exception, SystemExit) as error:
         raise ModelError(f"{text} raised {told(error)}; mend it first") from error
     finally:
-        sys.path.remove(str(path.parent.resolve()))
+        if folder in sys.path:  # its code may have changed that, too
+            sys.path.remove(folder)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{text} returned {type(model).__name__}, expected a torch.nn.Module")
     return model

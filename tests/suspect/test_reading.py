@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,43 @@ def test_all_wrappers_are_taken_off_and_put_back(
 
 def sparse(state: dict[str, Any]) -> dict[Any, Any]:
     return state | {"head.weight": state["head.weight"].to_sparse()}
+
+
+SETTING = """
+import os, sys
+import torch
+from torch import nn
+
+os.chdir("/")
+sys.path.clear()
+torch.set_default_dtype(torch.float64)
+
+
+def build():
+    torch.set_grad_enabled(False)
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+"""
+
+
+@pytest.mark.parametrize("end", ["", "    1 / 0\n"])
+def test_settings_that_a_models_code_changes_are_put_back(
+    end: str, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    Path("sets.py").write_text(SETTING.replace("    return", f"{end}    return"))
+    if end:
+        with pytest.raises(ModelError, match="raised ZeroDivisionError"):
+            read("sets.py:build", (2, 2), None, registry)
+    else:
+        (note,) = read("sets.py:build", (2, 2), None, registry).notes
+        assert note == (
+            "building the model changes the working directory and torch's default dtype and "
+            "whether torch keeps gradients, which was put back"
+        )
+    assert Path.cwd() == tmp_path
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
 
 
 BROKEN = {
