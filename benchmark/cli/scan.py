@@ -101,7 +101,7 @@ def scan(
             out.print(f"{suspect.notes[-1]}, with {len(suspect.trusted)} images", soft_wrap=True)
         usual = () if chosen else defaults(suspect.trusted.pixels.shape[1:])
         chosen += [create(registry, Detector, spec) for spec in usual]
-        fitted = [fit(one, suspect) for one in chosen]
+        fitted = fit(chosen, suspect)
         for before, after in zip(chosen, fitted, strict=True):
             if before != after:
                 out.print(f"smaller batches, to fit into memory: {label(after)}", soft_wrap=True)

@@ -18,7 +18,7 @@ from benchmark.classifier import Classifier
 from benchmark.images import ImageSet, TrustedData
 from benchmark.inversion import FrozenClassifier, logits_of
 from benchmark.memory import activation_bytes, images_per_pass
-from benchmark.suspect.adapter import ModelError
+from benchmark.suspect.adapter import ModelError, told
 from benchmark.triggers import Patch
 
 P = TypeVar("P", bound=Plugin)
@@ -126,6 +126,35 @@ def _with_steps(plugin: P, steps: dict[tuple[str, ...], int]) -> P:
         inner = {at[1:]: value for at, value in steps.items() if at[0] == name and len(at) > 1}
         changes[name] = _with_steps(getattr(plugin, name), inner)
     return dataclasses.replace(plugin, **changes)  # type: ignore[type-var]
+
+
+def check_gradient(model: Classifier, data: ImageSet) -> None:
+    """See that the logits of a few images, plain and with noise, have a gradient.
+
+    Raises:
+        ModelError: there is none, or it is exactly 0 for all of them.
+    """
+    count = max(1, min(TIMED, images_per_pass(model, data.pixels.shape[1:])) // 2)
+    rows = torch.linspace(0, len(data) - 1, count).long().to(data.device)
+    plain, rng = data.pixels[rows].float() / 255, torch.Generator(data.device).manual_seed(0)
+    # Pixels at the ends of their range alone would have none behind a clipping.
+    noise = torch.rand(plain.shape, generator=rng, device=data.device)
+    images = torch.stack([plain, (plain + noise) / 2]).requires_grad_(True)
+    why = ""
+    try:
+        with torch.enable_grad():
+            logits = logits_of(FrozenClassifier(model), images)
+            # Not their plain sum, which may be the same for all images.
+            total = (logits * torch.linspace(1, 2, model.classes, device=data.device)).sum()
+            (gradient,) = torch.autograd.grad(total, images)
+        reached = bool(gradient.any())
+    except Exception as error:  # somebody's code, and what torch says of it
+        reached, why = False, f" ({told(error)})"
+    if not reached:
+        raise ModelError(
+            f"no gradient of the model reaches its images{why}, and triggers are reversed by it; "
+            "let its forward leave out torch.no_grad, detach and rounding"
+        )
 
 
 def seconds_per_image(model: Classifier, data: ImageSet) -> float:

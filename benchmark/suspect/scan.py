@@ -21,7 +21,13 @@ from benchmark.protocol import named_seed
 from benchmark.registry import Registry
 from benchmark.specs import label
 from benchmark.suspect.adapter import ModelError, told
-from benchmark.suspect.estimate import counting, fitted, passes, seconds_per_image
+from benchmark.suspect.estimate import (
+    check_gradient,
+    counting,
+    fitted,
+    passes,
+    seconds_per_image,
+)
 from benchmark.suspect.findings import Finding, Scan
 from benchmark.suspect.images import album_of
 from benchmark.suspect.population import compare
@@ -72,7 +78,7 @@ def scan(
     registry = Registry()
     named = defaults(suspect.trusted.pixels.shape[1:]) if detectors is None else detectors
     chosen = [create(registry, Detector, spec) for spec in named]
-    return examine(suspect, [fit(detector, suspect) for detector in chosen])
+    return examine(suspect, fit(chosen, suspect))
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -86,10 +92,16 @@ def device_of(model: nn.Module) -> torch.device:
     return next((weights.device for weights in model.parameters()), torch.device("cpu"))
 
 
-def fit(detector: Detector, suspect: Suspect) -> Detector:
-    """The detector with batches that fit into memory beside this suspect."""
-    shape = suspect.trusted.pixels.shape[1:]
-    return fitted(detector, suspect.model, shape, suspect.model.classes)
+def fit(detectors: Sequence[Detector], suspect: Suspect) -> list[Detector]:
+    """The detectors with batches that fit into memory beside this suspect.
+
+    Raises:
+        ModelError: not even the smallest do, or the suspect has no gradient to reverse triggers by.
+    """
+    model, shape = suspect.model, suspect.trusted.pixels.shape[1:]
+    found = [fitted(detector, model, shape, model.classes) for detector in detectors]
+    check_gradient(model, suspect.trusted)
+    return found
 
 
 def forecast(

@@ -14,7 +14,9 @@ from torch import nn
 from benchmark import repair, scan
 from benchmark.errors import UserError
 from benchmark.suspect.adapter import ModelError
+from benchmark.suspect.estimate import check_gradient
 from benchmark.suspect.images import album_of, as_bytes
+from benchmark.suspect.suspect import prepare
 
 GIVEN: dict[str, Callable[[Any], dict[str, Any]]] = {
     "labels are torch.float32 of shape (200,), expected 200": lambda g: {"labels": g.labels / 2},
@@ -67,6 +69,34 @@ def test_a_model_that_takes_few_images_at_once_is_named(poisoned: Any) -> None:
     for mean in (None, 0.0):
         with pytest.raises(ModelError, match=r"fails on 200 images \(RuntimeError: at most 64"):
             scan(Before(poisoned.net, few), poisoned.pixels, poisoned.labels, mean=mean)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (torch.Tensor.detach, r" \(RuntimeError: .*\)"),
+        (lambda images: (images * 255).round() / 255, ""),
+    ],
+)
+def test_a_model_without_a_gradient_is_refused(poisoned: Any, change: Any, why: str) -> None:
+    sentence = f"no gradient of the model reaches its images{why}, and triggers"
+    with pytest.raises(ModelError, match=sentence):
+        scan(Before(poisoned.net, change), poisoned.pixels, poisoned.labels, mean=0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images: images.detach() + 1e-30 * images,
+        # Black and white pixels have none.
+        lambda images: nn.functional.hardtanh(2 * images - 1) / 2 + 0.5,
+    ],
+)
+def test_a_small_gradient_or_one_of_some_images_is_enough(poisoned: Any, change: Any) -> None:
+    album = album_of(poisoned.pixels // 128 * 255, poisoned.labels, None)
+    with torch.no_grad():
+        suspect = prepare(Before(poisoned.net, change), album, mean=0, anyway=True)
+        check_gradient(suspect.model, suspect.trusted)
 
 
 TRIGGERED: dict[str, Callable[[Any], Any]] = {
