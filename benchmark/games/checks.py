@@ -217,6 +217,12 @@ def detection(
                 f"{who} must return a trigger for each of {classes} classes, got images of "
                 f"shape {tuple(triggered.shape)}"
             )
+        norms, finite = trigger.norms, bool(triggered.isfinite().all())
+        if norms.shape != (classes,) or not (finite and ((norms >= 0) & (norms < inf)).all()):
+            raise RuleViolation(
+                f"{who} must return triggers of finite values with a finite norm from 0 on for "
+                f"each of {classes} classes, got norms {norms.tolist()!r:.60}"
+            )
     return Detection(score, class_scores, flagged, trigger, also)
 
 

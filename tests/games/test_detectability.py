@@ -381,6 +381,12 @@ def additive(*shape: int) -> Additive:
     return Additive(torch.zeros(shape))
 
 
+class OneNorm(Additive):
+    @property
+    def norms(self) -> Tensor:
+        return super().norms.sum()
+
+
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "nothing": (lambda: None, "must return a Detection, got NoneType"),
     "a bare score": (lambda: 0.7, "must return a Detection, got float"),
@@ -442,6 +448,26 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "a trigger that is a word": (
         lambda: verdict(trigger="no"),
         "must return a Trigger or None as trigger, got str",
+    ),
+    "a mask that is no number": (
+        lambda: verdict(
+            trigger=Patch(torch.full((10, 1, 16, 16), math.nan), torch.rand(10, *SHAPE))
+        ),
+        r"must return triggers of finite values .* each of 10 classes, got norms \[nan, .*",
+    ),
+    "a pattern that is no number where nothing is masked": (
+        lambda: verdict(
+            trigger=Patch(torch.zeros(10, 1, 16, 16), torch.full((10, *SHAPE), math.nan))
+        ),
+        r"must return triggers of finite values .*",
+    ),
+    "an infinite sum": (
+        lambda: verdict(trigger=Additive(torch.full((10, *SHAPE), math.inf))),
+        r"must return triggers of finite values .* got norms \[inf, .*",
+    ),
+    "one norm for all": (
+        lambda: verdict(trigger=OneNorm(torch.zeros(10, *SHAPE))),
+        r"must return triggers of finite values .* got norms 0\.0",
     ),
     "a complex score": (
         lambda: verdict(score=torch.tensor(1j)),
