@@ -107,8 +107,8 @@ def _columns(file: Path, schema: pa.Schema, how: Reading) -> tuple[str, str]:
             chosen.append((usual or names)[0])
         elif not wanted and names:
             raise DataError(
-                f"{file} has the {what} columns {', '.join(names)}; name one of them, as in "
-                f"folder:path=…,{what}={names[0]}"
+                f"{file} has the {what} columns {', '.join(names)}; rename the right one to "
+                f"{what}, or name it in a protocol, as in folder:path=…,{what}={names[0]}"
             )
         else:
             there = ", ".join(f"{column.name}: {column.type}" for column in schema)

@@ -189,7 +189,11 @@ def test_a_choice_of_sets_and_columns_is_asked_for(sets: Path) -> None:
         pq.write_table(table, sets / place / "train-0.parquet")
     assert "holds data sets in one, two; give the path of one of them" in said(sets)
     found = said(sets / "one")
-    assert "has the label columns fine, coarse; name one of them, as in folder:path=…," in found
+    assert "has the label columns fine, coarse; rename the right one to label, or name it" in found
+    (sets / "named").mkdir()
+    named = table.rename_columns(["image", "label", "coarse"])
+    pq.write_table(named, sets / "named" / "train-0.parquet")
+    assert load(Folder(str(sets / "named"))).train.labels.tolist() == [0, 1, 2]
     assert load(Folder(str(sets / "one"), label="coarse")).train.labels.tolist() == [0, 0, 1]
     assert "label: int64 in nothing; write it" in said(sets / "one", label="nothing")
 
