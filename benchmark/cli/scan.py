@@ -126,9 +126,9 @@ def scan(
         say_notes(found.notes[len(suspect.notes) :])
         for finding in found.findings:
             out.print(escape(finding.sentence), soft_wrap=True, highlight=False)
+        out.print(f"[b]{escape(found.answer)}[/b]", soft_wrap=True)
         page, written = save(found, to)
         out.print(f"report: {page} and {written.name}", soft_wrap=True, highlight=False)
-        out.print(f"[b]{escape(found.answer)}[/b]", soft_wrap=True)
     raise typer.Exit({False: 0, True: 1, None: 2}[found.found])
 
 

@@ -7,15 +7,20 @@ from pathlib import Path
 
 from benchmark.leaderboard import page
 from benchmark.leaderboard.page import pictures
+from benchmark.records.files import write_whole
 from benchmark.suspect.findings import Scan
 
 
 def save(scan: Scan, folder: Path) -> tuple[Path, Path]:
-    """Write ``index.html`` and ``scan.json`` into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write ``index.html`` and ``scan.json`` into `folder`.
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written.
+    """
     shown, written = folder / "index.html", folder / "scan.json"
-    shown.write_bytes(html(scan))
-    written.write_text(json.dumps(scan.written(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    content = json.dumps(scan.written(), indent=1, ensure_ascii=False, allow_nan=False)
+    write_whole(shown, html(scan))
+    write_whole(written, f"{content}\n".encode())
     return shown, written
 
 

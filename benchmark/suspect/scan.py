@@ -138,8 +138,9 @@ def examine(
             try:
                 found = compare(detector, finding.score, architecture, classes, populations)
                 finding = dataclasses.replace(finding, comparison=found)
-            except UserError as error:  # of a damaged record, which costs the comparison alone
-                notes.append(f"compared with no clean models: {error}")
+            except Exception as error:  # of a damaged record; what was found is not lost
+                why = str(error) if isinstance(error, UserError) else told(error)
+                notes.append(f"compared with no clean models: {why}")
         findings.append(finding)
     return Scan(
         title,
@@ -170,10 +171,11 @@ def _examined(suspect: Suspect, detector: Detector, progress: Progress) -> Findi
         checked = checks.detection(
             detection, (shape[0], shape[1], shape[2]), len(suspect.class_names), detector
         )
+        # Its trigger is its code, too.
+        return _finding(suspect, name, checked, time.perf_counter() - started)
     except Exception as error:  # a plugin may raise anything; what others find is not lost
         what = told(error, 300)
         return Finding(name, time.perf_counter() - started, error=what)
-    return _finding(suspect, name, checked, time.perf_counter() - started)
 
 
 @torch.no_grad()

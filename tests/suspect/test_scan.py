@@ -111,6 +111,23 @@ def test_a_damaged_record_costs_the_comparison_alone(
     assert any(note.startswith("compared with no clean models: ") for note in notes)
 
 
+def test_a_comparison_or_a_report_that_fails_costs_no_finding(
+    weights: Path, architecture: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise PermissionError("not for you")
+
+    monkeypatch.setattr("benchmark.suspect.scan.compare", fail)
+    Path("scans/weights/scan.json").mkdir(parents=True)
+    options = ["--arch", architecture, "--data", folder, "--mean", "0", "--plugin", "says.py"]
+    found = invoke("scan", weights, *options, "--detector", "says")
+    assert found.exit_code == 2
+    assert "note: compared with no clean models: PermissionError: not for you" in found.output
+    *_, answer, error = found.output.splitlines()
+    assert answer == "Suspicious: there may be a backdoor for class digit2."
+    assert error.startswith("error: scans/weights/scan.json is a folder, where a file belongs")
+
+
 @pytest.mark.parametrize("error", [KeyError("a bug"), KeyboardInterrupt()])
 def test_an_error_of_ours_is_no_finding(
     error: BaseException,
@@ -207,6 +224,28 @@ def test_triggers_that_do_nothing_have_no_usual_size(poisoned: Any) -> None:
     suspect = prepare(poisoned.net, album_of(poisoned.pixels, poisoned.labels, None), mean=[0.0])
     found = _examined(suspect, Nothing(), lambda name, done: None)
     assert (found.error, found.suspicious, found.relative, found.size) == ("", False, None, None)
+
+
+def test_a_trigger_that_raises_costs_its_detector_alone(poisoned: Any) -> None:
+    class Moody(Additive):
+        """It has its norms once, when it is checked."""
+
+        @property
+        def norms(self) -> Any:
+            if vars(self).setdefault("asked", []):
+                raise RuntimeError("no norms now")
+            self.asked.append(True)  # type: ignore[attr-defined]
+            return super().norms
+
+    class Own(Rates):
+        def detect(self, model: Any, trusted: Any, rng: Any) -> Detection:
+            return Detection(
+                0.0, torch.zeros(model.classes), True, Moody(torch.zeros(model.classes, 1, 8, 8))
+            )
+
+    suspect = prepare(poisoned.net, album_of(poisoned.pixels, poisoned.labels, None), mean=[0.0])
+    found = _examined(suspect, Own(), lambda name, done: None)
+    assert found.error == "RuntimeError: no norms now"
 
 
 @pytest.mark.parametrize(
