@@ -30,9 +30,9 @@ from benchmark.api import (
 )
 from benchmark.hooks import COMMANDS, HookSpecs, origin, points
 from benchmark.hooks import GROUP as GROUP
-from benchmark.registration import check
+from benchmark.registration import check, check_threat
 from benchmark.specs import RegistryError, is_plugin, parameters, parse, read
-from benchmark.texts import did_you_mean, first_error
+from benchmark.texts import did_you_mean, first_error, told
 from benchmark.unchanged import unchanged
 
 P = TypeVar("P", bound=Plugin)
@@ -137,7 +137,7 @@ class Registry:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # what a file raises for itself may be of any kind
-            self.failures.append(Failure(name, origin, f"{type(error).__name__}: {error}"))
+            self.failures.append(Failure(name, origin, told(error)))
 
     def find(self, kind: type[P], name: str) -> type[P]:
         """Look a plugin up by name.
@@ -210,11 +210,16 @@ class Registry:
             else:
                 arguments[field] = _value(where, field, hint, own[field])
         try:
-            return plugin(**arguments)
+            made = plugin(**arguments)
+            if isinstance(made, Attack):
+                check_threat(made, where)
+            return made
+        except (KeyboardInterrupt, RegistryError):
+            raise
         except (TypeError, ValueError) as error:
             raise RegistryError(f"{where}: {error}") from None
-        except Exception as error:  # in the plugin's own code
-            raise RegistryError(f"{where}: {type(error).__name__}: {error}") from None
+        except BaseException as error:  # in the plugin's own code
+            raise RegistryError(f"{where}: {told(error)}") from None
 
 
 def _value(where: str, field: str, hint: Any, text: str) -> Any:

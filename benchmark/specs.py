@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from benchmark.api import Attack, Defense, Plugin
 from benchmark.errors import UserError
 from benchmark.games.settings import Setting
-from benchmark.texts import unfit
+from benchmark.texts import told, unfit
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -80,13 +80,24 @@ def parse(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def parameters(plugin: type[Plugin]) -> dict[str, tuple[Any, Any]]:
-    """Name, type and default of every hyper-parameter."""
+    """Name, type and default of every hyper-parameter.
+
+    Raises:
+        RegistryError: a default cannot be made.
+    """
     hints = typing.get_type_hints(plugin, include_extras=True)
     found = {}
     for field in dataclasses.fields(plugin):  # type: ignore[arg-type]
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
+            try:
+                default = field.default_factory()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                raise RegistryError(
+                    f"{plugin.name}: {field.name} has no default: {told(error)}"
+                ) from None
         found[field.name] = (hints[field.name], default)
     return found
 

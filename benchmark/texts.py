@@ -55,6 +55,15 @@ def first_error(error: ValidationError, skip: int = 0, whole: str = "file") -> t
     return ".".join(map(str, first["loc"][skip:])) or whole, reason[:1].lower() + reason[1:]
 
 
+def told(error: BaseException) -> str:
+    """Kind and text of what a plugin raised; its text is made by the plugin, too."""
+    try:
+        said = str(error)
+    except BaseException:
+        said = "its text cannot be had"
+    return f"{type(error).__name__}: {said}"
+
+
 def unfit(text: str) -> list[str]:
     """Characters of a name or a value that those must not have."""
     return [character for character in text if character in MARKUP or hidden(character)]

@@ -20,7 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import Field, TypeAdapter
 
-from benchmark import hooks
+from benchmark import hooks, registration
 from benchmark.api import (
     Architecture,
     Attack,
@@ -133,8 +133,38 @@ BROKEN = {
     "odd name": (CLASS.format(line="name = 'Bad Name'"), "class Bad: name must be"),
     "odd version": (
         CLASS.format(line="version = '1.0'"),
-        "class Bad: version must be a whole number, got '1.0'",
+        "class Bad: version must be a whole number from 1 to 10000, got '1.0'",
     ),
+    "a date as version": (CLASS.format(line="version = 20240601"), "to 10000, got 20240601"),
+    "no version": (CLASS.format(line="version = 0"), "to 10000, got 0"),
+    "no paper": (CLASS.format(line="paper = None"), "class Bad: paper must be a text, got None"),
+    "unknown threat": (
+        CLASS.format(line="threat = 'stealth'"),
+        "class Bad: threat must be poison-label or clean-label or code, got 'stealth'",
+    ),
+    "unknown stage": (
+        HEADER
+        + '@dataclass\nclass Bad(Repair):\n    """A summary."""\n'
+        + "    name, stage = 'bad', 'observe'\n    def repair(self, *_):\n        yield\n"
+        + "@hookimpl\ndef register_defenses(register):\n    register(Bad)\n",
+        "class Bad: stage must be repair, which its base class says, got 'observe'",
+    ),
+    **{
+        f"a parameter {field}": (
+            CLASS.format(line=f"{field}: int = 3"),
+            f"class Bad: no parameter may be called {field}, which means something else to every",
+        )
+        for field in ("m", "boost", "threat", "view", "state", "poison")
+    },
+    "a parameter name": (
+        CLASS.format(line="name: str = 'bad'"),
+        "class Bad: no parameter may be called name, which means something else to every Plugin",
+    ),
+    "hidden parameter": (
+        CLASS.format(line="_steps: int = 3"),
+        "class Bad: parameter '_steps' must begin with a letter and have only letters from A to Z",
+    ),
+    "odd letters": (CLASS.format(line="größe: int = 3"), "parameter 'größe' must begin with"),
     "odd type": (
         CLASS.format(line="sizes: dict = None"),
         "class Bad: parameter sizes is a dict, allowed are bool, int, float, str, a Literal",
@@ -160,6 +190,20 @@ BROKEN = {
     "cannot be built": (
         CLASS.format(line="def __post_init__(self): assert False, 'never'"),
         "class Bad: cannot be built with its defaults: AssertionError: never",
+    ),
+    "leaves as it is built": (
+        CLASS.format(line="def __post_init__(self): raise SystemExit(0)"),
+        "class Bad: cannot be built with its defaults: SystemExit: 0",
+    ),
+    "leaves instead of a default": (
+        CLASS.format(line="sizes: list[int] = field(default_factory=exit)").replace(
+            "import dataclass\n", "import dataclass, field\n"
+        ),
+        "bad: sizes has no default: SystemExit: None",
+    ),
+    "says nothing of itself": (
+        "class Own(Exception):\n    def __str__(self): raise SystemExit\nraise Own",
+        "Own: its text cannot be had",
     ),
     "raises for itself": (
         "class Own(BaseException): pass\nraise Own('on purpose')",
@@ -463,6 +507,7 @@ def test_a_wrong_spec_says_what_is_wrong(kind: type[Plugin], spec: str, message:
         ("ValueError('not today')", "picky: not today"),
         ("KeyError('side')", "picky: KeyError: 'side'"),
         ("AssertionError('no')", "picky: AssertionError: no"),
+        ("SystemExit(0)", "picky: SystemExit: 0"),
     ],
 )
 def test_an_error_of_the_plugins_own_names_it(raised: str, said: str, tmp_path: Path) -> None:
@@ -473,6 +518,28 @@ def test_an_error_of_the_plugins_own_names_it(raised: str, said: str, tmp_path: 
     )
     with pytest.raises(RegistryError, match=f"^{re.escape(said)}$"):
         Registry([write(tmp_path, "picky", content)]).create(Attack, "picky:share=1")
+
+
+def test_a_threat_model_that_follows_parameters_is_one_of_three(tmp_path: Path) -> None:
+    content = GOOD.format(name="odd").replace(
+        "    def trigger",
+        "    threat = property(lambda self: 'code' if self.share < 1 else 'all')\n\n"
+        "    def trigger",
+    )
+    found = Registry([write(tmp_path, "odd", content)])
+    assert found.create(Attack, "odd").threat == "code"
+    with pytest.raises(RegistryError, match=r"^odd: threat must be poison-label or .* got 'all'$"):
+        found.create(Attack, "odd:share=1")
+
+
+def test_without_docstrings_none_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with PYTHONOPTIMIZE=2, where Python drops them all."""
+    monkeypatch.setattr(Fake, "__doc__", None)
+    with pytest.raises(RegistryError, match="class Fake: needs a docstring"):
+        registration.check(Fake, (PoisoningAttack,))
+    flags = types.SimpleNamespace(optimize=2)
+    monkeypatch.setattr(registration, "sys", types.SimpleNamespace(flags=flags))
+    registration.check(Fake, (PoisoningAttack,))
 
 
 def test_parse_splits_names_from_settings() -> None:

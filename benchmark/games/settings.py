@@ -12,6 +12,8 @@ from pydantic import (
     model_serializer,
 )
 
+#: Versions and boosting factors beyond this are no honest ones.
+LARGEST = 10_000
 Whole = Annotated[int, Field(ge=0)]
 Natural = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -46,4 +48,4 @@ class AttackEntry(Part):
 
     attack: str
     m: Whole | None = None
-    boost: Natural = 1
+    boost: Annotated[int, Field(ge=1, le=LARGEST)] = 1

@@ -8,6 +8,7 @@ from typing import Any
 from benchmark import protocol as protocols
 from benchmark.games.all import GAMES, UNDEFENDED
 from benchmark.games.base import Wrong
+from benchmark.games.settings import LARGEST
 from benchmark.hooks import STAGES
 from benchmark.protocol import Protocol
 from benchmark.records.cell import CLEAN, Cell
@@ -15,8 +16,6 @@ from benchmark.records.record import NONE, VERSIONS, PluginRef, Record
 from benchmark.records.strict import Refused
 from benchmark.specs import RegistryError, joined, parse, written
 
-#: Versions and boosting factors beyond this are no honest ones.
-LARGEST = 10_000
 #: Seconds are kept in thousandths.
 ROUNDED = 1e-3
 

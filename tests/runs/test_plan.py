@@ -104,6 +104,7 @@ def test_keys_do_not_depend_on_what_else_is_planned(tiny: Protocol, registry: Re
         ({"attacks": ["badnet"]}, "did you mean 'badnets'"),
         ({"attacks": ["badnets:m=-1"]}, "m: input should be greater than or equal to 0"),
         ({"attacks": ["badnets:m=x"]}, "m: input should be a valid integer"),
+        ({"attacks": ["badnets:boost=10001"]}, "boost: input should be less than or equal to 1000"),
         ({"attacks": ["badnets:side"]}, "expected key=value"),
         ({"attacks": ["badnets:sid=1"]}, "did you mean 'side'"),
         ({"defenses": ["weight-decay:steps=0"]}, "steps=0 is not allowed"),
