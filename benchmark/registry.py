@@ -31,7 +31,16 @@ from benchmark.api import (
 from benchmark.hooks import COMMANDS, HookSpecs, origin, points
 from benchmark.hooks import GROUP as GROUP
 from benchmark.registration import check, check_threat
-from benchmark.specs import RegistryError, is_plugin, parameters, parse, read
+from benchmark.specs import (
+    RegistryError,
+    identity,
+    is_plugin,
+    label,
+    parameters,
+    parse,
+    read,
+    written,
+)
 from benchmark.texts import did_you_mean, first_error, told
 from benchmark.unchanged import unchanged
 
@@ -179,6 +188,29 @@ class Registry:
         name, values = parse(spec)
         return self._build(kind, name, values, name)
 
+    def build_again(self, kind: type[Plugin], plugin: Plugin) -> None:
+        """Refuse a plugin that its label, which is all that a worker is told, makes another one.
+
+        Raises:
+            RegistryError: it names the parameter and both values.
+        """
+        text = label(plugin)
+        try:
+            again = self.create(kind, text)
+        except RegistryError as error:
+            why = str(error)
+        else:
+            one, other = identity(plugin)["params"], identity(again)["params"]
+            different = [field for field in one if one[field] != other[field]]
+            if not different:
+                return
+            first, then = (_shown(getattr(made, different[0])) for made in (plugin, again))
+            why = f"{different[0]} is {first}, then {then}"
+        raise RegistryError(
+            f"{text} does not build the same plugin again ({why}); leave the parameters as they "
+            "are given, and put what is computed from them into other attributes"
+        )
+
     def _build(self, kind: type[P], name: str, values: dict[str, str], where: str) -> P:
         plugin = self.find(kind, name)
         inner: dict[str, dict[str, str]] = {}
@@ -228,6 +260,10 @@ def _value(where: str, field: str, hint: Any, text: str) -> Any:
     except ValueError as error:
         reason = first_error(error)[1] if isinstance(error, ValidationError) else str(error)
         raise RegistryError(f"{where}: {field}={text} is not allowed: {reason}") from None
+
+
+def _shown(value: Any) -> str:
+    return label(value) if isinstance(value, Plugin) else written(value)
 
 
 def _unknown(what: str, name: str, known: list[str]) -> str:

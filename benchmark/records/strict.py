@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from benchmark.games.settings import Part
 from benchmark.records.files import sha256
 from benchmark.records.record import MESSAGE_LIMIT, Evidence, Record
 from benchmark.specs import NAME_LIMIT
@@ -97,6 +98,15 @@ def plain_json(content: bytes) -> None:
     said = _parsed(content)
     # Cells are known by their keys, which begin with a digit as often as not.
     _check_texts(list(said.values()) if isinstance(said, dict) else said, ())
+
+
+def check_part(part: Part, name: str) -> None:
+    """Refuse a part of a record that no record may hold under that name.
+
+    Raises:
+        Refused: with the place and the reason.
+    """
+    _check_texts(_parsed(json.dumps(part.model_dump()).encode()), (name,))
 
 
 def _parsed(content: bytes) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -16,6 +17,7 @@ from benchmark.hooks import STAGES
 from benchmark.protocol import Protocol
 from benchmark.records.cell import CLEAN, NO_DEFENSE, Cell, Victim
 from benchmark.records.record import AttackRef, DefenseRef, StageRef
+from benchmark.records.strict import Refused, check_part
 from benchmark.registry import Registry
 from benchmark.specs import (
     RegistryError,
@@ -29,6 +31,8 @@ from benchmark.specs import (
     with_settings,
 )
 from benchmark.texts import first_error
+
+Ref = TypeVar("Ref", AttackRef, DefenseRef)
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,11 @@ class Planner:
                     f"{attack.name} owns the training, it poisons no files: m must be 0"
                 )
             m = 0
-        return AttackRef(
+        self.registry.build_again(Attack, attack)
+        ref = AttackRef(
             label=label(attack), threat=attack.threat, m=m, boost=entry.boost, **identity(attack)
         )
+        return _recordable(ref, "attack")
 
     def sweep(self, spec: str, known: Sequence[Population]) -> list[AttackEntry]:
         """Populations that were asked for: one number m, or the protocol's sweep of it.
@@ -152,11 +158,25 @@ class Planner:
         if len({game_of_stage(defense.stage).name for defense in found}) > 1:
             alone = found[-1].name
             raise RegistryError(f"{spec!r}: {alone} plays a game of its own, not in a pipeline")
+        for defense in found:
+            self.registry.build_again(Defense, defense)
         stages = tuple(
             StageRef(label=label(defense), stage=defense.stage, **identity(defense))
             for defense in found
         )
-        return DefenseRef(name="+".join(stage.name for stage in stages), stages=stages)
+        ref = DefenseRef(name="+".join(stage.name for stage in stages), stages=stages)
+        return _recordable(ref, "defense")
+
+
+def _recordable(ref: Ref, what: str) -> Ref:
+    """Refuse a plugin whose settings no record may hold, before it is played."""
+    try:
+        check_part(ref, what)
+    except Refused as error:
+        raise RegistryError(
+            f"{ref.name} cannot be recorded: {error.field} {error.reason}"
+        ) from None
+    return ref
 
 
 def _entry(spec: str, known: Sequence[AttackEntry]) -> AttackEntry:

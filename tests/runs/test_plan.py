@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 
@@ -118,6 +119,69 @@ def test_bad_requests_get_one_sentence(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         plan(tiny, registry, **words)  # type: ignore[arg-type]
+
+
+#: A repair whose parameters do not do, what is asked for, and what is said of it.
+UNFIT = {
+    "changed as it is built": (
+        "steps: int = 5\n    def __post_init__(self): self.steps *= 2",
+        "odd",
+        r"odd:steps=10 does not build the same plugin again \(steps is 10, then 20\); leave the",
+    ),
+    "changed beyond its limits": (
+        "steps: Count | None = None\n    def __post_init__(self): self.steps = 0",
+        "odd",
+        r"odd:steps=0 does not build the same plugin again \(odd: steps=0 is not allowed",
+    ),
+    "long": (
+        "caption: str = ''",
+        f"odd:caption={'x' * 401}",
+        r"odd cannot be recorded: defense.stages.0.label has 413 characters, at most 400 are",
+    ),
+    "long by default": (
+        "caption: str = 401 * 'x'",
+        "odd",
+        r"odd cannot be recorded: defense.stages.0.params.caption has 401 characters",
+    ),
+    "markup by default": (
+        "caption: str = '<b>'",
+        "strip+odd",
+        r"odd\+strip cannot be recorded: defense.stages.0.params.caption '<b>' has characters that",
+    ),
+    "infinite by default": (
+        "rate: float = float('inf')",
+        "odd",
+        "odd cannot be recorded: file is no JSON that a record may be: Infinity is no number",
+    ),
+}
+
+ODD = '''
+from dataclasses import dataclass
+from benchmark import Count, Repair, hookimpl
+
+@dataclass
+class Odd(Repair):
+    """A made-up repair."""
+
+    name, version, paper = "odd", 1, "none"
+    {body}
+
+    def repair(self, model, trusted, rng):
+        yield
+
+@hookimpl
+def register_defenses(register):
+    register(Odd)
+'''
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_what_no_record_may_hold_is_not_played(case: str, tiny: Protocol, tmp_path: Path) -> None:
+    body, spec, message = UNFIT[case]
+    path = tmp_path / "odd.py"
+    path.write_text(ODD.format(body=body))
+    with pytest.raises(RegistryError, match=message):
+        plan(tiny, Registry([path]), defenses=[spec])
 
 
 @pytest.mark.parametrize(
