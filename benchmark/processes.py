@@ -76,13 +76,26 @@ def asked_to_end() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def children() -> set[int]:
+    """All children of this process, those that ended unnoticed too."""
+    if os.path.exists(f"/proc/self/task/{os.getpid()}/children"):  # which takes some 0.1 ms
+        found: list[str] = []
+        for task in os.listdir("/proc/self/task"):
+            with suppress(OSError), open(f"/proc/self/task/{task}/children") as file:
+                found += file.read().split()  # else of a thread that has just ended
+        return {int(pid) for pid in found}
+    import psutil  # here, since every command imports this module
+
+    return {child.pid for child in psutil.Process().children()}
+
+
 def end_strays(own: Collection[int | None]) -> None:
     """End all children of this process, and those that become its children thereby.
 
     Args:
         own: processes that stay.
     """
-    import psutil  # here, since every command imports this module
+    import psutil
 
     for _ in range(100):
         strays = [child for child in psutil.Process().children() if child.pid not in own]

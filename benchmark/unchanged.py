@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import random
-import signal
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmark.errors import UserError
+from benchmark.process_settings import Setting, of_process, parts
 
 #: Settings of torch that have a function to read and one to write them.
 _FUNCTIONS = {
@@ -37,22 +35,8 @@ _BACKENDS = (
     "cuda.matmul.allow_fp16_reduced_precision_reduction",
     "cuda.matmul.allow_bf16_reduced_precision_reduction",
 )
-_SIGNALS = (
-    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
-    *(signal.SIGALRM, signal.SIGCHLD, signal.SIGPIPE),
-)
-
-
-class Setting(NamedTuple):
-    """What it is called, how it is read, and how it is put back, where that can be done.
-
-    What is `forgiven` libraries change that a plugin may need; it is put back all the same.
-    """
-
-    name: str
-    get: Callable[[], Any]
-    put: Callable[[Any], object] | None
-    forgiven: bool = False
+#: Below torch: what is replaced in these would be so for everybody.
+_TORCH = ("Tensor", "nn", "nn.Module", "nn.functional", "optim")
 
 
 class ChangedSetting(UserError):
@@ -61,16 +45,7 @@ class ChangedSetting(UserError):
 
 def settings() -> list[Setting]:
     """All of them; torch's and numpy's where those are imported."""
-    found = [
-        # First, since what follows needs some depth.
-        Setting("Python's recursion limit", sys.getrecursionlimit, sys.setrecursionlimit, True),
-        Setting("the working directory", _folder, os.chdir),
-        Setting("how signals are handled", _handlers, _handle, True),
-        Setting("whether warnings are errors", _errors, _only_these_errors),
-        Setting("Python's global random state", random.getstate, random.setstate, True),
-        _stream("stdout", 1),
-        _stream("stderr", 2),
-    ]
+    found = of_process()
     if (numpy := sys.modules.get("numpy")) is not None:
         found += _of_numpy(numpy)
     if (torch := sys.modules.get("torch")) is not None:
@@ -110,48 +85,6 @@ def restored() -> Iterator[list[str]]:
                 changed.append(setting.name)
 
 
-def _folder() -> str | None:
-    try:
-        return os.getcwd()
-    except OSError:  # it was removed
-        return None
-
-
-def _handlers() -> list[Any]:
-    return [signal.getsignal(number) for number in _SIGNALS]
-
-
-def _handle(handlers: list[Any]) -> None:
-    for number, handler in zip(_SIGNALS, handlers, strict=True):
-        if signal.getsignal(number) != handler:
-            signal.signal(number, handler)
-
-
-def _errors() -> list[Any]:
-    # Libraries may add other filters.
-    return [one for one in warnings.filters if one[0] == "error"]
-
-
-def _only_these_errors(kept: list[Any]) -> None:
-    for one in _errors():
-        if one not in kept:
-            warnings.filters.remove(one)  # type: ignore[attr-defined]
-
-
-def _stream(name: str, number: int) -> Setting:
-    def get() -> tuple[Any, bool]:
-        stream = getattr(sys, name)
-        return stream, getattr(stream, "closed", False)
-
-    def put(before: tuple[Any, bool]) -> None:
-        stream = before[0]
-        if getattr(stream, "closed", False):  # the file below it stays open
-            stream = open(number, "w", errors="replace", closefd=False)  # noqa: SIM115
-        setattr(sys, name, stream)
-
-    return Setting(f"sys.{name}", get, put)
-
-
 def _of_numpy(numpy: Any) -> list[Setting]:
     def get() -> tuple[Any, ...]:
         name, keys, *others = numpy.random.get_state()
@@ -164,6 +97,7 @@ def _of_numpy(numpy: Any) -> list[Setting]:
     return [
         Setting("numpy's global random state", get, put, True),
         Setting("numpy's errors", numpy.geterr, lambda errors: numpy.seterr(**errors)),
+        parts("numpy", numpy, os.path.dirname(numpy.__file__)),
     ]
 
 
@@ -213,6 +147,9 @@ def _of_torch(torch: Any) -> list[Setting]:
                 partial(setattr, owner, name),
             )
         )
+    home = os.path.dirname(torch.__file__)
+    found.append(parts("torch", torch, home))
+    found += [parts(f"torch.{name}", attrgetter(name)(torch), home) for name in _TORCH]
     # Nobody can put this back; a run begins new processes where a plugin uses it so early.
     return [*found, Setting("the GPU", torch.cuda.is_initialized, None)]
 

@@ -104,6 +104,23 @@ def test_a_broken_file_is_listed_and_the_others_stay(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_what_an_import_begins_outlives_no_command(tmp_path: Path) -> None:
+    """A thread that Python would wait for, and a process that nobody would."""
+    path, mark = tmp_path / "busy.py", "9754"
+    path.write_text(
+        "import subprocess, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(3600,)).start()\n"
+        f"subprocess.Popen(['sleep', '{mark}'], start_new_session=True)\n"
+    )
+    words = [sys.executable, "-m", "benchmark", "plugins", "badnets", "--plugin", str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert "badnets attack" in done.stdout
+    said = "changes which threads run and which child processes run; leave that as it is"
+    assert said in done.stderr
+    assert not [one for one in psutil.process_iter(["cmdline"]) if mark in one.info["cmdline"]]
+
+
 def test_a_name_that_is_taken_is_said_at_once(tmp_path: Path) -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     (code,) = re.findall(r"```python\n# stripes\.py\n(.*?)```", text, re.DOTALL)

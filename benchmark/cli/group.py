@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from benchmark import processes
 from benchmark.cli.shared import err
 from benchmark.errors import UserError
-from benchmark.texts import flowing
+from benchmark.texts import flowing, told
 
 #: The core's commands and groups of such, as they are listed, and the modules that have them.
 OWN = {
@@ -98,7 +98,7 @@ class Commands(TyperGroup):
                     raise CommandError(f"there is a command {taken[0]} already; rename one")
                 self.commands.update(added)
             except (Exception, SystemExit) as error:
-                what = " ".join(f"{type(error).__name__}: {error}".split())
+                what = " ".join(told(error).split())
                 err.print(
                     f"[yellow]left out:[/yellow] commands {escape(point.name)} "
                     f"({escape(origin(point))}): {escape(what)}",

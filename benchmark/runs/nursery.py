@@ -25,7 +25,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
-import psutil
 import torch
 
 from benchmark import processes
@@ -81,6 +80,9 @@ def serve(setup: Setup, link: Connection, method: Method, ahead: bool) -> NoRetu
 class Nursery:
     def __init__(self, setup: Setup, link: Connection, method: Method, ahead: bool) -> None:
         self._setup, self._link = setup, link
+        # Before plugins are imported, which may begin others.
+        resource_tracker.ensure_running()
+        self._own = processes.children()
         registry = None
         if method == "fork":
             import torch._dynamo  # noqa: F401  # optimisers do, and it takes two seconds
@@ -96,8 +98,6 @@ class Nursery:
         self._context = multiprocessing.get_context(method)
         self._playing: list[_Child] = []
         self._spare: tuple[BaseProcess, Connection] | None = None
-        resource_tracker.ensure_running()
-        self._own = {child.pid for child in psutil.Process().children()}
         with suppress(OSError):
             self._link.send(READY)
 
