@@ -24,6 +24,7 @@ from benchmark.api import Attack, Defense
 from benchmark.cli.examine import examine
 from benchmark.conformance import Check, ConformanceError, checks, tiny
 from benchmark.conformance.probe import effects
+from benchmark.errors import UserError
 from benchmark.registry import Registry, RegistryError
 from benchmark.unchanged import ChangedSetting, unchanged
 
@@ -837,3 +838,10 @@ def test_what_a_plugin_does_to_its_process_ends_with_it(name: str, sentence: str
     assert outcome["plays"].sentence == sentence
     assert outcome["version"].outcome == outcome["round-trip"].outcome == "kept"
     assert left_behind() == []
+
+
+def test_an_import_that_hangs_is_ended_at_the_time_limit(tmp_path: Path) -> None:
+    path = tmp_path / "hangs.py"
+    path.write_text("import time\ntime.sleep(3600)\n")
+    with pytest.raises(UserError, match="hangs took longer than 3 s to be imported and built"):
+        list(examine("hangs", [path], seconds=3))

@@ -17,8 +17,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
 
-import psutil
-
 from benchmark import processes
 from benchmark.errors import UserError
 
@@ -60,8 +58,15 @@ def examine(spec: str, files: Sequence[Path], seconds: float) -> Iterator[Verdic
         with processes.undisturbed():  # until it knows what to do with them
             process.start()
         other.close()
-        while not isinstance(said := pipe.recv(), str | None):
-            yield Verdict(*said)
+        pipe.recv()  # when it has what is not the plugin's
+        if not pipe.poll(seconds):
+            raise UserError(
+                f"{spec} took longer than {seconds:.0f} s to be imported and built; "
+                "--rule-time-limit gives it more"
+            )
+        said = pipe.recv()
+        while said is None and (verdict := pipe.recv()) is not None:
+            yield Verdict(*verdict)
         if said is not None:
             raise UserError(said)
     except EOFError:
@@ -74,7 +79,7 @@ def examine(spec: str, files: Sequence[Path], seconds: float) -> Iterator[Verdic
 
 
 def _examine(spec: str, files: tuple[Path, ...], seconds: float, pipe: Connection) -> None:
-    """Send verdicts, then None, or a sentence on why there are none."""
+    """Say when plugins are imported, then None, verdicts and None, or why there are none."""
     from benchmark.conformance import checks
     from benchmark.registry import Registry
 
@@ -82,13 +87,15 @@ def _examine(spec: str, files: tuple[Path, ...], seconds: float, pipe: Connectio
         signal.signal(number, signal.SIG_IGN)  # they are the parent's to handle
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     processes.adopt_orphans()
+    own = processes.children()
+    pipe.send(None)
     try:
         found = checks(spec, Registry(files))
     except UserError as error:
         pipe.send(str(error))
         return
+    pipe.send(None)
     rules, context = [str(check) for check in found], multiprocessing.get_context("fork")
-    own = {child.pid for child in psutil.Process().children()}
     for _ in range(ATTEMPTS):
         if not rules:
             break
