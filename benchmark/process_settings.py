@@ -44,7 +44,7 @@ class Setting(NamedTuple):
 
 
 def of_process() -> list[Setting]:
-    """All that need no library."""
+    """What an import begins, and what it replaces or limits for the whole process."""
     found = [
         # First, since what follows needs some depth, and these functions.
         Setting("Python's recursion limit", sys.getrecursionlimit, sys.setrecursionlimit, True),
@@ -55,20 +55,26 @@ def of_process() -> list[Setting]:
         Setting("how signals are handled", _handlers, _handle, True),
         _threads(),
         _children(),
-        Setting("the working directory", _folder, os.chdir),
         Setting("environment variables", partial(dict, os.environ), _set_variables, True),
         Setting("the umask", _umask, os.umask),
         Setting("limits of resources", _limits, _limit),
         Setting("when Python collects garbage", _collecting, _collect),
-        Setting("whether warnings are errors", _errors, _only_these_errors),
-        Setting("Python's global random state", random.getstate, random.setstate, True),
-        _stream("stdout", 1),
-        _stream("stderr", 2),
     ]
     if (socket := sys.modules.get("socket")) is not None:
         get, put = socket.getdefaulttimeout, socket.setdefaulttimeout
         found.append(Setting("the default timeout of sockets", get, put))
     return found
+
+
+def of_python() -> list[Setting]:
+    """What changes how code is computed, and where its files and words go."""
+    return [
+        Setting("the working directory", _folder, os.chdir),
+        Setting("whether warnings are errors", _errors, _only_these_errors),
+        Setting("Python's global random state", random.getstate, random.setstate, True),
+        _stream("stdout", 1),
+        _stream("stderr", 2),
+    ]
 
 
 def _folder() -> str | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
 from typing import Any
 
 from benchmark.errors import UserError
-from benchmark.process_settings import Setting, of_process, parts
+from benchmark.process_settings import Setting, of_process, of_python, parts
 
 #: Settings of torch that have a function to read and one to write them.
 _FUNCTIONS = {
@@ -35,8 +35,8 @@ _BACKENDS = (
     "cuda.matmul.allow_fp16_reduced_precision_reduction",
     "cuda.matmul.allow_bf16_reduced_precision_reduction",
 )
-#: Below torch: what is replaced in these would be so for everybody.
-_TORCH = ("Tensor", "nn", "nn.Module", "nn.functional", "optim")
+#: Libraries, and what of them lies deeper: what is replaced in these would be so for everybody.
+_LIBRARIES = {"numpy": (), "torch": ("Tensor", "nn", "nn.Module", "nn.functional", "optim")}
 
 
 class ChangedSetting(UserError):
@@ -44,13 +44,30 @@ class ChangedSetting(UserError):
 
 
 def settings() -> list[Setting]:
-    """All of them; torch's and numpy's where those are imported."""
-    found = of_process()
+    """What results depend on; torch's and numpy's where those are imported."""
+    found = of_python()
     if (numpy := sys.modules.get("numpy")) is not None:
         found += _of_numpy(numpy)
     if (torch := sys.modules.get("torch")) is not None:
         found += _of_torch(torch)
     return found
+
+
+def _replaceable() -> list[Setting]:
+    """What libraries have, where they are imported: functions and classes that all share."""
+    found = []
+    for name, inner in _LIBRARIES.items():
+        if (library := sys.modules.get(name)) is not None:
+            home = os.path.dirname(library.__file__ or "")
+            found += [parts(name, library, home)]
+            found += [parts(f"{name}.{one}", attrgetter(one)(library), home) for one in inner]
+    return found
+
+
+def everything() -> list[Setting]:
+    """All that the import of a plugin must leave as it is."""
+    # First what it begins: a timer ends the process where its handler alone is put back.
+    return [*of_process(), *_replaceable(), *settings()]
 
 
 @contextmanager
@@ -60,16 +77,16 @@ def unchanged() -> Iterator[None]:
     Raises:
         ChangedSetting: something was that is not forgiven; it names what.
     """
-    with restored() as changed:
+    with restored(everything()) as changed:
         yield
     if changed:
         raise ChangedSetting(f"its import changes {' and '.join(changed)}; leave that as it is")
 
 
 @contextmanager
-def restored() -> Iterator[list[str]]:
+def restored(found: Sequence[Setting]) -> Iterator[list[str]]:
     """Put back what is changed within; afterwards the list names what is not forgiven."""
-    before = [(setting, setting.get()) for setting in settings()]
+    before = [(setting, setting.get()) for setting in found]
     changed: list[str] = []
     try:
         yield changed
@@ -97,7 +114,6 @@ def _of_numpy(numpy: Any) -> list[Setting]:
     return [
         Setting("numpy's global random state", get, put, True),
         Setting("numpy's errors", numpy.geterr, lambda errors: numpy.seterr(**errors)),
-        parts("numpy", numpy, os.path.dirname(numpy.__file__)),
     ]
 
 
@@ -147,9 +163,6 @@ def _of_torch(torch: Any) -> list[Setting]:
                 partial(setattr, owner, name),
             )
         )
-    home = os.path.dirname(torch.__file__)
-    found.append(parts("torch", torch, home))
-    found += [parts(f"torch.{name}", attrgetter(name)(torch), home) for name in _TORCH]
     # Nobody can put this back; a run begins new processes where a plugin uses it so early.
     return [*found, Setting("the GPU", torch.cuda.is_initialized, None)]
 

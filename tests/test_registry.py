@@ -325,12 +325,12 @@ IMPORTING = """
 import json, sys
 from pathlib import Path
 from benchmark.registry import Registry
-from benchmark.unchanged import settings
+from benchmark.unchanged import everything
 
 Registry()
 said, kept = [], sys.stdout
 for file in sys.argv[2:]:
-    before = [(one, one.get()) for one in settings()]
+    before = [(one, one.get()) for one in everything()]
     found = Registry([Path(file), Path(sys.argv[1])])
     changed = [one.name for one, value in before if one.get() != value]
     names = [one.plugin.name for one in found.entries]

@@ -11,7 +11,7 @@ import sys
 from functools import cache
 from typing import Any
 
-from benchmark.unchanged import settings
+from benchmark.unchanged import everything
 
 #: Parts of the core that plugins build on or that are listed themselves: what these load is no
 #: further library.
@@ -50,7 +50,7 @@ def _packages() -> set[str]:
 
 
 def _answer(modules: list[str]) -> dict[str, Any]:
-    packages, before = _packages(), [(one, one.get()) for one in settings()]
+    packages, before = _packages(), [(one, one.get()) for one in everything()]
     try:
         for module in modules:
             if module.endswith(".py"):

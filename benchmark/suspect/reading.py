@@ -19,7 +19,7 @@ from benchmark.registry import Registry
 from benchmark.specs import RegistryError, parse
 from benchmark.suspect.adapter import ModelError, told
 from benchmark.suspect.states import read_state
-from benchmark.unchanged import restored
+from benchmark.unchanged import restored, settings
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def read(text: str, side: tuple[int, int], architecture: str | None, registry: R
     Raises:
         ModelError: there is none, or the weights do not fit.
     """
-    with restored() as changed:
+    with restored(settings()) as changed:
         given = _read(text, side, architecture, registry)
     if not changed:
         return given
