@@ -91,6 +91,7 @@ def played(
     m: int = 50,
     before: int = TRIGGERED,
     on_clean_model: int = 1,
+    triggered: int = TRIGGERED,
     cda: tuple[int, int, int] = (95, 94, 93),
     stage: str = "repair",
     **changes: Any,
@@ -100,7 +101,7 @@ def played(
     What is None is the untouched victim; `cda` are right answers of the three. Readings with the
     same numbers take the same checkpoint.
     """
-    total = 0 if attack == "none" else TRIGGERED
+    total = 0 if attack == "none" else triggered
     base = point("victim", 0, cda[0], min(before, total), total)
     curve, chosen = [base], []
     for step, (asr, right) in enumerate(zip((paper, deployable), cda[1:], strict=True), 1):
@@ -112,7 +113,7 @@ def played(
             "paper": chosen[0],
             "deployable": chosen[1],
             "before": base,
-            "asr_clean_model": rate(on_clean_model, TRIGGERED) if total else None,
+            "asr_clean_model": rate(on_clean_model, total) if total else None,
             "target_confidence": 0.9 if total else None,
             "guard": None,
         },

@@ -68,17 +68,21 @@ def mean_columns(prefix: str, rates: Iterable[metrics.Rate | None]) -> dict[str,
 
 
 def spread_columns(prefix: str, values: Sequence[float], lowest: float = -1.0) -> dict[str, float]:
-    """Likewise by Student's t; from one value alone there are no bounds.
+    """Likewise by Student's t, with bounds where there is a `spread`.
 
     Args:
         values: differences of rates, or rates, which are never below `lowest` = 0.
     """
-    mean, half = average(values), float("nan")
-    if len(values) > 1:
-        half = metrics.half_width(values)
+    mean, half = average(values), spread(values)
     # Written so that NaN stays NaN.
     low, high = max(mean - half, lowest), min(mean + half, 1.0)
     return {prefix: mean, f"{prefix}_low": low, f"{prefix}_high": high}
+
+
+def spread(values: Sequence[float], confidence: float = 0.95) -> float:
+    """Half of Student's interval; NaN of one value and of equal ones, which tell of no others."""
+    several = len(set(values)) > 1
+    return metrics.half_width(values, confidence) if several else float("nan")
 
 
 def average(values: Iterable[float | None]) -> float:
@@ -122,12 +126,13 @@ def attack_columns(record: Record, name: Namer) -> dict[str, Any]:
 
 
 def failures(victims: pd.DataFrame) -> set[tuple[Any, ...]]:
-    """`KEYS` of attacks that did not work undefended.
+    """`KEYS` of attacks that did not work undefended, or of which nobody can tell.
 
     No repair can remove, and no detector find, what does nothing: an attack with m = 0 would be
     the least detectable of all.
     """
-    return {tuple(key) for key in victims.loc[victims.worked.eq(False), KEYS].to_numpy()}
+    dead = victims.attack.ne(NONE) & ~victims.worked.eq(True)
+    return {tuple(key) for key in victims.loc[dead, KEYS].to_numpy()}
 
 
 def judged(frame: pd.DataFrame, victims: pd.DataFrame) -> pd.DataFrame:

@@ -95,8 +95,13 @@ def _who(record: Record, defender: str) -> dict[str, Any]:
 
 
 def _spent(sources: Sources, of: RobustnessRecord) -> list[float]:
-    """What a defender lost on the clean models on which he failed: all that he may lose."""
-    budget = sources.protocol.budget if sources.protocol else float("nan")
+    """What a defender lost on the clean models on which he failed: all that he may lose.
+
+    How much that is nobody knows of a protocol that was not released.
+    """
+    if sources.protocol is None:
+        return []
+    budget = sources.protocol.budget
     same = (of.defense, of.trusted_share, of.protocol)
     return [
         budget
@@ -136,8 +141,9 @@ def _success(attacks: Sequence[list[RobustnessRecord]], reading: str) -> dict[st
     for group in attacks:
         for cell in group:
             chosen = left_at(cell, reading)
-            gained = chosen.cda.value - chosen.asr.value
-            by_seed.setdefault(cell.seed, []).append(gained)
+            if chosen.asr.total:
+                gained = chosen.cda.value - chosen.asr.value
+                by_seed.setdefault(cell.seed, []).append(gained)
     name = f"success_{reading}"
     if any(len(values) != len(attacks) for values in by_seed.values()):
         return spread_columns(name, [average(v for own in by_seed.values() for v in own)])

@@ -87,6 +87,22 @@ def test_an_attack_that_did_not_work_tells_nothing() -> None:
     assert set(frame.attacks) == {2, 5}
 
 
+def test_victims_whose_asr_cannot_be_measured_tell_nothing() -> None:
+    """Such as of an attack for a class without test images."""
+    nobody = [played("htba", None, 0), played("htba", None, 1, triggered=0)]
+    nobody += [played("htba", name, 1, 0, triggered=0) for name in ("good", "poor")]
+    frame = frames_of(records())["comparisons"]
+    assert frames_of([*records(), *nobody])["comparisons"].equals(frame)
+
+
+def test_equal_differences_tell_no_order() -> None:
+    same = {"all": ((90, 90),) * FEWEST, "nothing": ((0, 0),) * FEWEST}
+    found = row(records(**same), "nothing", "all")
+    assert found["difference"] == -1
+    assert math.isnan(found["difference_high"])
+    assert not found["holds"]
+
+
 def test_defenders_with_other_images_are_not_compared() -> None:
     more = [played(a, "rich", s, 0, trusted_share=0.1) for a in ("badnets", "tsb") for s in (0, 1)]
     frame = frames_of([*records(), *more])["comparisons"]

@@ -48,6 +48,24 @@ def test_a_clean_model_on_which_the_repair_failed_has_cost_the_whole_budget(tmp_
     assert row.clean_loss_paper == pytest.approx((0.0 + 0.01 + 0.02) / 3)
 
 
+def test_what_a_failure_cost_is_unknown_of_a_protocol_that_was_not_released() -> None:
+    nothing: dict[str, Any] = {"status": "failed", "metrics": None, "curve": []}
+    nothing["error"] = {"kind": "RuntimeError", "message": "no memory", "where": "x.py:3"}
+    records = [played("none", "repairer", s, 0, 0, m=0, cda=(95, 94 - s, 94)) for s in range(2)]
+    records += [played("none", "repairer", 2, 0, 0, m=0, **nothing)]
+    row = made([*records, *(played("badnets", "repairer", s, 1, 1) for s in range(3))])
+    assert row.clean_models["repairer"] == 2
+    assert row.clean_loss_paper["repairer"] == pytest.approx(0.015)
+
+
+def test_a_victim_whose_asr_cannot_be_measured_does_not_hide_what_others_leave() -> None:
+    records = [played("badnets", None, 0), played("badnets", "repairer", 0, 9)]
+    known = made(records).success_paper["repairer"]
+    records += [played("badnets", None, 1, triggered=0)]
+    records += [played("badnets", "repairer", 1, 0, triggered=0)]
+    assert made(records).success_paper["repairer"] == known == pytest.approx(0.94 - 0.1)
+
+
 def test_expected_success_is_the_mean_of_accuracy_minus_asr() -> None:
     hits = {"a": (10, 20, 30), "b": (40, 60, 50), "dud": (0, 0, 0)}
     records = []

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_records import examined, frames_of, save
+from pydantic import ValidationError
 
 from benchmark.games.detectability.frames import SCORE
 from benchmark.games.detectability.record import DetectabilityRecord
@@ -136,3 +137,8 @@ def test_the_picture_has_a_panel_per_population_and_the_same_bytes(
     assert (tmp_path / "classscores.svg").read_bytes() == drawn
     for words in ("badnets (m=50)", "finder", "poisoned, the target", "clean models"):
         assert words.encode() in drawn
+
+
+def test_a_record_that_is_ok_has_scans() -> None:
+    with pytest.raises(ValidationError, match="a record that is ok needs scans"):
+        examined("badnets", "finder", 0, [[1.0, 2.0]], scans=[])

@@ -58,4 +58,6 @@ class DetectabilityRecord(Record):
                 raise ValueError(f"scan {number} has other readings than scan 0")
             if len(scan.class_scores) != len(self.scans[0].class_scores):
                 raise ValueError(f"scan {number} has other classes than scan 0")
+        if self.status == "ok" and not self.scans:
+            raise ValueError("a record that is ok needs scans")
         return self

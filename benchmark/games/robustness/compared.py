@@ -8,10 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark import metrics
 from benchmark.games.columns import KEYS, TRUSTED, Column, Unit
 from benchmark.games.frames import Frame, Sources
-from benchmark.games.means import attack_columns, average, defense_name, failures
+from benchmark.games.means import attack_columns, average, defense_name, failures, spread
 from benchmark.games.robustness.shown import defended, left_at, measured
 from benchmark.texts import counted
 
@@ -34,7 +33,8 @@ def comparisons(sources: Sources) -> pd.DataFrame:
             own = of_share.setdefault(defense_name(first.defense, sources.name), {})
             # Settings of one attack are no other attack.
             victims = own.setdefault(first.attack.name, {})
-            victims |= {(attack, one.seed): left_at(one, "paper").asr.value for one in group}
+            rates = {one.seed: left_at(one, "paper").asr for one in group}
+            victims |= {(attack, seed): asr.value for seed, asr in rates.items() if asr.total}
     rows: list[dict[str, Any]] = []
     for share, of_share in sorted(left.items(), key=lambda item: (item[0] is None, item[0])):
         pairs = [*combinations(sorted(of_share), 2)]
@@ -62,7 +62,7 @@ def _compared(
     every = [change for found in changes.values() for change in found]
     # All intervals of a share hold together with a probability of 95 % (Bonferroni).
     enough = len(means) >= FEWEST
-    half = metrics.half_width(means, 1 - 0.05 / pairs) if enough else float("nan")
+    half = spread(means, 1 - 0.05 / pairs) if enough else float("nan")
     high = average(means) + half
     return {
         "defense": names[0],
