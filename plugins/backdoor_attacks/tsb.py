@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from torch import Generator, Tensor
 from backdoor_attacks.badnets import patch_size
 from benchmark import Count, Images, PoisoningAttack, Share, hookimpl
 
+#: So many patches are drawn, and so many more until there are enough distinct ones.
 CANDIDATES = 512
 
 
@@ -20,18 +22,21 @@ def distinct_patches(count: int, shape: tuple[int, int, int], rng: Generator) ->
     Each channel of a pixel is 0 or 1; with fewer such patches than asked for, it raises a
     ValueError.
     """
-    drawn = torch.rand(CANDIDATES, *shape, generator=rng, device=rng.device).round()
+    if count > 2 ** math.prod(shape):
+        raise ValueError(
+            f"tsb: patches of {tuple(shape)} pixels have fewer than {count} distinct values; "
+            "choose fewer triggers or a larger side"
+        )
+    drawn = torch.empty(0, *shape, device=rng.device)
+    while len(drawn.flatten(1).unique(dim=0)) < count:
+        more = torch.rand(CANDIDATES, *shape, generator=rng, device=rng.device).round()
+        drawn = torch.cat([drawn, more])
     flat = drawn.flatten(1)
     chosen = [0]
-    nearest = torch.full((CANDIDATES,), torch.inf, device=rng.device)
+    nearest = torch.full((len(drawn),), torch.inf, device=rng.device)
     while len(chosen) < count:
         nearest = torch.minimum(nearest, (flat - flat[chosen[-1]]).norm(dim=1))
         chosen.append(int(nearest.argmax()))
-        if nearest[chosen[-1]] == 0:
-            raise ValueError(
-                f"tsb: patches of {tuple(shape)} pixels have fewer than {count} distinct values; "
-                "choose fewer triggers or a larger side"
-            )
     return drawn[chosen]
 
 

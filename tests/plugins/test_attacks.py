@@ -23,7 +23,7 @@ from backdoor_attacks.badnets import BadNets, CleanLabelBadNets, apple, patch_si
 from backdoor_attacks.compensatory import attack_rate, compensatory_rate, target_confidence
 from backdoor_attacks.lsp import LSP
 from backdoor_attacks.pcb import PCB, masked_step
-from backdoor_attacks.tsb import TSB, distinct_patches
+from backdoor_attacks.tsb import CANDIDATES, TSB, distinct_patches
 from backdoor_attacks.wanet import WaNet, WaNetOriginal, identity_grid, warp, warping_grid
 from benchmark.api import Attack, AttackerView, CodePoisoningAttack, PoisoningAttack
 from benchmark.classifier import Classifier
@@ -441,6 +441,19 @@ def test_tsb_patches_lie_farther_apart_than_random_ones() -> None:
     for seed in range(5):
         patches = distinct_patches(8, shape, rng(seed))
         assert smallest_distance(patches) > max(map(smallest_distance, random))
+
+
+def test_tsb_draws_until_there_are_enough_patches() -> None:
+    for count, shape in [(600, (3, 3, 3)), (512, (1, 3, 3))]:
+        assert len(distinct_patches(count, shape, rng()).flatten(1).unique(dim=0)) == count
+    with pytest.raises(ValueError, match="have fewer than 513 distinct values; choose fewer"):
+        distinct_patches(513, (1, 3, 3), rng())
+    # A few are chosen from one draw, as for older records.
+    own, drawn = rng(), rng()
+    few = distinct_patches(8, (3, 3, 3), own)
+    once = torch.rand(CANDIDATES, 3, 3, 3, generator=drawn).round()
+    assert torch.equal(few[0], once[0])
+    assert torch.equal(own.get_state(), drawn.get_state())
 
 
 def test_tsb_refuses_what_does_not_fit() -> None:
