@@ -65,7 +65,8 @@ def compensatory_rate(benign: Terms, backdoored: Terms, cost: float, classes: in
     """
     least = cost * (benign[0] - backdoored[0]) + benign[1]
     # Without a smaller trigger (least <= 0) any rate hides it; the cap keeps the rate finite.
-    rate = attack_rate(min(math.exp(-least), MOST_CONFIDENT), classes)
+    confidence = min(math.exp(-max(least, 0.0)), MOST_CONFIDENT)
+    rate = attack_rate(confidence, classes) if confidence > 0 else -math.inf
     if rate <= 1:
         raise ValueError(
             f"lsp: no attack rate above 1 hides this backdoor: its soft label would need a "

@@ -726,6 +726,10 @@ def test_lsp_computes_a_rate_once_and_keeps_it() -> None:
 def test_lsp_labels_are_the_softmax_of_the_listing(rate: float) -> None:
     attack = ready(LSP(rate=rate))
     images, labels = noise_images(), torch.tensor([0, 2, 3, 4, 0, 2])
+    # Sizes so far apart that no exponential holds them.
+    assert compensatory_rate((0.0, 0.1), (200.0, 0.1), 5.0, 10) == sharp
+    with pytest.raises(ValueError, match=r"cross-entropy of 9985\.100, and at rate 1"):
+        compensatory_rate((2000.0, 0.1), (3.0, 0.1), 5.0, 10)
     poisoned, soft = attack.poison(images, labels, rng())
     assert torch.equal(poisoned, ready(BadNets()).trigger(images, rng()))
     if math.isinf(rate):
