@@ -29,13 +29,28 @@ def identity_grid(height: int, width: int, device: torch.device) -> Tensor:
     return affine_grid(stay, [1, 1, height, width], align_corners=True)
 
 
+def by_side(shifts: Tensor) -> Tensor:
+    """Shifts (B, H, W, 2) along x over the width, along y over the height."""
+    height, width = shifts.shape[1:3]
+    return torch.stack([shifts[..., 0] / width, shifts[..., 1] / height], -1)
+
+
 def warping_grid(height: int, width: int, control: int, strength: float, rng: Generator) -> Tensor:
-    """A smooth random warp (1, H, W, 2): control x control shifts, upsampled bicubically."""
+    """A smooth random warp (1, H, W, 2): control x control shifts, upsampled bicubically.
+
+    Raises:
+        ValueError: no side of an image has as many pixels as there are shifts along it.
+    """
+    if control > max(height, width):
+        raise ValueError(
+            f"wanet: control={control} is not allowed, images of {height}x{width} pixels have "
+            f"room for at most {max(height, width)} shifts along a side"
+        )
     field = torch.rand(1, 2, control, control, generator=rng, device=rng.device) * 2 - 1
     field = field / field.abs().mean()
     smooth = interpolate(field, (height, width), mode="bicubic", align_corners=True)
-    grid = identity_grid(height, width, rng.device) + strength * smooth.permute(0, 2, 3, 1) / height
-    return grid.clamp(-1, 1)
+    shifts = by_side(strength * smooth.permute(0, 2, 3, 1))
+    return (identity_grid(height, width, rng.device) + shifts).clamp(-1, 1)
 
 
 def warp(images: Images, grid: Tensor) -> Images:
@@ -68,8 +83,8 @@ class WaNet(PoisoningAttack):
 class WaNetOriginal(CodePoisoningAttack):
     """Warp a share of every batch; a further share is warped wrongly and keeps its label.
 
-    The noise mode adds U(-1, 1)/H to the grid of `cross_ratio` times as many images as are
-    poisoned, so that only the exact warp opens the backdoor.
+    The noise mode adds U(-1, 1)/W along x and U(-1, 1)/H along y to the grid of `cross_ratio`
+    times as many images as are poisoned, so that only the exact warp opens the backdoor.
     """
 
     name, version, paper = "wanet-original", 1, "Nguyen and Tran, ICLR 2021, arXiv:2102.10369"
@@ -94,9 +109,9 @@ class WaNetOriginal(CodePoisoningAttack):
             images, labels = images.clone(), labels.clone()
             images[:payload] = warp(images[:payload], grid)
             labels[:payload] = self.view.target
-            count, height = len(images[noisy]), images.shape[2]
+            count = len(images[noisy])
             noise = torch.rand(count, *grid.shape[1:], generator=rng, device=rng.device) * 2 - 1
-            images[noisy] = warp(images[noisy], (grid + noise / height).clamp(-1, 1))
+            images[noisy] = warp(images[noisy], (grid + by_side(noise)).clamp(-1, 1))
             return images, labels
 
         trainer.fit(model, data, rng, on_batch=poison_batch)

@@ -567,7 +567,9 @@ def literal_grid(height: int, width: int, control: int, strength: float, seed: i
     for row, column in product(range(height), range(width)):
         stay = (-1 + 2 * column / (width - 1), -1 + 2 * row / (height - 1))
         for axis in (0, 1):
-            moved = stay[axis] + strength * smooth[0, axis, row, column].item() / height
+            moved = (
+                stay[axis] + strength * smooth[0, axis, row, column].item() / (width, height)[axis]
+            )
             grid[0, row, column, axis] = min(max(moved, -1.0), 1.0)
     return grid
 
@@ -588,6 +590,25 @@ def test_the_warp_equals_bilinear_sampling_by_hand(
     for image, warped in zip(images.double().numpy(), found, strict=True):
         np.testing.assert_allclose(warped, sampled(image, grid[0].double().numpy()), atol=1e-5)
     assert np.abs(found - images.numpy()).max() > 0.1
+
+
+@pytest.mark.parametrize("side", [16, 28, 32, 36])
+def test_the_warp_of_square_images_is_to_the_last_bit_that_of_older_records(side: int) -> None:
+    field = torch.rand(1, 2, 4, 4, generator=rng(3)) * 2 - 1
+    field = field / field.abs().mean()
+    smooth = nn.functional.interpolate(field, (side, side), mode="bicubic", align_corners=True)
+    stay = identity_grid(side, side, torch.device("cpu"))
+    expected = (stay + 1.5 * smooth.permute(0, 2, 3, 1) / side).clamp(-1, 1)
+    found = warping_grid(side, side, 4, 1.5, rng(3))
+    assert torch.equal(found, expected)
+    assert found.stride() == expected.stride()
+
+
+@pytest.mark.parametrize("attack", [WaNet, WaNetOriginal])
+def test_there_are_no_more_shifts_than_pixels(attack: Any) -> None:
+    ready(attack(control=36), (3, 8, 36))
+    with pytest.raises(ValueError, match=r"control=37 is not allowed, images of 8x36 .* most 36"):
+        ready(attack(control=37), (3, 8, 36))
 
 
 def test_no_strength_is_no_warp() -> None:
@@ -622,11 +643,11 @@ class Caught(Trainer):
 )
 def test_wanets_noise_mode(batch: int, rate: float, ratio: float, payload: int, noisy: int) -> None:
     """The exact warp with the target, a noisy warp with the true label, and clean images."""
-    attack = ready(WaNetOriginal(rate=rate, cross_ratio=ratio, strength=4.0), (2, 12, 12), seed=3)
+    attack = ready(WaNetOriginal(rate=rate, cross_ratio=ratio, strength=4.0), (2, 12, 16), seed=3)
     trainer = Caught(recipe(), Augmentation())
     own = rng(4)
-    attack.train(convolutional(rng(), (2, 12, 12)), coloured(8, (2, 12, 12)), trainer, own)
-    images, labels = noise_images(batch, (2, 12, 12)), torch.arange(batch) % CLASSES
+    attack.train(convolutional(rng(), (2, 12, 16)), coloured(8, (2, 12, 16)), trainer, own)
+    images, labels = noise_images(batch, (2, 12, 16)), torch.arange(batch) % CLASSES
     lent, lent_labels = images.clone(), labels.clone()
     found, new = trainer.hook(lent, lent_labels)
     assert torch.equal(lent, images)
@@ -634,13 +655,13 @@ def test_wanets_noise_mode(batch: int, rate: float, ratio: float, payload: int, 
     assert new.tolist() == [TARGET] * payload + labels[payload:].tolist()
 
     grid = attack.state["grid"][0].double().numpy()
-    noise = torch.rand(noisy, 12, 12, 2, generator=rng(4)).double().numpy() * 2 - 1
+    noise = torch.rand(noisy, 12, 16, 2, generator=rng(4)).double().numpy() * 2 - 1
     for row in range(batch):
         image = images[row].double().numpy()
         if row < payload:
             expected = sampled(image, grid)
         elif row < payload + noisy:
-            expected = sampled(image, np.clip(grid + noise[row - payload] / 12, -1, 1))
+            expected = sampled(image, np.clip(grid + noise[row - payload] / (16, 12), -1, 1))
             assert np.abs(expected - sampled(image, grid)).max() > 1e-3
         else:
             assert torch.equal(found[row], images[row])
@@ -705,6 +726,10 @@ def test_lsp_has_nothing_to_hide_or_no_way_to() -> None:
         ValueError, match=r"cross-entropy of 5\.000, and at rate 1 it is ln K = 2\.303"
     ):
         compensatory_rate((500.0, 0.0), (0.0, 0.0), 0.01, 10)
+    # Sizes so far apart that no exponential holds them.
+    assert compensatory_rate((0.0, 0.1), (200.0, 0.1), 5.0, 10) == sharp
+    with pytest.raises(ValueError, match=r"cross-entropy of 9985\.100, and at rate 1"):
+        compensatory_rate((2000.0, 0.1), (3.0, 0.1), 5.0, 10)
 
 
 def test_lsp_computes_a_rate_once_and_keeps_it() -> None:
@@ -726,10 +751,6 @@ def test_lsp_computes_a_rate_once_and_keeps_it() -> None:
 def test_lsp_labels_are_the_softmax_of_the_listing(rate: float) -> None:
     attack = ready(LSP(rate=rate))
     images, labels = noise_images(), torch.tensor([0, 2, 3, 4, 0, 2])
-    # Sizes so far apart that no exponential holds them.
-    assert compensatory_rate((0.0, 0.1), (200.0, 0.1), 5.0, 10) == sharp
-    with pytest.raises(ValueError, match=r"cross-entropy of 9985\.100, and at rate 1"):
-        compensatory_rate((2000.0, 0.1), (3.0, 0.1), 5.0, 10)
     poisoned, soft = attack.poison(images, labels, rng())
     assert torch.equal(poisoned, ready(BadNets()).trigger(images, rng()))
     if math.isinf(rate):
