@@ -14,12 +14,20 @@ from benchmark.triggers import Patch
 
 
 def centred_square(pixels: float, shape: tuple[int, ...]) -> Tensor:
-    """A mask (1, H, W) that is 0.98 in a square of about so many pixels, 0.02 around it."""
+    """A mask (1, H, W) that is 0.98 in a square of about so many pixels, 0.02 around it.
+
+    Where the square is too large, it is a rectangle as long as the image's shorter side.
+    """
     _, height, width = shape
     side = round(pixels**0.5)
-    top, left = (height - side) // 2, (width - side) // 2
+    high, wide = min(side, height), min(side, width)
+    if high < wide:
+        wide = round(pixels / high)
+    elif wide < high:
+        high = round(pixels / wide)
+    top, left = (height - high) // 2, (width - wide) // 2
     mask = torch.full((1, height, width), 0.02)
-    mask[:, top : top + side, left : left + side] = 0.98
+    mask[:, top : top + high, left : left + wide] = 0.98
     return mask
 
 

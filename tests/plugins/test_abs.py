@@ -13,7 +13,7 @@ import torch
 from seeds import rng
 from torch import Tensor, nn
 
-from backdoor_defenses.abs import ABS
+from backdoor_defenses.abs import ABS, centred_square
 from backdoor_defenses.stimulation import activation_weights, choose, margins, stimulate
 from benchmark.api import Defense
 from benchmark.classifier import Classifier
@@ -141,6 +141,28 @@ def test_stages_take_turns_with_their_best_channel_for_each_class(count: int) ->
             turns.append((start + int(of_stage[:, label].argmax()), label))
     channels, classes = choose(of_stages, count)
     assert list(zip(channels.tolist(), classes.tolist(), strict=True)) == turns[:count]
+
+
+@pytest.mark.parametrize(
+    ("size", "height", "width", "high", "wide"),
+    [
+        (1 / 4, 8, 8, 4, 4),
+        (1, 8, 8, 8, 8),
+        (1 / 16, 28, 36, 8, 8),
+        (1 / 2, 8, 36, 8, 18),
+        (1 / 2, 36, 8, 18, 8),
+        (1, 28, 36, 28, 36),
+        (1 / 8, 4, 80, 4, 10),
+    ],
+)
+def test_the_first_mask_is_a_square_or_what_fits(
+    size: float, height: int, width: int, high: int, wide: int
+) -> None:
+    inside = centred_square(size * height * width, (1, height, width))[0] > 0.5
+    assert inside.any(1).sum() == high
+    assert inside.any(0).sum() == wide
+    assert inside.sum() == high * wide
+    assert inside[height // 2, width // 2]
 
 
 def test_activation_weights_reach_only_the_candidates_own_stage() -> None:
