@@ -112,6 +112,13 @@ def test_a_higher_power_looks_at_the_peak() -> None:
     assert peaks == pytest.approx([2 / 7**0.5, 4 / 19**0.5, 16 / 259**0.5])
 
 
+def test_no_power_that_is_allowed_overflows(registry: Registry) -> None:
+    maps = 1000 * torch.rand(2, 512, 4, 4, generator=rng())
+    torch.testing.assert_close(attention(maps, 4).norm(dim=1), torch.ones(2))
+    with pytest.raises(RegistryError, match=r"p=4\.1 is not allowed"):
+        registry.create(Defense, "nad:p=4.1")
+
+
 @pytest.mark.parametrize("p", [1.0, 2.0, 3.5])
 def test_the_gradient_is_that_of_finite_differences(p: float) -> None:
     maps, wanted = activations((1, 3, 2, 3), 1), activations((1, 3, 2, 3), 2)
@@ -292,6 +299,6 @@ def test_attention_stays_nearer_to_the_teachers() -> None:
     ["p=0.5", "p=nan", "lambda_at=-1", "lambda_at=inf", "teacher_steps=0", "steps=0", "stages=2"],
 )
 def test_parameters_out_of_range_are_refused(registry: Registry, settings: str) -> None:
-    registry.create(Defense, "nad:p=3,lambda_at=0,teacher_steps=1")
+    registry.create(Defense, "nad:p=4,lambda_at=0,teacher_steps=1")
     with pytest.raises(RegistryError, match=settings.partition("=")[0]):
         registry.create(Defense, f"nad:{settings}")
