@@ -212,6 +212,7 @@ def test_the_command_trains_and_says_where(tmp_path: Path) -> None:
         (["--dataset", "digit"], "did you mean 'digits'?"),
         (["--dataset", "digits", "--device", "tpu"], "'tpu' is not one of"),
         (["--dataset", "fashion_mnist", "--data-dir", "nowhere"], "nowhere is no folder"),
+        (["--dataset", "folder:path=a"], "folder:path=a has settings, and the cache knows"),
         (["--dataset", "digits", "--out", str(Path(__file__).parent)], "is there already; remove"),
     ],
 )

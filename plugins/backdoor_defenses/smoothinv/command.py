@@ -27,7 +27,7 @@ def train_denoiser(
     steps: Annotated[int, typer.Option(min=1, help="Batches of 32 images.")] = 5000,
     out_dir: Annotated[
         Optional[Path],
-        typer.Option("--out", help="Folder to write; a cache that is searched by default."),
+        typer.Option("--out", help="Folder to write; by default one in a cache that is searched."),
     ] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -36,7 +36,8 @@ def train_denoiser(
     """Train a small diffusion network on a data set's training images.
 
     Smoothed classifiers take noise off images with it. Methods find it by the data set's name,
-    or by the folder that --out names.
+    or by the folder that --out names; data sets with settings, such as folder:path=scans, need
+    the latter.
     """
     with one_sentence():
         from rich.progress import Progress
@@ -45,9 +46,15 @@ def train_denoiser(
         from benchmark import data
         from benchmark.api import Dataset
         from benchmark.protocol import named_seed
+        from benchmark.specs import label
 
         device = choose_device(device)
         chosen = load_registry(plugin).create(Dataset, dataset)
+        if out_dir is None and label(chosen) != chosen.name:
+            raise denoiser.DenoiserError(
+                f"{label(chosen)} has settings, and the cache knows denoisers by the data set's "
+                "name alone; choose a folder with --out"
+            )
         source, seed = data.load(chosen, data_dir), named_seed("denoiser", chosen.name)
         folder = out_dir or denoiser.folder_of(chosen.name)
         training.check_folder(folder)
