@@ -83,8 +83,14 @@ class LSP(Wrapper, PoisoningAttack):
         clean = view.auxiliary
         source = source_class(self.source, view.target, view.classes)
         may_change = changeable(clean.labels, view.target, source, self.clean_label).nonzero()
+        if not len(may_change):
+            raise ValueError(
+                f"lsp: rate={self.rate} poisons auxiliary images for a surrogate, and there are "
+                f"none that {self.base.name} may change; choose a protocol with more of them or "
+                "a number as the rate"
+            )
         # Of one class there may be no more; half of them stay clean, as in the paper (C9).
-        most = min(round(SURROGATE_POISONED * len(clean)), max(1, len(may_change) // 2))
+        most = max(1, min(round(SURROGATE_POISONED * len(clean)), len(may_change) // 2))
         rows = may_change.flatten()[:most]
         poisoned = clean.subset(rows)
         images, labels = self.base.poison(poisoned.images, poisoned.labels, rng)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from backdoor_attacks import compensatory, lsp
-from backdoor_attacks.badnets import BadNets
+from backdoor_attacks.badnets import BadNets, CleanLabelBadNets
 from backdoor_attacks.compensatory import (
     Inversion,
     abs_terms,
@@ -129,3 +130,22 @@ def test_a_surrogate_is_poisoned_from_the_source_class_alone(
     assert (labels == source).all()
     # The surrogate still learns what that class looks like.
     assert len(labels) == (view.auxiliary.labels == source).sum() // 2 > 0
+
+
+def test_a_surrogate_has_an_image_that_is_poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Watched(BadNets):
+        def poison(self, images: Tensor, labels: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
+            seen.append(len(images))
+            return super().poison(images, labels, rng)
+
+    term = Inversion(1.0, lambda model, data, target, rng: (0.0, 0.5))
+    monkeypatch.setattr(lsp, "inversions", lambda which, cost: [term])
+    view = tiny.experiment().attacker_view(0)
+    others = (view.auxiliary.labels != view.target).nonzero().flatten()
+    few = replace(view, auxiliary=view.auxiliary.subset(others[:4]))
+    LSP(base=Watched(), rate="auto").setup(few, rng())
+    assert seen == [1]
+    with pytest.raises(ValueError, match="there are none that c-badnets may change; choose a"):
+        LSP(base=CleanLabelBadNets(), rate="auto").setup(few, rng())
