@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Literal, NamedTuple
 
 import torch
@@ -85,7 +86,7 @@ def channels(model: Classifier, scope: Scope) -> list[Channels]:
 
 
 def mean_activation(
-    model: Classifier, modules: Sequence[nn.Module], batches: list[Tensor]
+    model: Classifier, modules: Sequence[nn.Module], batches: Iterable[Tensor]
 ) -> list[Tensor]:
     """Mean absolute output per channel, (C,) for each module, in evaluation mode."""
     sums: dict[int, Tensor] = {}
@@ -97,12 +98,15 @@ def mean_activation(
 
         hooks.append(module.register_forward_hook(add))
     model.eval()
-    with torch.no_grad(), mixed_precision(batches[0].device):
+    count = 0
+    with torch.no_grad():
         for images in batches:
-            model(images)
+            count += 1
+            with mixed_precision(images.device):
+                model(images)
     for hook in hooks:
         hook.remove()
-    return [sums[index] / len(batches) for index in range(len(modules))]
+    return [sums[index] / count for index in range(len(modules))]
 
 
 @dataclass
@@ -141,8 +145,9 @@ class FinePruning(FineTuning):
 
     def prune(self, model: Classifier, trusted: TrustedData, rng: Generator) -> list[Gone]:
         """Zero the least active channels, and return what `zero` has to zero after a step."""
-        batches = trusted.batches(self.batch_size, rng)
-        sample = [next(batches)[0] for _ in range(self.sampled_batches)]
+        batches = (images for images, _ in trusted.batches(self.batch_size, rng))
+        first = next(batches)
+        sample = chain([first], islice(batches, self.sampled_batches - 1))
         parts = channels(model, self.scope)
         activity = mean_activation(model, [part.shown for part in parts], sample)
         ranking = torch.cat(activity).argsort(stable=True)
@@ -156,10 +161,10 @@ class FinePruning(FineTuning):
                     raise ValueError(UNKNOWN)
                 entries = dead.repeat_interleave(run).nonzero().flatten()
                 gone.append(Gone(weights, axis, entries))
-        expected = without(model, sample[0], doomed) if self.scope == "features" else None
+        expected = without(model, first, doomed) if self.scope == "features" else None
         zero(gone)
         if expected is not None:
-            found = without(model, sample[0], torch.zeros_like(doomed))
+            found = without(model, first, torch.zeros_like(doomed))
             if not found.allclose(expected, rtol=1e-3, atol=1e-3):
                 raise ValueError(UNKNOWN)
         return gone

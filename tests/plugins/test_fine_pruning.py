@@ -11,12 +11,12 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from backdoor_attacks.badnets import BadNets
-from backdoor_defenses.fine_pruning import FinePruning, Scope
+from backdoor_defenses.fine_pruning import FinePruning, Scope, mean_activation
 from benchmark.classifier import Classifier, channel_statistics
 from benchmark.images import ImageSet, TrustedData, to_bytes
 from benchmark.models import Airbench, ResNet9, SmallResNet
 from benchmark.protocol import Augmentation, Recipe
-from benchmark.training import Trainer
+from benchmark.training import Trainer, mixed_precision
 
 TARGET = 0
 
@@ -86,6 +86,16 @@ def test_half_of_the_features_take_the_backdoor_along_before_any_fine_tuning(
     assert found["features"][1] <= 0.15
     assert found["features"][0] > 0.6
     assert found["last"][1] > 0.9
+
+
+def test_activations_are_counted_batch_by_batch(victim: Classifier) -> None:
+    """From batches that are handed over one at a time, as their mean, to the last bit."""
+    batches = torch.rand(3, 5, 1, 8, 8, generator=rng()).unbind()
+    (found,) = mean_activation(victim, [victim.stages[-1]], iter(batches))
+    with torch.no_grad(), mixed_precision(torch.device("cpu")):
+        maps = [victim.eval().stages(victim.normalised(batch)) for batch in batches]
+    one, two, three = (shown.float().abs().mean((0, 2, 3)) for shown in maps)
+    assert torch.equal(found, (one + two + three) / 3)
 
 
 @pytest.mark.parametrize("kind", [ResNet9, Airbench])
