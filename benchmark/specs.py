@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from benchmark.api import Attack, Defense, Plugin
 from benchmark.errors import UserError
-from benchmark.games.settings import Setting
+from benchmark.games.settings import LARGEST_SINGLE, Setting
 from benchmark.texts import told, unfit
 
 if TYPE_CHECKING:
@@ -152,6 +152,11 @@ def read(hint: Any, text: str) -> Any:
     for part in value if isinstance(value, list | tuple) else [value]:
         if isinstance(part, float) and not math.isfinite(part):
             raise RegistryError("it must be finite")
+        if isinstance(part, float) and abs(part) > LARGEST_SINGLE:
+            raise RegistryError(
+                f"it must lie between -{LARGEST_SINGLE} and {LARGEST_SINGLE}, which networks can "
+                "compute with"
+            )
         if isinstance(part, str) and (bad := unfit(part)):
             raise RegistryError(f"{bad[0]!r} in a text")
         if isinstance(part, str):

@@ -32,6 +32,7 @@ from benchmark.api import (
     Share,
     hookimpl,
 )
+from benchmark.games.settings import LARGEST_SINGLE
 from benchmark.registry import Entry, Failure, Registry
 from benchmark.specs import (
     RegistryError,
@@ -500,6 +501,11 @@ def test_this_checkout_loads_whole() -> None:
         (Attack, "badnets:side=2", "side=2 is not allowed: .* less than or equal to 1"),
         (Attack, "badnets:side=nan", "side=nan is not allowed"),
         (Defense, "pivotal-tuning:lambda_p=inf", "lambda_p=inf is not allowed: it must be finite"),
+        (
+            Defense,
+            "pivotal-tuning:lambda_p=1e300",
+            r"lambda_p=1e300 is not allowed: it must lie between -3\.4e\+38 and 3\.4e\+38",
+        ),
         (Attack, "badnets:side", "expected key=value, got 'side'"),
         (Attack, "badnets,m=5", "settings follow the name and a colon, as in badnets:m=5"),
         (Attack, "m=5", "'m=5': settings follow the name and a colon"),
@@ -634,6 +640,7 @@ def test_lists_nothing_and_texts_with_commas(
         ("layers=[1,x]", r"layers=\[1,x\] is not allowed: input should be a valid integer"),
         ("rates=[2]", "less than or equal to 1"),
         ("rates=[nan]", "is not allowed"),
+        ("pair=[a,-1e39]", "it must lie between"),
         ("limit=1", "greater than or equal to 2"),
         ("caption=<b>", "'<' in a text"),
     ],
@@ -736,12 +743,11 @@ def values(hint: Any, depth: int) -> st.SearchStrategy[Any]:
         return st.from_regex(schema["pattern"], fullmatch=True)
     assert schema["type"] == "number", hint
     return st.floats(
-        low,
-        high,
+        -LARGEST_SINGLE if low is None else low,
+        LARGEST_SINGLE if high is None else high,
         exclude_min="exclusiveMinimum" in schema,
         exclude_max="exclusiveMaximum" in schema,
         allow_nan=False,
-        allow_infinity=False if high is None else None,
     )
 
 

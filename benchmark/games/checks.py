@@ -21,8 +21,8 @@ from benchmark.api import (
     Sanitizer,
     Verdict,
 )
+from benchmark.games.settings import LARGEST_SINGLE
 from benchmark.metrics import REJECTED
-from benchmark.records.record import LARGEST_SINGLE
 from benchmark.texts import FIELD
 from benchmark.triggers import Additive, Patch, Trigger
 

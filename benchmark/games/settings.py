@@ -14,6 +14,8 @@ from pydantic import (
 
 #: Versions and boosting factors beyond this are no honest ones.
 LARGEST = 10_000
+#: What single precision can hold: networks compute with it, pages and plots show it.
+LARGEST_SINGLE = 3.4e38
 Whole = Annotated[int, Field(ge=0)]
 Natural = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]

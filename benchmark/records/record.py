@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from benchmark.games.settings import Part, absent_by_default
+from benchmark.games.settings import LARGEST_SINGLE, Part, absent_by_default
 from benchmark.hooks import Stage
 from benchmark.metrics import source_class
 from benchmark.protocol import Protocol
@@ -25,8 +25,6 @@ MESSAGE_LIMIT = 10_000
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 #: Seconds, or megabytes.
 Amount = Annotated[float, Field(ge=0, le=1e9)]
-#: What single precision can hold, which is what pages and plots show.
-LARGEST_SINGLE = 3.4e38
 Single = Annotated[float, Field(ge=-LARGEST_SINGLE, le=LARGEST_SINGLE)]
 
 

@@ -12,10 +12,11 @@ import numpy as np
 from benchmark.games.base import Arrays, Claim, Extra, Game, Number, Played, Wrong
 from benchmark.games.detectability.record import DetectabilityRecord
 from benchmark.games.detectability.score import score
+from benchmark.games.settings import LARGEST_SINGLE
 from benchmark.games.shapes import SIDE, answers, fits_protocol, known, known_source, shape
 from benchmark.protocol import Protocol
 from benchmark.records.cell import CLEAN, Cell
-from benchmark.records.record import LARGEST_SINGLE, DefenseRef
+from benchmark.records.record import DefenseRef
 from benchmark.records.strict import Refused
 
 if TYPE_CHECKING:
