@@ -205,3 +205,19 @@ def test_folders_are_found_by_protocol_and_by_place(
     assert every.exit_code == 0
     for board in (both, robust):
         assert board.name in every.output
+
+
+@pytest.mark.parametrize("command", ["pareto", "verify", "board build"])
+def test_brackets_in_labels_and_paths_are_no_markup(
+    command: str, both: Path, tmp_path: Path
+) -> None:
+    """Settings and folders may have names that would end a colour that nobody began."""
+    folder = tmp_path / "[" / "red]"
+    shutil.copytree(both, folder)
+    for path in (folder / "records").iterdir():
+        path.write_text(path.read_text().replace("lsp:rate=auto", "lsp:rate=[/red]"))
+    result = CliRunner().invoke(app, [*command.split(), str(folder)], env={"COLUMNS": "250"})
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert str(folder) in result.output
+    if command == "pareto":
+        assert "so on no front: lsp:rate=[/red]" in " ".join(result.output.split())

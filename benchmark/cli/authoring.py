@@ -76,7 +76,7 @@ def _write(name: str, kind: Kind, parent: Path) -> None:
         "--seeds 1   # a first look; to submit it, leave --seeds out",
     ):
         say(f"  {command}")
-    out.print(f"\n{folder}/README.md says how to play and submit it.", soft_wrap=True, markup=False)
+    say(f"\n{folder}/README.md says how to play and submit it.")
 
 
 def check(

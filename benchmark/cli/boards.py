@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
+from rich.markup import escape
 
 from benchmark.cli.shared import (
     BOARDS,
@@ -70,26 +71,22 @@ def build_board(
     if folder is not None:
         _show(texts[0].partition("\n## ")[0])
     for one in folders:
-        out.print(f"written to {one}: README.md, index.html, *.csv, *.svg", soft_wrap=True)
+        say(f"written to {one}: README.md, index.html, *.csv, *.svg")
     for one in lists:
-        out.print(f"written to {one}: README.md, index.html", soft_wrap=True)
+        say(f"written to {one}: README.md, index.html")
     if beside:
-        out.print(
+        say(
             f"they show the records of {beside}, too; `poisongames board build {folder}` makes "
-            "those of the run alone",
-            soft_wrap=True,
+            "those of the run alone"
         )
 
 
 def _check_built(found: Sequence[Path], folders: Sequence[Path]) -> NoReturn:
     for path in found:
-        err.print(
-            f"{path} is not what the records make; run the same command without --check",
-            soft_wrap=True,
-        )
+        say(f"{path} is not what the records make; run the same command without --check", err)
     for folder in folders:
         if folder not in {path.parent for path in found}:
-            out.print(f"{folder} is up to date", soft_wrap=True)
+            say(f"{folder} is up to date")
     raise typer.Exit(1 if found else 0)
 
 
@@ -124,10 +121,10 @@ def verify(
         found = check(folder, load_registry(plugin), progress)
     _print(found.findings)
     if found.findings:
-        out.print(f"{folder}: {counted(len(found.findings), 'finding')}", soft_wrap=True)
+        say(f"{folder}: {counted(len(found.findings), 'finding')}")
         raise typer.Exit(1)
     s = "s" if len(found.records) == 1 else ""
-    out.print(f"{folder}: {counted(len(found.records), 'record')} hold{s}", soft_wrap=True)
+    say(f"{folder}: {counted(len(found.records), 'record')} hold{s}")
     if replay:
         from benchmark.cli.replays import play_again, show
         from benchmark.games.all import records
@@ -185,8 +182,8 @@ def submit(
             _refuse(run_dir)
         if taken.sender is None:
             err.print(
-                f"[yellow]note:[/yellow] {run_dir} has no submission.toml, so the board will not "
-                "say who sent it; CONTRIBUTING has an example",
+                f"[yellow]note:[/yellow] {escape(str(run_dir))} has no submission.toml, so the "
+                "board will not say who sent it; CONTRIBUTING has an example",
                 soft_wrap=True,
             )
         again: list[Again] = []
@@ -204,18 +201,15 @@ def submit(
     if len(told) < len(again):
         replayed += f", of which {len(again) - len(told)} cannot be told"
     new = f"{counted(done.new, 'record')} {'is' if done.new == 1 else 'are'} new"
-    out.print(f"{new} in {done.folder}{known}{left_out}{replayed}", soft_wrap=True)
+    say(f"{new} in {done.folder}{known}{left_out}{replayed}")
     if taken.sender and done.new:
         names = ", ".join(taken.sender.authors)
         say(f"they came with {taken.sender.title!r} by {names}")
-    out.print(
-        f"next: `poisongames board build {done.folder}`, then commit {done.folder.parent}",
-        soft_wrap=True,
-    )
+    say(f"next: `poisongames board build {done.folder}`, then commit {done.folder.parent}")
 
 
 def _refuse(run_dir: Path) -> NoReturn:
-    out.print(f"{run_dir} was refused, nothing was written", soft_wrap=True)
+    say(f"{run_dir} was refused, nothing was written")
     raise typer.Exit(1)
 
 

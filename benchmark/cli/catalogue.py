@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from benchmark.cli.completion import plugin_names, protocol_names
-from benchmark.cli.shared import PluginFiles, one_sentence, out, refuse_broken, say_failures
+from benchmark.cli.shared import PluginFiles, one_sentence, out, refuse_broken, say, say_failures
 from benchmark.errors import UserError
 from benchmark.hooks import STAGES, Stage, Threat
 from benchmark.texts import did_you_mean, flowing
@@ -111,5 +111,5 @@ def protocols(
             out.print(table)
         else:
             shown = module.load(name)
-            out.print(f"{shown.name} {shown.sha256}", soft_wrap=True)
+            say(f"{shown.name} {shown.sha256}")
             out.print_json(shown.model_dump_json())

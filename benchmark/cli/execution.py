@@ -170,20 +170,18 @@ def execute_plan(
             listener=display.listener,
         )
     minutes = (time.monotonic() - started) / 60
-    out.print(
+    say(
         f"{summary.done} of {summary.total} {what} of {name} done after {minutes:.1f} min; "
-        f"see {results or setup.root / 'records'}",
-        soft_wrap=True,
+        f"see {results or setup.root / 'records'}"
     )
     cells = [task for task in tasks if isinstance(task, Cell)]
     there = [record_of(cell, store) for cell in cells]
     # Also those of an earlier call, which this one has not played again.
     failed = sum(record is not None and record.status == "failed" for record in there)
     if failed:
-        out.print(
+        say(
             f"{failed} {what} failed; `poisongames board build {setup.root}` lists them. To play "
-            f"one again, delete its record in {setup.root / 'records'}",
-            soft_wrap=True,
+            f"one again, delete its record in {setup.root / 'records'}"
         )
     elif display.failed:
         out.print(f"{display.failed} {what} failed")
@@ -202,7 +200,4 @@ def _say_invalid(records: Sequence[Record], what: str) -> None:
     reasons = Counter(record.reason for record in records if record.reason is not None)
     if reasons:
         why = "; ".join(f"{REASONS[reason]} ({count})" for reason, count in reasons.items())
-        out.print(
-            f"invalid are {reasons.total()} of the {what}, and their numbers do not count: {why}",
-            soft_wrap=True,
-        )
+        say(f"invalid are {reasons.total()} of the {what}, and their numbers do not count: {why}")

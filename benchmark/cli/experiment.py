@@ -112,7 +112,7 @@ def _listed() -> Table:
     table = Table("experiment", "where", "question", box=None, pad_edge=False)
     for name in names():
         found = load(name)
-        table.add_row(name, f"{found.paper}, {found.shows}", escape(found.question))
+        table.add_row(*map(escape, (name, f"{found.paper}, {found.shows}", found.question)))
     return table
 
 

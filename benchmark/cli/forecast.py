@@ -9,7 +9,7 @@ import typer
 
 from benchmark.cli.execution import say_what_is_played, searches_of
 from benchmark.cli.play import Attacks, Defenses, ProtocolName, Recipe, Seeds
-from benchmark.cli.shared import BOARDS, PluginFiles, duration, load_registry, one_sentence, out
+from benchmark.cli.shared import BOARDS, PluginFiles, duration, load_registry, one_sentence, say
 
 
 def plan(
@@ -78,20 +78,18 @@ def plan(
             ("critical path", _span(says.critical_path)),
             ("busy", f"{says.work / (slots * says.elapsed):.0%}"),
         ]
-        out.print(tabulate(rows, tablefmt="plain"), highlight=False, soft_wrap=True)
+        say(tabulate(rows, tablefmt="plain"))
         if guessed := found.unknown(cells):
-            out.print(f"guessed, since not played there: {', '.join(guessed)}", soft_wrap=True)
+            say(f"guessed, since not played there: {', '.join(guessed)}")
         if victim_time is None and found.device.startswith("cpu") != (gpus == 0):
-            out.print(
+            say(
                 f"{'CPUs' if gpus == 0 else 'GPUs'} take other times than {found.device}: give the "
-                "time that a clean model takes there by --victim-time",
-                soft_wrap=True,
+                "time that a clean model takes there by --victim-time"
             )
         elif costs is None and victim_time is None and folder.name != chosen.name:
-            out.print(
+            say(
                 f"{chosen.name} has other images and maybe another network than {folder.name}: "
-                "give the time that a clean model takes by --victim-time, or play one cell",
-                soft_wrap=True,
+                "give the time that a clean model takes by --victim-time, or play one cell"
             )
 
 

@@ -98,7 +98,7 @@ def _compare(
     table = sources.frames["pareto"]
     if svg and table.empty:
         raise UserError(f"{folder}: no attack was played in both games, there is no front to draw")
-    out.print(f"\n[b]{_named(protocol)}[/b], {escape(str(folder))}", soft_wrap=True)
+    out.print(f"\n[b]{escape(_named(protocol))}[/b], {escape(str(folder))}", soft_wrap=True)
     old = before.frames["pareto"] if before else None
     if old is not None:
         changes = fronts.compare(old, table)
@@ -111,7 +111,7 @@ def _compare(
                 said = f"{attack_label(row)} is dominated by {row['dominated_by']}."
                 out.print(said, markup=False, highlight=False)
         if not table.empty:
-            out.print(fronts.summary(table))
+            out.print(fronts.summary(table), markup=False)
         for title, own in DEFENDERS.parts(sources.frames[DEFENDERS.name]):
             _print(f"{DEFENDERS.title}: {title}", _lines(DEFENDERS, own))
     if table.empty:

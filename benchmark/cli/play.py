@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from benchmark.cli.completion import plugin_names, protocol_names
@@ -20,6 +21,7 @@ from benchmark.cli.shared import (
     one_sentence,
     out,
     out_folder,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -201,7 +203,7 @@ def tune(
         for found in filter(None, map(tuned.result, searches)):
             share = share_text(found.trusted_share)
             if not found.trials:
-                table.add_row(found.defense, share, "0", "", "", str(found.impossible))
+                table.add_row(found.defense, share, "0", "", "", escape(str(found.impossible)))
                 continue
             table.add_row(
                 found.defense,
@@ -209,7 +211,7 @@ def tune(
                 str(len(found.trials)),
                 f"{found.best.asr:.3f}",
                 f"{100 * found.cost(found.best)[0]:.1f}",
-                ", ".join(f"{key}={value}" for key, value in found.best.params.items()),
+                escape(", ".join(f"{key}={value}" for key, value in found.best.params.items())),
             )
         out.print(table)
 
@@ -237,7 +239,7 @@ def without_those_of(board: Path, cells: Sequence[Cell]) -> list[Cell]:
         name = f"{there.protocol.name} {there.protocol.sha256[:12]}"
         raise StoreError(f"--done {board}: its records are of {name}, another protocol")
     left = [cell for cell in cells if record_of(cell, Store(board)) is None]
-    out.print(f"{len(cells) - len(left)} of {len(cells)} cells are in {board} already")
+    say(f"{len(cells) - len(left)} of {len(cells)} cells are in {board} already")
     return left
 
 

@@ -15,6 +15,7 @@ from benchmark.cli.shared import (
     load_registry,
     one_sentence,
     out,
+    say,
 )
 from benchmark.cli.suspects import (
     Arch,
@@ -116,11 +117,9 @@ def repair(
             )
         out.print(table)
         before, after = fixed.before, fixed.after
-        out.print(
+        say(
             f"accuracy on all images: {before.value:.1%} ({before.hits}/{before.total}) before, "
-            f"{after.value:.1%} ({after.hits}/{after.total}) after",
-            soft_wrap=True,
-            highlight=False,
+            f"{after.value:.1%} ({after.hits}/{after.total}) after"
         )
         if fixed.success:
             first, last = fixed.success[0], fixed.success[fixed.chosen]
@@ -137,16 +136,11 @@ def repair(
         state = {given.prefix + name: value for name, value in fixed.model.state_dict().items()}
         save_state(state, to)
         load = "load_file" if to.suffix == ".safetensors" else "torch.load"
-        out.print(
-            f"saved: {to}; model.load_state_dict({load}({str(to)!r}))",
-            soft_wrap=True,
-            highlight=False,
-        )
+        say(f"saved: {to}; model.load_state_dict({load}({str(to)!r}))")
         if not fixed.success:
-            out.print(
+            say(
                 "Whether a backdoor is gone this does not tell: scan the saved model, or give "
-                "images with the trigger by --triggered and --target.",
-                soft_wrap=True,
+                "images with the trigger by --triggered and --target."
             )
 
 

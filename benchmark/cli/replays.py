@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from benchmark.cli.shared import err, out
+from benchmark.cli.shared import err, out, say
 from benchmark.texts import counted
 
 if TYPE_CHECKING:
@@ -82,10 +82,7 @@ def play_again(
 
     victims = {Cell.of(one).victim.key: one.cost.victim_seconds or 0.0 for one in drawn}
     minutes = (sum(one.cost.seconds for one in drawn) + sum(victims.values())) / 60
-    out.print(
-        f"playing {len(drawn)} cells again, which took {minutes:.0f} min where they were played",
-        soft_wrap=True,
-    )
+    say(f"playing {len(drawn)} cells again, which took {minutes:.0f} min where they were played")
     if device == "auto" and all(one.cost.device.startswith("cpu") for one in drawn):
         device = "cpu"  # only there are the models the same ones
     found, among = [], count(drawn)
@@ -119,7 +116,9 @@ def show(found: Sequence[Again]) -> int:
     for one in found:
         table.add_row(escape(str(Cell.of(one.record))), style="bold")
         for number in one.compared:
-            table.add_row(f"  {number.number}", *number[1:4], VERDICTS[number.verdict])
+            table.add_row(
+                *map(escape, [f"  {number.number}", *number[1:4]]), VERDICTS[number.verdict]
+            )
     wrong = sum(number.verdict == "differs" for one in found for number in one.compared)
     out.print(table)
     unknown = sum(not one.tells for one in found)

@@ -20,6 +20,7 @@ from benchmark.cli.shared import (
     one_sentence,
     out,
     out_folder,
+    say,
 )
 from benchmark.cli.suspects import (
     Anyway,
@@ -98,13 +99,13 @@ def scan(
         )
         if names := names_of(only):
             suspect = narrowed(suspect, names)
-            out.print(f"{suspect.notes[-1]}, with {len(suspect.trusted)} images", soft_wrap=True)
+            say(f"{suspect.notes[-1]}, with {len(suspect.trusted)} images")
         usual = () if chosen else defaults(suspect.trusted.pixels.shape[1:])
         chosen += [create(registry, Detector, spec) for spec in usual]
         fitted = fit(chosen, suspect)
         for before, after in zip(chosen, fitted, strict=True):
             if before != after:
-                out.print(f"smaller batches, to fit into memory: {label(after)}", soft_wrap=True)
+                say(f"smaller batches, to fit into memory: {label(after)}")
         tasks = {}
         expected = forecast(suspect, fitted)
         with progress_bars() as bars:
@@ -114,7 +115,7 @@ def scan(
                 out.print(f"{short}: time {time}", highlight=False)
                 tasks[name] = bars.add_task(short, total=count)
             if advice := _advice(suspect, sum(s or 0 for _, s in expected.values())):
-                out.print(advice, soft_wrap=True, highlight=False)
+                say(advice)
             found = examine(
                 suspect,
                 fitted,
@@ -128,7 +129,7 @@ def scan(
             out.print(escape(finding.sentence), soft_wrap=True, highlight=False)
         out.print(f"[b]{escape(found.answer)}[/b]", soft_wrap=True)
         page, written = save(found, to)
-        out.print(f"report: {page} and {written.name}", soft_wrap=True, highlight=False)
+        say(f"report: {page} and {written.name}")
     raise typer.Exit({False: 0, True: 1, None: 2}[found.found])
 
 

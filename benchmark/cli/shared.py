@@ -27,7 +27,8 @@ for _stream in (sys.stdout, sys.stderr):
         # A terminal that knows few characters shows others as marks, and nothing is lost.
         _stream.reconfigure(errors="replace")
 
-out, err = Console(), Console(stderr=True)
+# Without pictures for words between colons, which paths and labels may have.
+out, err = Console(emoji=False), Console(stderr=True, emoji=False)
 
 
 def say(text: str, to: Console = out) -> None:

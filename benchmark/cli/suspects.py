@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 from rich.markup import escape
 
-from benchmark.cli.shared import choose_device, out
+from benchmark.cli.shared import choose_device, out, say
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,11 +80,9 @@ def read_suspect(
     suspect = dataclasses.replace(suspect, notes=(*given.notes, *suspect.notes))
     right = suspect.accuracy
     low, high = right.interval()
-    out.print(
+    say(
         f"{len(suspect.trusted)} images of {len(album.class_names)} classes, {side[1]}x{side[0]}; "
-        f"the model is right on {right.hits}, {right.value:.1%} ({low:.1%} to {high:.1%})",
-        soft_wrap=True,
-        highlight=False,
+        f"the model is right on {right.hits}, {right.value:.1%} ({low:.1%} to {high:.1%})"
     )
     say_notes(suspect.notes)
     return suspect, given
