@@ -86,6 +86,8 @@ def test_some_attacks_only(both: Path, tmp_path: Path) -> None:
     wrong = invoke(both, "--attacks", "badnet")
     assert wrong.exit_code == 2
     assert "no attack 'badnet' was played here; there are a-blend, advclean" in wrong.output
+    clean = save(tmp_path / "clean", [played("none")])
+    assert "here; there are clean models alone" in invoke(clean, "--attacks", "badnets").output
 
 
 def test_failed_cells_of_other_attacks_count_nowhere(both: Path, tmp_path: Path) -> None:

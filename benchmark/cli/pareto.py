@@ -139,9 +139,8 @@ def _wanted(records: Sequence[Record], wanted: list[str]) -> list[Record]:
 def _check(wanted: list[str], records: list[Record]) -> None:
     names = {record.attack.name for record in records if not record.attack.clean}
     if unknown := [attack for attack in wanted if attack not in names]:
-        raise UserError(
-            f"no attack {unknown[0]!r} was played here; there are {', '.join(sorted(names))}"
-        )
+        there = ", ".join(sorted(names)) or "clean models alone"
+        raise UserError(f"no attack {unknown[0]!r} was played here; there are {there}")
 
 
 def _lines(frame: Frame, table: pd.DataFrame) -> Lines:
