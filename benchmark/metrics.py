@@ -92,9 +92,15 @@ def accuracy(predictions: Labels, labels: Labels) -> Rate:
 
 
 def near_chance(right: Rate, labels: Labels) -> bool:
-    """Whether a model's accuracy cannot be told from always answering the commonest class."""
-    commonest = float(np.bincount(labels).max()) / len(labels)
-    return right.interval()[0] <= commonest
+    """Whether a model's accuracy cannot be told from always answering the commonest class.
+
+    Who makes no mistake has not guessed, unless that happens to a guess in 2.5 % of all cases.
+    """
+    counts = np.bincount(labels)
+    counts = counts[counts > 0]
+    if right.hits == right.total and np.prod((counts / len(labels)) ** counts) <= 0.025:
+        return False
+    return right.interval()[0] <= float(counts.max()) / len(labels)
 
 
 def held_out_count(images: int, share: float) -> int:

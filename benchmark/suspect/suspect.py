@@ -84,7 +84,7 @@ def prepare(
         anyway: go on with a model that is not better than guessing.
 
     Raises:
-        UserError: they do not fit, or the model only guesses.
+        UserError: they do not fit, or the model only guesses, as far as they can tell.
     """
     given = album.images.pixels
     channels = _channels(model, int(given.shape[1]))
@@ -205,12 +205,17 @@ def _normalise(model: Adapted, images: ImageSet) -> str:
 
 
 def _guesses(suspect: Suspect, labels: NDArray[np.int16]) -> str:
-    """What to say of a model that is no better than guessing, and of the order it may have."""
+    """What to say of a model that may be guessing, and of the order that its classes may have."""
     right, names = suspect.accuracy, suspect.class_names
-    said = (
-        f"the model is right on {right.hits} of {right.total} images ({right.value:.0%}), no "
-        "better than guessing"
-    )
+    said = f"the model is right on {right.hits} of {right.total} images ({right.value:.0%})"
+    most = np.bincount(labels).max()
+    if right.hits >= most and Rate(right.total, right.total).interval()[0] <= most / right.total:
+        return (
+            f"{said}, and with {most} of them of class {names[np.bincount(labels).argmax()]} these "
+            "are too few to tell whether it guesses; give more, above all of the other classes "
+            "(--anyway examines it all the same)"
+        )
+    said += ", no better than guessing"
     table = np.zeros((len(names), len(names)), int)
     np.add.at(table, (labels, suspect.predictions), 1)
     rows, outputs = linear_sum_assignment(table, maximize=True)

@@ -163,6 +163,9 @@ def test_a_clean_model_pays_until_the_budget_is_spent() -> None:
 @pytest.mark.parametrize(
     ("hits", "labels", "near"),
     [
+        (100, [0] * 98 + [1] * 2, False),
+        (99, [0] * 98 + [1] * 2, True),
+        (100, [0] * 100, True),
         (10, [0] * 50 + [1] * 50, True),
         (74, [0] * 50 + [1] * 50, False),
         (58, [0] * 50 + [1] * 50, True),

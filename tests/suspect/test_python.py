@@ -40,6 +40,19 @@ def test_what_does_not_fit_is_said(sentence: str, poisoned: Any) -> None:
     assert sentence in str(told.value)
 
 
+def test_too_few_images_are_not_the_models_fault(poisoned: Any) -> None:
+    """One image of each of two classes says nothing of a model that is right on both."""
+    with torch.no_grad():
+        right = (poisoned.net(poisoned.pixels / 255).argmax(1) == poisoned.labels).nonzero()[:, 0]
+    other = next(row for row in right if poisoned.labels[row] != poisoned.labels[right[0]])
+    rows = torch.stack([right[0], other])
+    album = album_of(poisoned.pixels[rows], poisoned.labels[rows], None)
+    with pytest.raises(ModelError, match=r"right on 2 of 2 images .* too few to tell") as told:
+        prepare(poisoned.net, album, mean=0)
+    assert "no better than guessing" not in str(told.value)
+    prepare(poisoned.net, album, mean=0, anyway=True)
+
+
 def test_arrays_of_any_order_are_images(poisoned: Any) -> None:
     pixels = poisoned.pixels.repeat(1, 3, 1, 1).numpy()
     assert as_bytes(pixels[:, ::-1]).numpy().tolist() == pixels[:, ::-1].tolist()
