@@ -114,7 +114,10 @@ def columns(*names: str, **options: str) -> Callable[[Path], Folder]:
         (columns("image", "image", "label", "x"), "has several columns image; remove or rename"),
         (columns("image", "x", "label", "label"), "has several columns label; remove or rename"),
         (columns("image", "label", "x", "label"), "has several columns label; remove or rename"),
-        (columns("x", "x", "label", "y"), "has the image columns x, x; name one of them, as in"),
+        (
+            columns("x", "x", "label", "y"),
+            "has the image columns x, x; rename the right one to image",
+        ),
         (columns("x", "x", "label", "y", image="x"), "has several columns x; remove or rename all"),
     ],
 )
