@@ -41,7 +41,8 @@ Classes = Annotated[
 ]
 Mean = Annotated[Optional[str], typer.Option(help="What its images are normalised by: 0.5,0.5,0.5")]
 Std = Annotated[Optional[str], typer.Option(help="The deviation, likewise.")]
-Size = Annotated[int, typer.Option(help="Resize images to this side.", min=0)]
+# Up to what the data set `folder` allows.
+Size = Annotated[int, typer.Option(help="Resize images to this side.", min=0, max=2048)]
 Anyway = Annotated[bool, typer.Option("--anyway", help="Go on with a model that only guesses.")]
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from benchmark.data import DataError
-from benchmark.data.formats import NAMED, Reading, formats, open_image, read_images
+from benchmark.data.formats import NAMED, Reading, formats, large_ones_too, open_image, read_images
 from benchmark.data.parquet import CONVENTION, read_parquet
 from benchmark.texts import counted, shown
 
@@ -47,7 +47,7 @@ class Found:
     files: Sequence[Path] = ()
 
     def read(
-        self, part: str, how: Reading, class_names: tuple[str, ...]
+        self, part: str, how: Reading, class_names: tuple[str, ...] | None
     ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         """Decode one part; as `read_parquet` and `read_images`."""
         files = self.parts[part]
@@ -57,6 +57,7 @@ class Found:
         return read_images(files, how, tuple(sorted({*self.parts["train"].values()})))
 
 
+@large_ones_too()
 def look(root: Path) -> Found:
     """Find the data set in a folder.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
@@ -29,8 +30,9 @@ Decoding = npt.NDArray[np.uint8] | Exception | None
 #: uint8 pixels (N, C, H, W), int64 labels (N,) and the names of the K classes.
 Decoded = tuple[Tensor, Tensor, tuple[str, ...]]
 
-#: Reads one split, given the names of the classes where another split has told them.
-Reader = Callable[[tuple[str, ...]], Decoded]
+#: Reads one split, given the names of the classes where another split has told them, and None
+#: where that should have told them and cannot be read.
+Reader = Callable[[tuple[str, ...] | None], Decoded]
 
 #: Formats whose first picture is the whole one: smaller ones or layers may follow it.
 WHOLE_FIRST = ("MPO", "PSD", "TIFF")
@@ -76,6 +78,14 @@ class Reading:
 AS_THEY_ARE = Reading()
 
 
+@contextmanager
+def large_ones_too() -> Iterator[None]:
+    """Without Pillow's warning of many pixels; of twice as many it makes an error, as elsewhere."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
 @dataclass
 class _Faults:
     """What is wrong with images: a sentence on the first of each kind, the names of the others."""
@@ -97,15 +107,16 @@ class _Faults:
             yield sentence
 
 
+@large_ones_too()
 def collect(
-    items: Iterable[Item], count: int, classes: int, how: Reading = AS_THEY_ARE
+    items: Iterable[Item], count: int, classes: int | None, how: Reading = AS_THEY_ARE
 ) -> tuple[Tensor, Tensor]:
     """Decode `count` images into uint8 (N, C, H, W) and their labels into int64 (N,).
 
     C is 1 for grey images, 3 for all others. All cores decode.
 
     Args:
-        classes: labels are in [0, K).
+        classes: labels are in [0, K); None if nobody knows K, then they are not judged.
 
     Raises:
         DataError: bytes that are no image, images of unlike shapes, a label out of range; all
@@ -127,7 +138,9 @@ def collect(
     try:
         for chunk, arrays in in_chunks(enumerate(items), work):
             for (row, (where, _, label)), array in zip(chunk, arrays, strict=True):
-                if label is None or not 0 <= label < classes:
+                if classes is None:
+                    label = 0
+                elif label is None or not 0 <= label < classes:
                     faults.add(
                         "label",
                         where,
@@ -137,12 +150,8 @@ def collect(
                     label = 0
                 labels[row] = label
                 if isinstance(array, Exception):
-                    faults.add(
-                        "image",
-                        where,
-                        f"is not an image that can be read ({reason(array)}), expected 8-bit grey "
-                        "or RGB; replace or remove it",
-                    )
+                    kind, sentence = _fault(array)
+                    faults.add(kind, where, sentence)
                 elif array is not None:
                     if not pixels.shape:
                         pixels.begin(array.shape)
@@ -155,6 +164,18 @@ def collect(
     if problems := (*faults.told(), *stopped):
         raise DataError(*problems)
     return pixels.finish(), labels
+
+
+def _fault(error: Exception) -> tuple[str, str]:
+    """Of which kind it is that an image cannot be read, and a sentence on it."""
+    if isinstance(error, Image.DecompressionBombError):
+        return "pixels", f"is too large ({reason(error).partition(',')[0]}); save it smaller"
+    if isinstance(error, MemoryError):
+        return "memory", "needs more memory than there is; save it smaller, or free some memory"
+    return "image", (
+        f"is not an image that can be read ({reason(error)}), expected 8-bit grey or RGB; replace "
+        "or remove it"
+    )
 
 
 def _compare(found: Sequence[int], wanted: Sequence[int], where: str, faults: _Faults) -> None:
@@ -258,7 +279,7 @@ def read_source(
     splits, names = list[ImageSet](), tuple[str, ...]()
     for read in filter(None, (train, test)):
         try:
-            pixels, labels, known = read(names)
+            pixels, labels, known = read(None if problems else names)
             names = names or known
             splits.append(ImageSet(pixels, labels))
         except DataError as error:

@@ -154,6 +154,9 @@ class Gtsrb(TorchvisionDataset):
 class Folder(Dataset):
     """One's own images, as Parquet files or as a folder per class.
 
+    Transparency is dropped: the colours that it hides are read as they are stored, as
+    torchvision's ImageFolder reads them.
+
     Args:
         path: holds ``train-*.parquet`` and ``test-*.parquet``, or ``train/<class>/`` and
             ``test/<class>/`` with images, or just ``<class>/``. A validation part serves as test
@@ -168,7 +171,7 @@ class Folder(Dataset):
 
     name, version = "folder", 2
     path: str
-    size: Annotated[int, Field(ge=0)] = 0
+    size: Annotated[int, Field(ge=0, le=2048, description="0 to 2048")] = 0
     channels: Annotated[int, Field(ge=0, le=3, description="0, 1 or 3")] = 0
     image: str = ""
     label: str = ""

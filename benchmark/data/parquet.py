@@ -26,7 +26,9 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def read_parquet(
-    files: Sequence[Path], how: Reading = AS_THEY_ARE, class_names: tuple[str, ...] = ()
+    files: Sequence[Path],
+    how: Reading = AS_THEY_ARE,
+    class_names: tuple[str, ...] | None = (),
 ) -> Decoded:
     """Read the shards of one split in the Hugging Face image convention.
 
@@ -35,12 +37,14 @@ def read_parquet(
 
     Args:
         files: all shards of the split.
-        class_names: names that are known from another split.
+        class_names: names that are known from another split; None where that could not be read,
+            so that nobody knows which labels are right.
 
     Raises:
         DataError: a shard that is missing, damaged or not in the convention.
     """
     rows, columns = 0, dict[Path, tuple[str, str]]()
+    names = class_names or ()
     for file in files:
         shards = re.search(r"-of-(\d+)$", file.stem)
         if shards and int(shards[1]) != len(files):
@@ -52,22 +56,23 @@ def read_parquet(
             rows += opened.metadata.num_rows
             columns[file] = _columns(file, opened.schema_arrow, how)
             found = _class_names(file, opened.schema_arrow, columns[file][1])
-        if found and class_names and found != class_names:
+        if found and names and found != names:
             raise DataError(
                 f"{file} names the classes {', '.join(found)}, expected "
-                f"{', '.join(class_names)} as in the other files; keep one set per folder"
+                f"{', '.join(names)} as in the other files; keep one set per folder"
             )
-        if not class_names and (twice := _twice(found)):
+        if not names and (twice := _twice(found)):
             raise DataError(
                 f"{file} gives several classes the name {twice[0]}; each needs one of its own"
             )
-        class_names = class_names or found
+        names = names or found
     if rows == 0:
         raise DataError(f"{files[0]} holds no rows, expected images; fetch it again")
     # Without names, more classes than images would be an error too.
+    classes = len(names) or (None if class_names is None else rows)
     items = (item for file in files for item in _items(file, *columns[file]))
-    pixels, labels = collect(items, rows, len(class_names) or rows, how)
-    return pixels, labels, class_names or tuple(map(str, range(int(labels.max()) + 1)))
+    pixels, labels = collect(items, rows, classes, how)
+    return pixels, labels, names or tuple(map(str, range(int(labels.max()) + 1)))
 
 
 @contextmanager
@@ -170,5 +175,11 @@ def _items(file: Path, image: str, label: str) -> Iterator[tuple[str, BytesIO, i
         for batch in opened.iter_batches(256, columns=[image, label]):
             columns = (batch.column(name).to_pylist() for name in (image, label))
             for cell, number in zip(*columns, strict=True):
-                yield f"{file} row {row}", BytesIO((cell or {}).get("bytes") or b""), number
+                content, path = ((cell or {}).get(key) for key in ("bytes", "path"))
+                if content is None and path:
+                    raise DataError(
+                        f"{file} row {row} holds the path {path!r:.80} and not the image; write "
+                        "the images into the file (datasets: embed_external_files=True)"
+                    )
+                yield f"{file} row {row}", BytesIO(content or b""), number
                 row += 1

@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmark import data
 from benchmark.data import DataError
 from benchmark.data.folder import look
-from benchmark.data.formats import GREY
+from benchmark.data.formats import GREY, large_ones_too
 from benchmark.data.named import Folder
 from benchmark.data.parquet import stored_images
 from benchmark.images import ImageSet, to_bytes
@@ -97,6 +97,7 @@ def _tensor(what: str, given: Any) -> Tensor:
     return tensor
 
 
+@large_ones_too()
 def read_folder(path: Path, size: int = 0) -> Album:
     """All images of a folder, those of its test part too; see the data set `folder`.
 

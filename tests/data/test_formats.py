@@ -195,7 +195,8 @@ CELLS = [{"bytes": encode(GREY[0])}]
             "row 1 is not an image that can be read (of no format that Pil",
         ),
         (empty, "0.png is not an image that can be read (it is empty)"),
-        (parquet(GREY[0], None), ".parquet row 1 is not an image that can be read (it is empty)"),
+        (parquet(GREY[0], b""), ".parquet row 1 is not an image that can be read (it is empty)"),
+        (parquet(GREY[0], None), ".parquet row 1 holds the path '1.png' and not the image; write"),
         (parquet(ANIMATED), "is not an image that can be read (it has 2 frames instead of one)"),
         (parquet(*GREY, names=["a", "b", "a"]), "gives several classes the name a; each needs"),
         (parquet(PNG[:-200]), ".parquet row 0 is not an image that can be read ("),
@@ -237,3 +238,39 @@ def test_wrong_files(
     assert str(sets) in str(caught.value), "names the path"
     assert "\n" not in str(caught.value)
     assert "; " in str(caught.value), "says what to do"
+
+
+def test_huge_pictures_are_told_from_those_that_are_none(
+    sets: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow takes no more than twice as many pixels as it warns of; here of few."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    write_images(sets, {"a": random_images(2, 12, 12)})
+    assert load(Folder(str(sets))).train.pixels.shape == (2, 1, 12, 12)
+    write_images(sets, {"b": random_images(1, 16, 16)})
+    with pytest.raises(DataError) as caught:
+        load(Folder(str(sets)))
+    limit = "exceeds limit of 200 pixels); save it smaller"
+    assert f"0.png is too large (Image size (256 pixels) {limit}" in str(caught.value)
+    assert not recwarn.list
+
+
+def test_memory_that_is_short_is_no_fault_of_the_picture(
+    sets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> None:
+        raise MemoryError
+
+    write_images(sets, {"a": GREY})
+    monkeypatch.setattr(Image.Image, "convert", full)
+    with pytest.raises(DataError, match=r"0\.png needs more memory than there is; save it smaller"):
+        load(Folder(str(sets)))
+
+
+def test_labels_are_not_judged_where_those_who_know_them_cannot_be_read(sets: Path) -> None:
+    write_parquet(sets / "train-0.parquet", [b"junk"], [0])
+    write_parquet(sets / "test-0.parquet", [GREY[0]], [3])
+    with pytest.raises(DataError) as caught:
+        load(Folder(str(sets)))
+    assert "train-0.parquet row 0 is not an image" in str(caught.value)
+    assert "has label" not in str(caught.value)

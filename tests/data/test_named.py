@@ -30,6 +30,8 @@ def test_registered_by_name() -> None:
     assert created == [Digits(), Cifar10(), FashionMnist(), Gtsrb(), Folder("x", 8)]
     with pytest.raises(RegistryError, match="size=-1 is not allowed"):
         registry.create(Dataset, "folder:path=x,size=-1")
+    with pytest.raises(RegistryError, match=r"size=1000000 is not allowed: .* 2048"):
+        registry.create(Dataset, "folder:path=x,size=1000000")
 
 
 def test_digits(tmp_path: Path) -> None:
