@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -150,17 +150,31 @@ def trigger_test_images(experiment: Experiment, attack: Attack | None, rng: Gene
     """
     if attack is None:
         return experiment.splits.test.pixels[:0]
-    parts = []
+    parts = [*_triggered(experiment, attack, rng)]
+    _check_changed(attack, parts)
+    return torch.cat([triggered for _, triggered in parts])
+
+
+def check_trigger(experiment: Experiment, attack: Attack, rng: Generator) -> None:
+    """Find out before a victim is trained that a trigger changes no test image, as above."""
+    _check_changed(attack, _triggered(experiment, attack, rng))
+
+
+def _triggered(
+    experiment: Experiment, attack: Attack, rng: Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The test images, part by part, and the same with the trigger, uint8 (B, C, H, W)."""
     for pixels in experiment.splits.test.pixels.split(experiment.images_per_pass):
         images = to_unit(pixels)
         lent = images.clone()
         returned = attack.trigger(lent, rng)
         checks.unchanged(images, lent, f"{attack.name}.trigger")
-        parts.append(to_bytes(checks.images(returned, images, f"{attack.name}.trigger")))
-    triggered = torch.cat(parts)
-    if torch.equal(triggered, experiment.splits.test.pixels):
+        yield pixels, to_bytes(checks.images(returned, images, f"{attack.name}.trigger"))
+
+
+def _check_changed(attack: Attack, parts: Iterable[tuple[Tensor, Tensor]]) -> None:
+    if all(torch.equal(clean, triggered) for clean, triggered in parts):
         raise checks.RuleViolation(
             f"{attack.name}.trigger changes nothing: in 8 bits all triggered images are the clean "
             "ones; return changed copies, by more than 1/255"
         )
-    return triggered

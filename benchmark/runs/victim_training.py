@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from benchmark.api import Defense, Sanitizer
+from benchmark.api import Attack, Defense, PoisoningAttack, Sanitizer
 from benchmark.classifier import Classifier, tensors_sha256
 from benchmark.games import checks, victims
 from benchmark.games.evaluation import ask, predictor
@@ -42,6 +42,7 @@ def train(context: RunContext, victim: Victim, progress: Progress) -> None:
     if attack is not None:
         attack.setup(experiment.attacker_view(seed), context.trigger_rng(victim))
         checks.state(attack)
+        _check_trigger(context, victim, attack, experiment.rng("test", *names))
     rng = experiment.rng("collect", *names)
     training = victims.collect(
         experiment, attack, victim.attack.m, victim.attack.boost, target, rng
@@ -78,6 +79,28 @@ def train(context: RunContext, victim: Victim, progress: Progress) -> None:
     if states:
         tensors["epochs"] = _answers(experiment, states, triggered)
     context.store.victims.save(victim.key, tensors, facts)
+
+
+def _check_trigger(context: RunContext, victim: Victim, attack: Attack, rng: Generator) -> None:
+    """Find out before the training that a trigger changes nothing.
+
+    A twin of the attack is asked, with generators of its own: no number depends on that. What else
+    it does wrong comes out later. Who owns the training may learn the trigger there.
+    """
+    if not isinstance(attack, PoisoningAttack):
+        return
+    experiment, twin = context.experiment, context.attack(victim.attack)
+    assert twin is not None
+    state = {name: value.clone() for name, value in attack.state.items()}
+    devices = [experiment.device] if experiment.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        try:
+            twin.setup(experiment.attacker_view(victim.seed), context.trigger_rng(victim), state)
+            victims.check_trigger(experiment, twin, rng)
+        except checks.RuleViolation:
+            raise
+        except Exception:  # such as of an attack that has learnt more than its state says
+            return
 
 
 def _answers(
