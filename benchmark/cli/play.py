@@ -271,9 +271,12 @@ def _load_what_is_used(registry: Registry, cells: Sequence[Cell]) -> None:
 
 def _check_enough_images(experiment: Experiment, cells: Sequence[Cell], registry: Registry) -> None:
     from benchmark.api import Attack
+    from benchmark.games.all import GAMES
     from benchmark.games.victims import check_enough
 
     for victim in {cell.victim.key: cell.victim for cell in cells}.values():
         if not victim.attack.clean:
             attack = registry.create(Attack, victim.attack.label)
             check_enough(experiment, attack, victim.attack.m, experiment.target(victim.seed))
+    for cell in cells:
+        GAMES[cell.game].check_enough(experiment, cell)

@@ -15,7 +15,7 @@ from benchmark.records.cell import Cell
 from benchmark.records.record import DefenseRef, Reason, Record
 
 if TYPE_CHECKING:
-    from benchmark.games.experiment import Progress
+    from benchmark.games.experiment import Experiment, Progress
     from benchmark.games.frames import Chapter
     from benchmark.runs.context import RunContext
     from benchmark.runs.planner import Planner
@@ -104,6 +104,13 @@ class Game(ABC, Generic[R]):
         self, planner: Planner, attacks: Sequence[str], defenses: Sequence[str]
     ) -> list[Cell]:
         """Cells to play; see `benchmark.runs.plan.plan`."""
+
+    def check_enough(self, experiment: Experiment, cell: Cell) -> None:
+        """Find out, before anything is trained, that a cell has too few images.
+
+        Raises:
+            ProtocolError: it has.
+        """
 
     def turn(self, cell: Cell, protocol: Protocol) -> int:
         """Priority of a defended cell: those with 0 are played first, those with 2 last."""

@@ -37,11 +37,12 @@ from backdoor_defenses.smoothinv.inverters import SmoothInv
 from benchmark.api import Images, PoisoningAttack, Starts
 from benchmark.classifier import Classifier
 from benchmark.games.evaluation import EvaluationSet
-from benchmark.games.inversion.data import InversionData, draw
+from benchmark.games.inversion.data import InversionData, check_enough, draw
 from benchmark.games.inversion.play import play
 from benchmark.games.inversion.score import best, score
 from benchmark.games.transfer import covers_too_much, true_masks
 from benchmark.images import to_bytes, to_unit
+from benchmark.protocol import ProtocolError
 from benchmark.triggers import Additive, Trigger
 
 
@@ -369,3 +370,17 @@ def test_masks_are_those_of_each_image_not_of_all() -> None:
 def test_a_trigger_that_changes_no_image_is_refused() -> None:
     with pytest.raises(ValueError, match="the trigger of band changes no image"):
         banded(0)
+
+
+@pytest.mark.parametrize("source", [None, 0])
+def test_images_that_cannot_be_attacked_are_no_images(source: int | None) -> None:
+    first = int(experiment().splits.test.labels[0])
+    target, of = (first, f"other classes than the target {first}")
+    if source is not None:
+        source = (first + 1) % 10
+        target, of = 0, f"class {source}, which the attack is for"
+    with pytest.raises(ProtocolError, match=f"^none of the 1 evaluation images is of {of}$"):
+        check_enough(experiment(), game(evaluation=1), target, source)
+    with pytest.raises(ProtocolError, match=f"^60 start images asked .* of {of}$"):
+        check_enough(experiment(), game(start_images=60), target, source)
+    check_enough(experiment(), game(), target, None)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from benchmark.cli.play import check_cells
+from benchmark.data import load as load_data
+from benchmark.data.named import Digits
 from benchmark.games.inversion.settings import Inversion
-from benchmark.protocol import Protocol, load, released
+from benchmark.protocol import Protocol, ProtocolError, load, released
 from benchmark.records.cell import Cell
 from benchmark.registry import Registry, RegistryError
+from benchmark.runs.context import Setup
 from benchmark.runs.plan import plan
 
 
@@ -127,3 +132,14 @@ def test_mistakes_in_configurations_show_in_the_plan(
     wrong = changed(with_inversion, configurations={"smoothinv": {"sgima": [0.1]}})
     with pytest.raises(RegistryError, match="sgima"):
         plan(wrong, registry)
+
+
+def test_too_few_start_images_are_said_before_anything_is_trained(
+    with_inversion: Protocol, registry: Registry, tmp_path: Path
+) -> None:
+    own = changed(with_inversion, start_images=1000)
+    cells = plan(own, registry, attacks=["badnets"], defenses=["plainadv"])
+    setup = Setup(own, "standard", "cpu", (), None, tmp_path)
+    sentence = r"1000 start images asked for, the trusted split has \d+ of other classes than the"
+    with pytest.raises(ProtocolError, match=sentence):
+        check_cells(cells, setup, registry, load_data(Digits()))

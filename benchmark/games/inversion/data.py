@@ -15,6 +15,7 @@ from benchmark.games.inversion.settings import Inversion
 from benchmark.games.transfer import changed_pixels
 from benchmark.images import ImageSet, to_bytes, to_unit
 from benchmark.metrics import attacked
+from benchmark.protocol import ProtocolError
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,29 @@ class InversionData:
     source: int | None = None
 
 
+def check_enough(experiment: Experiment, game: Inversion, target: int, source: int | None) -> None:
+    """Find out, before anything is trained, that too few images are of classes to attack.
+
+    Raises:
+        ProtocolError: fewer than the start images, or none to choose or judge by.
+    """
+    of = f"other classes than the target {target}"
+    if source is not None:
+        of = f"class {source}, which the attack is for"
+    splits = experiment.splits
+    there = int(attacked(splits.trusted.labels, target, source).sum())
+    if game.start_images > there:
+        raise ProtocolError(
+            f"{game.start_images} start images asked for, the trusted split has {there} of {of}"
+        )
+    for name, labels in (
+        ("evaluation", splits.test.labels[: game.evaluation]),
+        ("selection", splits.validation.labels[: game.selection]),
+    ):
+        if not attacked(labels, target, source).any():
+            raise ProtocolError(f"none of the {len(labels)} {name} images is of {of}")
+
+
 def draw(
     experiment: Experiment,
     evaluation_set: EvaluationSet,
@@ -53,13 +77,8 @@ def draw(
     """Draw the start, selection and evaluation images of one repetition."""
     splits, target, source = experiment.splits, evaluation_set.target, evaluation_set.source
     rng = torch.Generator().manual_seed(experiment.protocol.seed("inversion", "starts", seed))
+    check_enough(experiment, game, target, source)
     asked = attacked(splits.trusted.labels, target, source).nonzero().flatten()
-    if game.start_images > len(asked):
-        whose = "other classes" if source is None else f"class {source}, which the attack is for"
-        raise ValueError(
-            f"{game.start_images} start images asked for, the trusted split has {len(asked)} of "
-            f"{whose}"
-        )
     order = torch.randperm(len(asked), generator=rng).to(asked.device)
     starts = splits.trusted.subset(asked[order[: game.start_images]])
     images = to_unit(starts.pixels)
@@ -67,9 +86,6 @@ def draw(
     triggered = checks.images(triggered, images, f"{attack.name}.trigger")
     evaluation = splits.test.subset(torch.arange(game.evaluation, device=experiment.device))
     selection = splits.validation.subset(torch.arange(game.selection, device=experiment.device))
-    for part, name in ((evaluation, "evaluation"), (selection, "selection")):
-        if not attacked(part.labels, target, source).any():
-            raise ValueError(f"none of the {len(part)} {name} images is of class {source}")
     stamped = evaluation_set.triggered[: game.evaluation]
     change = to_unit(stamped) - to_unit(evaluation.pixels)
     scale = change.flatten(1).norm(dim=1).mean().item()

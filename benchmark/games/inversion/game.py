@@ -25,7 +25,7 @@ from benchmark.specs import RegistryError, parse, with_settings
 
 if TYPE_CHECKING:
     from benchmark.api import Inverter
-    from benchmark.games.experiment import Progress
+    from benchmark.games.experiment import Experiment, Progress
     from benchmark.games.frames import Chapter
     from benchmark.runs.context import RunContext
     from benchmark.runs.planner import Planner
@@ -74,6 +74,14 @@ class InversionGame(Game[InversionRecord]):
                 for inverter in inverters
             ]
         return cells
+
+    def check_enough(self, experiment: Experiment, cell: Cell) -> None:
+        from benchmark.games.inversion.data import check_enough
+
+        game, target = experiment.protocol.inversion, experiment.target(cell.victim.seed)
+        assert game is not None
+        source = cell.victim.attack.source_class(target, len(experiment.class_names))
+        check_enough(experiment, game, target, source)
 
     def play(self, context: RunContext, cell: Cell, progress: Progress) -> Played:
         from benchmark.api import Inverter
