@@ -11,6 +11,8 @@ from benchmark.records.record import NONE, AttackRef, DefenseRef, Record, StageR
 
 #: Part of every key; raise it when the meaning of a record changes.
 KEY_VERSION = 2
+#: Letters of a file's name before its ending, of which .sha256 is the longest: 255 in all.
+LONGEST = 248
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,15 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """File name without ending: readable, and unique through the key."""
+        """File name without ending: readable, and unique through the key.
+
+        Names of many long plugins are cut.
+        """
         share = "" if self.trusted_share is None else f"-r{self.trusted_share:g}"
         defense = self.defense.name.replace("+", "-")
         attack = f"{self.victim.attack.name}-m{self.victim.attack.m}"
-        return f"{self.game}-{attack}-{defense}{share}-s{self.victim.seed}-{self.key[:12]}"
+        readable = f"{self.game}-{attack}-{defense}{share}-s{self.victim.seed}"
+        return f"{readable[: LONGEST - 13]}-{self.key[:12]}"
 
     def stage(self, stage: str) -> StageRef | None:
         return next((ref for ref in self.defense.stages if ref.stage == stage), None)

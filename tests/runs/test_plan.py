@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from benchmark.protocol import Protocol, ProtocolError
 from benchmark.records.cell import Cell
+from benchmark.records.record import DefenseRef
 from benchmark.registry import Registry, RegistryError
 from benchmark.runs.plan import plan
 
@@ -260,3 +262,19 @@ def test_what_says_most_comes_first(with_population: Protocol, registry: Registr
         if cell.defense.stages:
             own = [one.victim.key for one in cells[:number] if not one.defense.stages]
             assert {cell.victim.key, cell.victim.clean.key} <= set(own)
+
+
+def test_names_of_files_fit_wherever_they_are_written(tiny: Protocol, registry: Registry) -> None:
+    """Also those of an attack and three stages whose names are as long as names may be."""
+    (cell,) = defended(plan(tiny, registry, defenses=["spectral-signatures"]))
+    stage, attack = cell.defense.stages[0], cell.victim.attack
+    stages = tuple(stage.model_copy(update={"name": letter * 50}) for letter in "abc")
+    pipeline = DefenseRef(name="+".join(one.name for one in stages), stages=stages)
+    victim = replace(cell.victim, attack=attack.model_copy(update={"name": "x" * 50, "m": 10**6}))
+    long = replace(cell, victim=victim, defense=pipeline, trusted_share=0.0123456)
+    assert len(f"{long.name}.sha256") == 255
+    assert long.name.endswith(long.key[:12])
+    assert long.name != replace(long, victim=replace(victim, seed=1)).name
+    assert cell.name == (f"robustness-badnets-m40-spectral-signatures-s0-{cell.key[:12]}"), (
+        "those that fit stay what they were"
+    )
