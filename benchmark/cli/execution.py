@@ -53,6 +53,7 @@ def prepare(
     device = device if elsewhere else choose_device(device)
     store = Store(out_dir or Path("runs") / protocol.name)
     store.begin()
+    store.keep_to(protocol.name, protocol.sha256)
     # Decoding is done here, once, and not by every worker.
     dataset = registry.create(Dataset, protocol.splits.dataset)
     with counting(f"decoding {dataset.name}") as progress:

@@ -257,7 +257,7 @@ def _number(value: object, who: str) -> float:
 
 
 def _private(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone()
+    return tensor.detach().clone().as_subclass(Tensor)  # not one with code of a plugin's
 
 
 def _private_trigger(returned: Trigger) -> Trigger:
@@ -275,7 +275,8 @@ def reversed_trigger(returned: object, starts: Tensor, who: str) -> Trigger:
     if type(returned) not in (Patch, Additive):
         raise RuleViolation(f"{who} must yield a Patch or an Additive, got {_kind(returned)}")
     assert isinstance(returned, Trigger)
-    trigger = _private_trigger(returned)
+    trigger = object.__new__(type(returned))  # a copy would keep what replaces its methods
+    trigger.variables = [_private(variable) for variable in returned.variables]
     shape = trigger.apply(starts[:1]).shape
     if shape != (len(starts), 1, *starts.shape[1:]):
         raise RuleViolation(

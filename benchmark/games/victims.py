@@ -150,21 +150,24 @@ def trigger_test_images(experiment: Experiment, attack: Attack | None, rng: Gene
     """
     if attack is None:
         return experiment.splits.test.pixels[:0]
-    parts = [*_triggered(experiment, attack, rng)]
+    parts = [*_triggered(experiment, attack, experiment.splits.test, rng)]
     _check_changed(attack, parts)
     return torch.cat([triggered for _, triggered in parts])
 
 
 def check_trigger(experiment: Experiment, attack: Attack, rng: Generator) -> None:
-    """Find out before a victim is trained that a trigger changes no test image, as above."""
-    _check_changed(attack, _triggered(experiment, attack, rng))
+    """Find out before a victim is trained that a trigger changes nothing, as above.
+
+    On auxiliary images, which are the attacker's; test images he must not know before.
+    """
+    _check_changed(attack, _triggered(experiment, attack, experiment.splits.auxiliary, rng))
 
 
 def _triggered(
-    experiment: Experiment, attack: Attack, rng: Generator
+    experiment: Experiment, attack: Attack, clean: ImageSet, rng: Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The test images, part by part, and the same with the trigger, uint8 (B, C, H, W)."""
-    for pixels in experiment.splits.test.pixels.split(experiment.images_per_pass):
+    """Images, part by part, and the same with the trigger, uint8 (B, C, H, W)."""
+    for pixels in clean.pixels.split(experiment.images_per_pass):
         images = to_unit(pixels)
         lent = images.clone()
         returned = attack.trigger(lent, rng)

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -131,7 +132,7 @@ class Store:
             StoreError: cells were played on others, or the folder cannot be written.
         """
         noted = self.claimed()
-        there = noted or self._played_on()
+        there = noted or (self._first() or {}).get("data_sha256")
         if there not in (None, data_sha256):
             raise StoreError(
                 f"{self.root} was played on the images {there[:12]}, the data set now has "
@@ -150,13 +151,28 @@ class Store:
         twice = re.fullmatch(r"([0-9a-f]{64})\n\1\n", noted)
         return twice[1] if twice else None
 
-    def _played_on(self) -> str | None:
-        """The digest of the images that the first record names, None where there is none."""
+    def keep_to(self, name: str, sha256: str) -> None:
+        """See that the folder's cells are those of one protocol, since a board is of one.
+
+        Raises:
+            StoreError: they are of another one, maybe of the same name before it was changed.
+        """
+        there = (self._first() or {}).get("protocol")
+        if there is not None and there["sha256"] != sha256:
+            raise StoreError(
+                f"{self.root} has records of {there['name']} {there['sha256'][:12]}, and this is "
+                f"{name} {sha256[:12]}; choose another folder with --out"
+            )
+
+    def _first(self) -> dict[str, Any] | None:
+        """What the first record says that is as it was written, None where there is none."""
         for path in sorted((self.root / "records").glob("*.json")):
             # One that is damaged is played again.
             with suppress(OSError, StoreError, ValueError, KeyError, TypeError):
                 if self.as_written(path.stem, content := read_plain(path)):
-                    return str(json.loads(content)["data_sha256"])
+                    said: dict[str, Any] = json.loads(content)
+                    if said["data_sha256"] and said["protocol"]["sha256"]:
+                        return said
         return None
 
     def save_evidence(self, name: str, arrays: Mapping[str, np.ndarray]) -> Evidence:

@@ -196,7 +196,9 @@ class _Run:
         elif isinstance(task, Victim):
             self._schedule.trained(task, error)
             for job in [*self._playing.values()]:
-                if job.seconds is None and (seconds := self._seconds(job.task)) is not None:
+                if job.error is not None or job.seconds is not None:
+                    continue
+                if (seconds := self._seconds(job.task)) is not None:
                     self._playing[job.task.key] = replace(job, seconds=seconds)
                     self._executor.limit(job.task, seconds)
         else:

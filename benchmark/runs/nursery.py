@@ -259,6 +259,13 @@ def _reach(device: str) -> NoReturn:
     os._exit(0)
 
 
+def _tell(pipe: Connection, done: int, total: int) -> None:
+    try:
+        pipe.send((done, total))
+    except OSError:  # nobody is there any more; no plugin is to blame for that
+        os._exit(1)
+
+
 def _play(known: Known, job: Job | None, pipe: Connection, parent: int) -> NoReturn:
     """The process of one task. It says how the task ended, and ends at once with all it holds."""
     processes.begin(parent)
@@ -274,7 +281,7 @@ def _play(known: Known, job: Job | None, pipe: Connection, parent: int) -> NoRet
         ended = worker
     else:
         try:
-            ended = worker.work(job, lambda done, total: pipe.send((done, total)))
+            ended = worker.work(job, partial(_tell, pipe))
         except BaseException as error:  # our own code, among what a plugin left of the libraries
             said = report.describe(error)
             ended = Ended(died=f"nothing could be recorded: {said.kind}: {said.message}")

@@ -91,9 +91,10 @@ class Planner:
         attack = self.registry.create(Attack, entry.attack)
         m = self.protocol.robustness.default_m[attack.threat] if entry.m is None else entry.m
         if isinstance(attack, CodePoisoningAttack):
-            if entry.m:
+            if entry.m or entry.boost != 1:
                 raise RegistryError(
-                    f"{attack.name} owns the training, it poisons no files: m must be 0"
+                    f"{attack.name} owns the training, it poisons no files: m must be 0, and boost "
+                    "1"
                 )
             m = 0
         self.registry.build_again(Attack, attack)

@@ -52,6 +52,20 @@ def test_a_trigger_has_no_code_of_its_own() -> None:
         run(Learns)
 
 
+def test_a_trigger_leaves_behind_what_was_put_in_the_place_of_its_methods() -> None:
+    class Learns(Own):
+        def invert(self, model: Classifier, starts: Starts, rng: Generator) -> Iterator[Trigger]:
+            trigger = Additive(corner_sum(starts))
+            trigger.apply = lambda images: images[None] * 0  # type: ignore[method-assign]
+            yield trigger
+
+    class Honest(Own):
+        def invert(self, model: Classifier, starts: Starts, rng: Generator) -> Iterator[Trigger]:
+            yield Additive(corner_sum(starts))
+
+    assert (run(Learns).classes[None] == run(Honest).classes[None]).all()
+
+
 def test_targets_are_not_the_inverters_to_change() -> None:
     class Lazy(Own):
         """Reverses the target's trigger for every class."""

@@ -236,3 +236,18 @@ def test_targets_and_triggers_take_turns() -> None:
     experiment = tiny.experiment()
     assert [experiment.target(seed) for seed in (0, 1, 9, 10, 99)] == [0, 1, 9, 0, 9]
     assert experiment.attacker_view(13).target == 3
+
+
+def test_a_repair_begins_with_the_sanitized_model_even_if_that_costs_too_much() -> None:
+    worse = tiny.suspect().private_copy()
+    with torch.no_grad():
+        worse.head.weight.zero_()
+    seen: list[float] = []
+    play(
+        repair=Changes(
+            also=lambda model: seen.append(float(model.head.weight.detach().abs().sum()))
+        ),
+        sanitized=worse,
+        seed_parts=("test",),
+    )
+    assert set(seen) == {0.0}

@@ -47,3 +47,12 @@ def test_records_remember_where_the_note_was_deleted(small_run: Path) -> None:
     with pytest.raises(StoreError, match="restore the images or choose another folder"):
         store.claim("b" * 64)
     store.claim(there)
+
+
+def test_a_folder_has_cells_of_one_protocol(small_run: Path) -> None:
+    """Which a board is of, so that a second one is refused before it is played."""
+    store, one = Store(small_run), next(records(small_run)).protocol
+    store.keep_to(one.name, one.sha256)
+    Store(small_run / "new").keep_to(one.name, "b" * 64)
+    with pytest.raises(StoreError, match=f"and this is {one.name} bbbbbbbbbbbb; choose another"):
+        store.keep_to(one.name, "b" * 64)

@@ -111,6 +111,8 @@ def test_keys_do_not_depend_on_what_else_is_planned(tiny: Protocol, registry: Re
         ({"attacks": ["badnets:side"]}, "expected key=value"),
         ({"attacks": ["badnets:sid=1"]}, "did you mean 'side'"),
         ({"defenses": ["weight-decay:steps=0"]}, "steps=0 is not allowed"),
+        ({"attacks": ["pcb:m=50"]}, "it poisons no files: m must be 0, and boost 1"),
+        ({"attacks": ["pcb:boost=7"]}, "it poisons no files: m must be 0, and boost 1"),
         ({"recipe": "long"}, "there are standard, short"),
         ({"seeds": 0}, "seeds must be from 1 to 10,000 here, got 0"),
         ({"seeds": 10**9}, "from 1 to 10,000 here, got 1,000,000,000"),

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from backdoor_attacks.blend import Blend
 from benchmark.games import victims
 from benchmark.games.checks import RuleViolation
+from benchmark.images import to_bytes
 from benchmark.protocol import Protocol
 from benchmark.records.cell import Victim
 from benchmark.registry import Registry
@@ -56,3 +58,23 @@ def test_no_number_depends_on_having_looked(
         monkeypatch.setattr(victim_training, "_check_trigger", lambda *given: None)
     assert found[0][:2] == found[1][:2]
     assert all(torch.equal(*pair) for pair in zip(found[0][2:], found[1][2:], strict=True))
+
+
+def test_an_attacker_sees_no_test_image_before_he_poisons(
+    tiny: Protocol, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, shown = context(tiny, tmp_path), []
+
+    def trigger(self: Blend, images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        shown.append(to_bytes(images))
+        return 1 - images
+
+    def collected(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Blend, "trigger", trigger)
+    monkeypatch.setattr(victims, "collect", collected)
+    with pytest.raises(KeyboardInterrupt):
+        victim_training.train(here, victim(tiny, registry, "blend"), lambda done, total: None)
+    (known,) = shown
+    assert torch.equal(known, here.experiment.splits.auxiliary.pixels[: len(known)])

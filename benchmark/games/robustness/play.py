@@ -128,7 +128,7 @@ def play(
         measure(sanitized, "sanitize", 0)
     if repair is not None:
         assert trusted is not None
-        model = outcome.model.private_copy()
+        model = (victim if sanitized is None else sanitized).private_copy()
         steps = measured_steps(
             repair,
             model,
