@@ -135,6 +135,18 @@ def failures(victims: pd.DataFrame) -> set[tuple[Any, ...]]:
     return {tuple(key) for key in victims.loc[dead, KEYS].to_numpy()}
 
 
+def compared(frame: pd.DataFrame, defender: str) -> pd.DataFrame:
+    """Rows of attacks that several defenders met, or all rows where there is one defender.
+
+    What one of them was tried on alone compares nobody, and would leave all others incomplete.
+
+    Args:
+        defender: the column with its name; other trusted shares are no others.
+    """
+    met = frame.groupby(KEYS)[defender].transform("nunique")
+    return frame[(met > 1) | (frame[defender].nunique() == 1)]
+
+
 def judged(frame: pd.DataFrame, victims: pd.DataFrame) -> pd.DataFrame:
     """The frame with `worked`: whether its attack did undefended, as far as is known."""
     if frame.empty:

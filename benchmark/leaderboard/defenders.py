@@ -10,6 +10,7 @@ from benchmark.games.columns import DEFENDER, GAME, KEYS, TRUSTED, Column, Unit,
 from benchmark.games.detectability.game import DetectabilityGame
 from benchmark.games.detectability.shown import DETECTORS, scored
 from benchmark.games.frames import Frame, Sources
+from benchmark.games.means import compared
 from benchmark.games.robustness.game import RobustnessGame
 from benchmark.leaderboard.fronts import ASR, AUC, DEPLOYABLE, that_worked
 
@@ -34,6 +35,7 @@ def defense_points(repairs: pd.DataFrame, detectability: pd.DataFrame) -> pd.Dat
     ):
         if frame.empty:
             continue
+        frame = compared(frame, name)
         everyone = len(frame[KEYS].drop_duplicates())
         for (defender, share), group in frame.groupby([name, "trusted_share"], dropna=False):
             worst = _worst(group, value, game)
@@ -78,11 +80,11 @@ def defenders(sources: Sources) -> pd.DataFrame:
 
 
 TEXT = """\
-The worst that the attacks of this board, those that worked undefended, do to each defender. It is
-on the front if no other one dominates it, in the ASR that is left and the CDA that is lost, or in
-the AUC of a detector. One that did not meet every attack is on no front, as the worst may still
-come; neither is an idle one, of which every chosen model is the untouched victim. Brackets are 95 %
-intervals against one attack alone."""
+The worst that the attacks of this board do to each defender: those that worked undefended and that
+several defenders met. It is on the front if no other one dominates it, in the ASR that
+is left and the CDA that is lost, or in the AUC of a detector. One that did not meet every attack is
+on no front, as the worst may still come; neither is an idle one, of which every chosen model is the
+untouched victim. Brackets are 95 % intervals against one attack alone."""
 
 COLUMNS = (
     GAME,

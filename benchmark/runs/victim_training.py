@@ -92,8 +92,7 @@ def _check_trigger(context: RunContext, victim: Victim, attack: Attack, rng: Gen
     experiment, twin = context.experiment, context.attack(victim.attack)
     assert twin is not None
     state = {name: value.clone() for name, value in attack.state.items()}
-    devices = [experiment.device] if experiment.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices=[]):
         try:
             twin.setup(experiment.attacker_view(victim.seed), context.trigger_rng(victim), state)
             victims.check_trigger(experiment, twin, rng)
