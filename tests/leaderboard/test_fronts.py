@@ -324,6 +324,16 @@ def test_shares_are_other_defenders_and_none_is_a_share_too() -> None:
     assert attack_points(pd.DataFrame(rows), pd.DataFrame()).defenses_met.item() == 3
 
 
+def test_what_one_defender_alone_met_compares_nobody() -> None:
+    rows = [repair("a", who, asr) for who, asr in (("x", 0.5), ("y", 0.4))]
+    rows += [repair("sweep", "x", 0.9)]
+    found = defense_points(pd.DataFrame(rows), pd.DataFrame()).set_index("defender")
+    assert dict(found.asr_paper) == {"x": 0.5, "y": 0.4}
+    assert set(found.of) == {1}
+    alone = defense_points(pd.DataFrame([repair("sweep", "x", 0.9)]), pd.DataFrame())
+    assert alone.asr_paper.item() == 0.9
+
+
 def test_what_became_of_the_points() -> None:
     old = table({"gone": (0.4, 0.5), "same": (0.6, 0.7), "moved": (0.1, 0.9)})
     new = table({"same": (0.6, 0.7), "moved": (0.5, 0.4), "new": (0.65, 0.65)})
