@@ -135,7 +135,7 @@ def failures(victims: pd.DataFrame) -> set[tuple[Any, ...]]:
     return {tuple(key) for key in victims.loc[dead, KEYS].to_numpy()}
 
 
-def compared(frame: pd.DataFrame, defender: str) -> pd.DataFrame:
+def met_by_several(frame: pd.DataFrame, defender: str) -> pd.DataFrame:
     """Rows of attacks that several defenders met, or all rows where there is one defender.
 
     What one of them was tried on alone compares nobody, and would leave all others incomplete.

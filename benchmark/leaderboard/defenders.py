@@ -10,7 +10,7 @@ from benchmark.games.columns import DEFENDER, GAME, KEYS, TRUSTED, Column, Unit,
 from benchmark.games.detectability.game import DetectabilityGame
 from benchmark.games.detectability.shown import DETECTORS, scored
 from benchmark.games.frames import Frame, Sources
-from benchmark.games.means import compared
+from benchmark.games.means import met_by_several
 from benchmark.games.robustness.game import RobustnessGame
 from benchmark.leaderboard.fronts import ASR, AUC, DEPLOYABLE, that_worked
 
@@ -35,7 +35,7 @@ def defense_points(repairs: pd.DataFrame, detectability: pd.DataFrame) -> pd.Dat
     ):
         if frame.empty:
             continue
-        frame = compared(frame, name)
+        frame = met_by_several(frame, name)
         everyone = len(frame[KEYS].drop_duplicates())
         for (defender, share), group in frame.groupby([name, "trusted_share"], dropna=False):
             worst = _worst(group, value, game)

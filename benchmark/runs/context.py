@@ -70,12 +70,16 @@ class RunContext:
 
     def attack_of(self, victim: Victim) -> Attack:
         """The attack as it was when it poisoned the victim."""
-        mounted = self.attack(victim.attack)
-        assert mounted is not None
         state = self.store.victims.tensors(victim.key, "state")
         here = {name: tensor.to(self.experiment.device) for name, tensor in state.items()}
+        return self.attack_with(victim, here)
+
+    def attack_with(self, victim: Victim, state: dict[str, Tensor]) -> Attack:
+        """The attack of a victim, set up with what it had learnt."""
+        mounted = self.attack(victim.attack)
+        assert mounted is not None
         view = self.experiment.attacker_view(victim.seed)
-        mounted.setup(view, self.trigger_rng(victim), here)
+        mounted.setup(view, self.trigger_rng(victim), state)
         return mounted
 
     def trigger_rng(self, victim: Victim) -> Generator:

@@ -89,13 +89,11 @@ def _check_trigger(context: RunContext, victim: Victim, attack: Attack, rng: Gen
     """
     if not isinstance(attack, PoisoningAttack):
         return
-    experiment, twin = context.experiment, context.attack(victim.attack)
-    assert twin is not None
     state = {name: value.clone() for name, value in attack.state.items()}
-    with torch.random.fork_rng(devices=[]):
+    on_gpu = context.experiment.device.type == "cuda" and torch.cuda.is_initialized()
+    with torch.random.fork_rng([context.experiment.device] if on_gpu else []):
         try:
-            twin.setup(experiment.attacker_view(victim.seed), context.trigger_rng(victim), state)
-            victims.check_trigger(experiment, twin, rng)
+            victims.check_trigger(context.experiment, context.attack_with(victim, state), rng)
         except checks.RuleViolation:
             raise
         except Exception:  # such as of an attack that has learnt more than its state says

@@ -20,6 +20,7 @@ from benchmark.games.robustness.settings import Tuning
 from benchmark.games.robustness.tuning import CannotPoison
 from benchmark.metrics import Rate
 from benchmark.protocol import Protocol
+from benchmark.records.cell import Tune
 from benchmark.records.files import StoreError
 from benchmark.records.record import ProtocolRef
 from benchmark.records.store import Store
@@ -191,20 +192,26 @@ def test_a_search_that_was_impossible_chooses_nothing_and_says_why(tmp_path: Pat
     assert dict(settings) == {0.05: "decay=0.5", 0.01: "the protocol's own: too few"}
 
 
+def ready(tiny: Protocol, registry: Registry, root: Path) -> tuple[Worker, Tune]:
+    """A worker that has the suspect of a search, and the search, which is kept in `root`/tuned."""
+    protocol = tiny.model_copy(update={"tuning": TUNING})
+    worker = Worker(Setup(protocol, protocol.recipe, "cpu", (), None, root))
+    worker.store.begin()
+    tune = plan_tuning(protocol, registry, root / "tuned", ["weight-decay"])[0]
+    worker.train_victim(tune.suspect)
+    return worker, tune
+
+
 def test_a_defender_with_too_few_images_makes_no_search(
     tiny: Protocol, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reason is in the file, and the search has not failed."""
-    protocol = tiny.model_copy(update={"tuning": TUNING})
-    worker = Worker(Setup(protocol, protocol.recipe, "cpu", (), None, tmp_path))
-    worker.store.begin()
+    worker, tune = ready(tiny, registry, tmp_path)
 
     def refuse(*_: object) -> None:
         raise CannotPoison("ASR 10% for 7.0% of accuracy")
 
     monkeypatch.setattr(searching, "self_poison", refuse)
-    tune = plan_tuning(protocol, registry, tmp_path / "tuned", ["weight-decay"])[0]
-    worker.train_victim(tune.suspect)
     assert worker.tune(tune) is None
     (kept,) = tuned.load(tmp_path / "tuned")
     assert kept.impossible == "ASR 10% for 7.0% of accuracy"
@@ -213,9 +220,7 @@ def test_a_defender_with_too_few_images_makes_no_search(
 def test_a_search_that_cannot_be_saved_keeps_its_points(
     tiny: Protocol, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    protocol = tiny.model_copy(update={"tuning": TUNING})
-    worker = Worker(Setup(protocol, protocol.recipe, "cpu", (), None, tmp_path))
-    worker.store.begin()
+    worker, tune = ready(tiny, registry, tmp_path)
     points: list[int] = []
 
     class Poisoned:
@@ -226,8 +231,6 @@ def test_a_search_that_cannot_be_saved_keeps_its_points(
             return left(50)
 
     monkeypatch.setattr(searching, "self_poison", lambda *_: Poisoned())
-    tune = plan_tuning(protocol, registry, tmp_path / "tuned", ["weight-decay"])[0]
-    worker.train_victim(tune.suspect)
     (tmp_path / "tuned").write_text("a file where the folder belongs")
     with pytest.raises(StoreError):
         worker.tune(tune)

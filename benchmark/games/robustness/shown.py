@@ -27,11 +27,11 @@ from benchmark.games.frames import Picture, Sources
 from benchmark.games.means import (
     attack_columns,
     attack_key,
-    compared,
     defense_key,
     defense_name,
     grouped,
     mean_columns,
+    met_by_several,
     spread_columns,
 )
 from benchmark.games.robustness.curve import Point
@@ -206,7 +206,7 @@ def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     frame = frame if frame.empty else frame[frame.worked].dropna(subset="asr_paper")
     if frame.empty:
         return
-    frame = compared(frame, "defense")
+    frame = met_by_several(frame, "defense")
     groups = [own for _, own in frame.groupby(["defense", "trusted_share"], dropna=False)]
     best = max(groups, key=lambda g: (g.repaired_paper.sum(), len(g), -g.asr_paper.mean()))
     worst = best.loc[best.asr_paper.idxmax()].to_dict()
